@@ -1,0 +1,138 @@
+"""What is asked for: limits on the artefact, and how they are written on a command line."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+import pydantic
+
+from slimline.core.data import Data
+from slimline.errors import UsageError
+
+if TYPE_CHECKING:
+    from slimline.core.trial import Measurement
+
+Quantity = Literal["size", "download", "latency", "memory", "macs"]
+QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+_MILLISECONDS = {"US": 1e-3, "MS": 1.0, "S": 1e3}
+_SECONDS = {"": 1.0, "S": 1.0, "M": 60.0, "MIN": 60.0, "H": 3600.0}
+
+
+def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if not found or found[2].upper() not in units:
+        raise UsageError(f"{what} {text!r} is not understood.", hint=f"Write it like {example}.")
+    value = float(found[1]) * units[found[2].upper()]
+    if value <= 0:
+        raise UsageError(f"{what} {text!r} must be above zero.", hint=f"Write it like {example}.")
+    return value
+
+
+def parse_bytes(text: str) -> int:
+    """``300KB`` -> 300000; KB = 1,000 bytes, KiB = 1,024."""
+    return int(_parse(text, _BYTES, "The size", "300KB or 1.5MB"))
+
+
+def parse_count(text: str) -> int:
+    """``10M`` -> 10000000."""
+    return int(_parse(text, _COUNTS, "The number", "10M"))
+
+
+def parse_milliseconds(text: str) -> float:
+    """``2ms`` -> 2.0; the unit must be given."""
+    return _parse(text, _MILLISECONDS, "The latency", "2ms or 800us")
+
+
+def parse_seconds(text: str) -> float:
+    """``10m`` -> 600.0; a bare number is in seconds."""
+    return _parse(text, _SECONDS, "The time", "10m, 90s or 2h")
+
+
+class Drop(Data):
+    """How much quality may be lost: in metric units, or a share of the baseline's (``relative``).
+
+    ``percent``: it was written as a percentage, which only means something for a metric in [0, 1].
+
+    Example:
+        >>> Drop.parse("1%").allowed(0.9)
+        0.01
+        >>> Drop.parse("2%rel").allowed(-50.0)
+        1.0
+    """
+
+    value: float = pydantic.Field(default=0.01, ge=0)
+    relative: bool = False
+    percent: bool = True
+
+    @classmethod
+    def parse(cls, text: str | float) -> Drop:
+        found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%\s*rel|%)?\s*", str(text))
+        if not found:
+            raise UsageError(f"The drop {text!r} is not understood.", hint="Write it like 1%, 0.01 or 2%rel.")
+        number, unit = float(found[1]), (found[2] or "").replace(" ", "")
+        return cls(value=number / 100 if unit else number, relative=unit == "%rel", percent=unit == "%")
+
+    def allowed(self, baseline: float) -> float:
+        """The allowance in metric units, given the baseline's quality.
+
+        Raises:
+            UsageError: a percentage with a metric outside [0, 1], or 0.5 and more within it.
+        """
+        if self.relative:
+            return self.value * abs(baseline)
+        unit_interval = 0.0 <= baseline <= 1.0
+        if self.percent and not unit_interval:
+            raise UsageError(f"--max-drop {self.value * 100:g}% needs a metric in [0, 1], but the original reaches {baseline:g}.", hint=f"Give the drop in metric units, or {self.value * 100:g}%rel.")
+        if unit_interval and self.value >= 0.5:
+            raise UsageError(f"--max-drop {self.value:g} allows half of all quality to be lost (the original reaches {baseline:.3f}).", hint=f"Did you mean {self.value if self.value < 100 else 1:g}%?")
+        return self.value
+
+
+class Violation(Data):
+    """A broken limit."""
+
+    quantity: str
+    value: float
+    limit: float
+
+
+class Budget(Data):
+    """Limits on the artefact. ``None`` is no limit; ``max_drop`` takes ``0.01``, ``"1%"`` or ``"2%rel"``.
+
+    Example:
+        >>> Budget(max_drop="1%", size_bytes=300_000).max_drop.value
+        0.01
+    """
+
+    size_bytes: int | None = pydantic.Field(default=None, gt=0)
+    download_bytes: int | None = pydantic.Field(default=None, gt=0)
+    memory_bytes: int | None = pydantic.Field(default=None, gt=0)
+    latency_ms: float | None = pydantic.Field(default=None, gt=0)
+    macs: int | None = pydantic.Field(default=None, gt=0)
+    max_drop: Drop = Drop()
+    minimize: Quantity = "latency"
+    batch: int = pydantic.Field(default=1, gt=0)
+    threads: int = pydantic.Field(default=1, gt=0)
+
+    @pydantic.field_validator("max_drop", mode="before")
+    @classmethod
+    def _drop(cls, value: object) -> object:
+        return Drop.parse(value) if isinstance(value, int | float | str) else value
+
+    def limits(self) -> dict[Quantity, float]:
+        """The limits that are set, without the drop."""
+        given = {"size": self.size_bytes, "download": self.download_bytes, "latency": self.latency_ms, "memory": self.memory_bytes, "macs": self.macs}
+        return {q: float(v) for q in QUANTITIES if (v := given[q]) is not None}
+
+    def violations(self, measurement: Measurement, baseline: Measurement | None = None) -> tuple[Violation, ...]:
+        """Every limit that the measurement breaks; the drop only where both qualities are known."""
+        broken = [Violation(quantity=q, value=measurement.cost(q), limit=limit) for q, limit in self.limits().items() if measurement.cost(q) > limit]
+        if baseline is not None and baseline.quality is not None and measurement.quality is not None:
+            allowed = self.max_drop.allowed(baseline.quality)
+            drop = baseline.quality - measurement.quality
+            if drop > allowed:
+                broken.append(Violation(quantity="drop", value=drop, limit=allowed))
+        return tuple(broken)

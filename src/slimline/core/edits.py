@@ -1,0 +1,76 @@
+"""What a method may ask for. ``model/apply.py`` (structure) and ``model/program.py`` (numerics) alone carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from slimline.core.formats import Format
+    from slimline.core.site import Member
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Structure: of ``member``'s channels only ``index`` (ascending) stay."""
+
+    member: Member
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Replace:
+    """Structure: the module at path ``module`` becomes ``new``."""
+
+    module: str
+    new: torch.nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class SetAttribute:
+    """Structure: an attribute that must follow the weights (``groups``, ``num_heads``, ``hidden_size``)."""
+
+    module: str
+    name: str
+    value: object
+
+
+@dataclass(frozen=True, eq=False)
+class Encode:
+    """Numerics: ``parameter`` of the exported program is stored in ``format``.
+
+    ``execute`` says how the consumer computes: ``integer`` (static, its input and output are
+    quantized too), ``dynamic`` (input quantized when it runs) or ``float`` (weight decoded first).
+    """
+
+    parameter: str
+    format: Format
+    parts: Mapping[str, torch.Tensor]
+    execute: str = "float"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeValue:
+    """Numerics: ``value`` (``module.path#call.output``) is quantized with one scale and zero point."""
+
+    value: str
+    bits: int
+    signed: bool
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, eq=False)
+class SetParameter:
+    """Numerics: a float parameter takes a new value of the same shape (equalization, bias correction)."""
+
+    parameter: str
+    value: torch.Tensor = field(repr=False)
+
+
+Structure = Keep | Replace | SetAttribute
+Numerics = Encode | QuantizeValue | SetParameter
+Edit = Structure | Numerics

@@ -1,0 +1,167 @@
+"""Codecs for weights: the only vocabulary that methods and targets share.
+
+A format turns a float weight into named integer parts and back, says exactly how many bytes
+those parts take in a file, and estimates that number from a shape alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+
+import pydantic
+
+from slimline.core.data import Data
+from slimline.errors import UnsupportedFormat
+
+if TYPE_CHECKING:
+    import torch
+
+Granularity = Literal["per_tensor", "per_channel", "per_group"]
+
+
+@runtime_checkable
+class Format(Protocol):
+    """A codec. ``decode(encode(w))`` is the nearest representable weight, of the same shape and dtype."""
+
+    @property
+    def name(self) -> str: ...
+    def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]: ...
+    def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
+    def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Nearest representable weight under the given scales, straight-through for gradients."""
+        ...
+
+    def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int: ...
+    def estimate(self, shape: tuple[int, ...]) -> int:
+        """Bytes that a weight of this shape takes."""
+        ...
+
+
+class Float(Data):
+    """The weight as it is, in float32."""
+
+    kind: Literal["float"] = "float"
+    bits: ClassVar[int] = 32
+
+    @property
+    def name(self) -> str:
+        return "float32"
+
+    def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"values": weight.detach().clone()}
+
+    def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return parts["values"]
+
+    def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return weight
+
+    def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int:
+        return 4 * parts["values"].numel()
+
+    def estimate(self, shape: tuple[int, ...]) -> int:
+        return 4 * math.prod(shape)
+
+
+class Affine(Data):
+    """Symmetric integers times a scale: ``w = scale * q`` with ``|q| <= 2**(bits-1) - 1``.
+
+    ``axis`` is the channel dimension of the weight (``per_channel``); with ``per_group`` the last
+    dimension is cut into runs of ``group`` values with a scale each. Bits below 8 are packed in
+    the file; 2 and 4 are what ONNX stores natively.
+
+    Parts: ``values`` int8, of the weight's shape; ``scale`` float32, ``[]``, ``[channels]`` or
+    ``[..., groups]``.
+
+    References:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference", CVPR 2018, eq. 1 (with zero point 0).
+
+    Example:
+        >>> import torch
+        >>> f = Affine(bits=4)
+        >>> parts = f.encode(torch.tensor([[-7.0, 1.0], [0.7, 0.2]]))
+        >>> parts["values"].tolist()
+        [[-7, 1], [7, 2]]
+    """
+
+    kind: Literal["affine"] = "affine"
+    bits: Literal[2, 4, 8] = 8
+    granularity: Granularity = "per_channel"
+    axis: int = 0
+    group: int = pydantic.Field(default=0, ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _group_goes_with_granularity(self) -> Affine:
+        if (self.granularity == "per_group") != (self.group > 0):
+            raise UnsupportedFormat(f"granularity {self.granularity} with group {self.group}: a group size goes with per_group, and only with it.")
+        return self
+
+    @property
+    def name(self) -> str:
+        return f"int{self.bits}" + {"per_tensor": "/tensor", "per_channel": "", "per_group": f"/g{self.group}"}[self.granularity]
+
+    @property
+    def limit(self) -> int:
+        """Largest magnitude of an integer."""
+        return int(2 ** (self.bits - 1)) - 1
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if self.granularity == "per_group" and shape[-1] % self.group:
+            raise UnsupportedFormat(f"{self.name}: the last dimension of {tuple(shape)} is no multiple of group {self.group}.")
+
+    def spread(self, scale: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """``scale`` repeated or reshaped so that it multiplies a weight of ``shape``."""
+        if self.granularity == "per_tensor":
+            return scale.reshape(())
+        if self.granularity == "per_channel":
+            return scale.reshape([-1 if d == self.axis else 1 for d in range(len(shape))])
+        return scale.repeat_interleave(self.group, dim=-1)
+
+    def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Min-max scales. For better ranges give ``quantize`` a scale of your own."""
+        shape = tuple(weight.shape)
+        self._check(shape)
+        w = weight.detach().float()
+        if self.granularity == "per_tensor":
+            peak = w.abs().max()
+        elif self.granularity == "per_channel":
+            peak = w.abs().movedim(self.axis, 0).reshape(shape[self.axis], -1).amax(1)
+        else:
+            peak = w.abs().reshape(*shape[:-1], -1, self.group).amax(-1)
+        return self.quantize(w, (peak / self.limit).clamp_min(1e-12))
+
+    def quantize(self, weight: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Parts of ``weight`` under the given ``scale``, rounded to nearest."""
+        import torch
+
+        shape = tuple(weight.shape)
+        self._check(shape)
+        q = torch.round(weight.detach().float() / self.spread(scale, shape)).clamp_(-self.limit, self.limit)
+        return {"values": q.to(torch.int8), "scale": scale.detach().float()}
+
+    def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        values = parts["values"]
+        return values.float() * self.spread(parts["scale"], tuple(values.shape))
+
+    def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        s = self.spread(parts["scale"], tuple(weight.shape))
+        x = weight / s
+        q = x + (torch.round(x) - x).detach()
+        return q.clamp(-self.limit, self.limit) * s
+
+    def scales(self, shape: tuple[int, ...]) -> int:
+        """How many scales a weight of ``shape`` has."""
+        if self.granularity == "per_tensor":
+            return 1
+        return shape[self.axis] if self.granularity == "per_channel" else math.prod(shape) // self.group
+
+    def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int:
+        return math.ceil(parts["values"].numel() * self.bits / 8) + 4 * parts["scale"].numel()
+
+    def estimate(self, shape: tuple[int, ...]) -> int:
+        return math.ceil(math.prod(shape) * self.bits / 8) + 4 * self.scales(shape)

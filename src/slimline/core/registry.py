@@ -1,0 +1,47 @@
+"""One new thing = one new file: classes are found by the name of the file that holds them.
+
+A method ``channel_prune`` is the class with ``name = "channel_prune"`` in
+``slimline/methods/channel_prune.py``; a third party registers one through the entry point group
+``slimline.methods`` (likewise ``targets``, ``strategies``, ``sources``).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+from types import MappingProxyType
+from typing import Any, Literal
+
+from slimline.errors import UsageError
+
+Group = Literal["methods", "targets", "strategies"]
+PACKAGES: dict[Group, str] = {"methods": "slimline.methods", "targets": "slimline.targets", "strategies": "slimline.search.strategies"}
+
+
+@functools.cache
+def registered(group: Group) -> MappingProxyType[str, type[Any]]:
+    """Name -> class of everything in a group, in alphabetical order."""
+    found: dict[str, type[Any]] = {}
+    package = importlib.import_module(PACKAGES[group])
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for thing in vars(module).values():
+            if isinstance(thing, type) and thing.__module__ == module.__name__ and getattr(thing, "name", None) == info.name:
+                found[info.name] = thing
+    for entry in importlib.metadata.entry_points(group=f"slimline.{group}"):
+        found[entry.name] = entry.load()
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def find(group: Group, name: str) -> type[Any]:
+    """The class of that name.
+
+    Raises:
+        UsageError: nothing of that name is registered; the message lists what is.
+    """
+    known = registered(group)
+    if name not in known:
+        raise UsageError(f"There is no {group.rstrip('s') if group != 'strategies' else 'strategy'} {name!r}.", hint=f"Known: {', '.join(known)}.")
+    return known[name]

@@ -1,0 +1,185 @@
+"""What a run found: the content of ``report.json``, field for field."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+from slimline.core.data import Data
+from slimline.core.trial import Agreement, Measurement
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+QUANTITY_FIELDS = ("size_bytes", "download_bytes", "memory_bytes", "rss_bytes", "parameters", "macs", "latency_ms")
+
+
+class DropInterval(Data):
+    """The drop (baseline minus compressed) with one-sided 95 % limits, in metric units.
+
+    ``needed_samples``: how many samples it would take to decide at the observed drop; ``None`` when decided.
+    """
+
+    observed: float
+    lower_95: float
+    upper_95: float
+    allowed: float
+    samples: int
+    needed_samples: int | None = None
+
+
+class SequenceStep(Data):
+    """One finalist's test: in order, each at 5 %, stopping at the first that fails."""
+
+    plan: str
+    observed: float
+    upper_95: float
+    passed: bool
+
+
+class Certificate(Data):
+    """``source``: ``user`` (the user's holdout), ``from_search`` or ``from_train`` (the original has seen it: never a pass)."""
+
+    source: Literal["user", "from_search", "from_train"]
+    test: str
+    sequence: tuple[SequenceStep, ...] = ()
+
+
+class Reference(Measurement):
+    """A simple way to compress, measured the same way."""
+
+    recovery_steps: int = 0
+    fidelity: Agreement | None = None
+    note: str = ""
+
+
+class Point(Data):
+    """One measured trial on the front's plane. ``quality`` and ``drop`` are of the search split."""
+
+    plan: str
+    label: str
+    size_bytes: int
+    latency_ms: float
+    memory_bytes: int
+    macs: int
+    quality: float | None
+    drop: float | None
+    chosen: bool = False
+    on_front: bool = False
+    fidelity: Agreement | None = None
+
+
+class Cost(Data):
+    """Predicted and measured cost and loss of one decision; ``None`` where it cannot be had for one layer alone."""
+
+    bytes_before: int | None = None
+    bytes_predicted: int | None = None
+    bytes_measured: int | None = None
+    ms_before: float | None = None
+    ms_predicted: float | None = None
+    ms_measured: float | None = None
+    loss_predicted: float | None = None
+    loss_measured: float | None = None
+
+
+class DecisionRecord(Data):
+    """What a site became, and why.
+
+    ``considered``: the labels of the other options with their predicted loss, best first.
+    """
+
+    site: str
+    op: str
+    method: str
+    options: dict[str, Any]
+    why: str
+    before: str = ""
+    after: str = ""
+    bits: int | None = None
+    width: tuple[int, int] | None = None
+    rank: int | None = None
+    cost: Cost = Cost()
+    considered: tuple[str, ...] = ()
+
+
+class Prediction(Data):
+    """Predicted against measured loss (output divergence before recovery) of one stitched candidate."""
+
+    plan: str
+    predicted: float
+    measured: float
+
+
+class Predictions(Data):
+    candidates: tuple[Prediction, ...] = ()
+    rank_correlation: float | None = None
+    size_error: float | None = None
+    """Mean relative error of the predicted bytes over the trials, ``None`` without trials."""
+    latency_error: float | None = None
+
+
+class ArtefactFile(Data):
+    file: str
+    sha256: str
+
+
+class Refused(Data):
+    where: str
+    reason: str
+
+
+class Schedule(Data):
+    """What ``--time`` was turned into at the start. Seconds are of the wall clock."""
+
+    seconds: float
+    samples_loss: int
+    candidates: int
+    recovery_steps: int
+    finalists: int
+    schedule_truncated: bool = False
+    spent: dict[str, float] = {}
+
+
+class Report(Data):
+    """The content of ``report.json``. Every quality, drop, agreement and fidelity is a fraction in metric units."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    schema_number: Literal[1] = pydantic.Field(default=1, alias="schema")
+    slimline: str
+    verdict: Verdict
+    sentence: str
+    interrupted: bool = False
+    model: str
+    target: str
+    device: str
+    metric: str
+    minimize: str
+    seed: int
+    command: str
+    schedule: Schedule
+    budget: dict[str, Any]
+    baseline: Measurement
+    compressed: Measurement | None
+    ratio: dict[str, float] = {}
+    compression_ratio: float | None = None
+    drop: DropInterval | None
+    certificate: Certificate | None
+    agreement: Agreement | None
+    fidelity: Agreement | None
+    references: dict[str, Reference] = {}
+    pareto: tuple[Point, ...] = ()
+    decisions: tuple[DecisionRecord, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    predictions: Predictions = Predictions()
+    artefact: ArtefactFile | None
+    not_checked: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+    obstacles: tuple[str, ...] = ()
+    """What stood in the way, where the verdict is not ``pass``."""
+
+
+def ratios(baseline: Measurement, compressed: Measurement) -> dict[str, float]:
+    """Baseline over compressed, per quantity: above 1 is better."""
+    pairs = {name: (getattr(baseline, name), getattr(compressed, name)) for name in QUANTITY_FIELDS}
+    pairs["latency_ms"] = (baseline.latency_ms.median, compressed.latency_ms.median)
+    return {name: a / b for name, (a, b) in pairs.items() if a is not None and b}

@@ -1,0 +1,69 @@
+"""Where a decision can be taken."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from slimline.core.data import Data
+
+Kind = Literal["weight", "channels", "block", "activation", "input"]
+Op = Literal[
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "linear", "embedding", "lstm", "gru", "channels", "block",
+]
+
+
+class Member(Data):
+    """How the channels of a site lie in one dimension of one parameter or buffer.
+
+    ``dim`` of ``parameter``, from ``start`` on, reshaped to ``view`` = (outer, channels, inner):
+    channel ``c`` owns the positions ``start + (o * channels + c) * inner + i``. Flattening
+    ``(C, 7, 7)`` before a linear layer gives ``(1, C, 49)``; the four gates of an LSTM ``(4, H, 1)``.
+
+    Example:
+        >>> Member(parameter="fc.weight", dim=1, view=(1, 2, 3)).positions((1,))
+        [3, 4, 5]
+    """
+
+    parameter: str
+    dim: int
+    view: tuple[int, int, int]
+    start: int = 0
+
+    def positions(self, channels: tuple[int, ...]) -> list[int]:
+        """Positions along ``dim`` that the given channels own, in ascending order."""
+        outer, count, inner = self.view
+        return [self.start + (o * count + c) * inner + i for o in range(outer) for c in sorted(channels) for i in range(inner)]
+
+
+class Site(Data):
+    """A place where one decision is taken.
+
+    ``kind`` is ``weight`` (one parameter and how it is stored and executed; ``id`` is its name, as
+    ``stages.0.conv1.weight``), ``channels`` (all dimensions that must be pruned together; ``id`` is
+    ``MODULE#channels`` of the first producer) or ``block`` (a module that can be replaced by the
+    identity; ``id`` is ``MODULE#block``).
+
+    ``shape``: of the weight; ``(C,)`` for channels; the value's shape (batch 1) for a block.
+    ``members``: for channels every dimension that goes along; for a block its parameters.
+    ``minimum``: the fewest channels that may stay.
+    """
+
+    id: str
+    kind: Kind
+    op: Op
+    shape: tuple[int, ...]
+    members: tuple[Member, ...] = ()
+    minimum: int = 1
+
+    @property
+    def module(self) -> str:
+        """Path of the module that the site is named after."""
+        return self.id.split("#")[0] if "#" in self.id else self.id.rpartition(".")[0]
+
+
+class Refusal(Data):
+    """Something that cannot be compressed, and why."""
+
+    where: str
+    reason: str

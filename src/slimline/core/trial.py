@@ -1,0 +1,66 @@
+"""What was measured of one plan."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from slimline.core.budget import Quantity, Violation
+from slimline.core.data import Data
+from slimline.core.plan import Plan
+
+
+class Latency(Data):
+    """Milliseconds for one call: median and 95th percentile over ``runs``, at ``threads`` and ``batch``."""
+
+    median: float
+    p95: float
+    runs: int
+    threads: int = 1
+    batch: int = 1
+
+
+class Measurement(Data):
+    """Everything measured of one artefact. ``quality``: higher is better, ``None`` without data."""
+
+    size_bytes: int
+    download_bytes: int
+    download_codec: str
+    memory_bytes: int
+    rss_bytes: int | None = None
+    parameters: int
+    macs: int
+    latency_ms: Latency
+    quality: float | None = None
+
+    def cost(self, quantity: Quantity) -> float:
+        """The value of one budgeted quantity."""
+        return float({"size": self.size_bytes, "download": self.download_bytes, "memory": self.memory_bytes, "macs": self.macs, "latency": self.latency_ms.median}[quantity])
+
+
+class Agreement(Data):
+    """Outputs against reference outputs: share of equal top-1 (``None`` unless they are class scores), mean cosine, largest difference."""
+
+    top1: float | None
+    cosine: float
+    max_abs: float
+
+
+class Trial(Data):
+    """One line of the journal: a plan that was carried out, or why it failed.
+
+    ``search_quality`` is the quality on the search split, which the search chose by; the
+    measurement's own ``quality`` is of whatever split the measurement was made on.
+    """
+
+    plan: Plan
+    origin: str = ""
+    status: Literal["met", "missed", "failed"]
+    measurement: Measurement | None = None
+    predicted_loss: float | None = None
+    measured_loss: float | None = None
+    predicted: dict[str, float] = {}
+    agreement: Agreement | None = None
+    violations: tuple[Violation, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+    environment: dict[str, str] = {}

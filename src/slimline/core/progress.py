@@ -1,0 +1,44 @@
+"""What a running job tells whoever watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best candidate so far: a short description, and its main figures against the baseline's."""
+
+    label: str
+    size_bytes: int
+    size_ratio: float
+    latency_ms: float
+    latency_ratio: float
+    drop: float | None
+
+
+class Progress(Protocol):
+    """Implemented by ``report.terminal`` and by ``Silent``; all calls are cheap."""
+
+    def found(self, lines: tuple[str, ...]) -> None:
+        """What was found and what will be done, within seconds of the start."""
+        ...
+
+    def stage(self, name: str, fraction: float, seconds_left: float) -> None:
+        """``fraction`` in [0, 1] of the whole job's schedule; ``seconds_left`` by the schedule."""
+        ...
+
+    def best(self, best: Best) -> None: ...
+    def note(self, text: str) -> None:
+        """A line worth keeping on the screen: a warning, a refusal, a failed trial."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def found(self, lines: tuple[str, ...]) -> None: ...
+    def stage(self, name: str, fraction: float, seconds_left: float) -> None: ...
+    def best(self, best: Best) -> None: ...
+    def note(self, text: str) -> None: ...

@@ -1,0 +1,38 @@
+"""What was asked for, apart from the model and the data: one frozen object from the command line to the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pydantic
+
+from slimline.core.budget import Budget
+from slimline.core.data import Data
+
+
+class Request(Data):
+    """Everything that ``compress`` can be told.
+
+    ``seconds``: wall clock of the whole command, those already spent before a resume included.
+    ``methods``: only these (``keep`` is always there); empty is all. ``without``: never these.
+    ``metric``: the name of a built-in one, or empty: the task's own or the default.
+    ``started``: when the command began (``time.monotonic()``), so that start-up counts too.
+    """
+
+    target: str = "onnxruntime"
+    device: str = "host"
+    budget: Budget = Budget()
+    seconds: float = pydantic.Field(default=600.0, gt=0)
+    methods: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    strategy: str = "allocate"
+    metric: str = ""
+    references_full: bool = False
+    seed: int = 0
+    out: Path = Path("build")
+    resume: bool = False
+    force: bool = False
+    dry_run: bool = False
+    model_name: str = "model"
+    command: str = ""
+    started: float | None = None

@@ -1,0 +1,457 @@
+"""The exported graph: named values, named weights, norms folded; what the numerics stage works on.
+
+A value is named ``module.path#operation.k``: the k-th call of that operation directly inside that
+module, in graph order. Such a name survives a new export, a node's name does not.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree
+
+from slimline.core.edits import Encode
+from slimline.core.samples import Samples
+from slimline.core.site import Op
+from slimline.model.trace import trace
+
+aten = torch.ops.aten
+Form = Literal["float", "training", "stored"]
+
+CONVOLUTIONS: Mapping[Any, Op] = MappingProxyType({
+    aten.conv1d.default: "conv1d", aten.conv2d.default: "conv2d", aten.conv3d.default: "conv3d",
+    aten.conv1d.padding: "conv1d", aten.conv2d.padding: "conv2d", aten.conv3d.padding: "conv3d",
+    aten.conv_transpose1d.default: "conv_transpose1d", aten.conv_transpose2d.input: "conv_transpose2d", aten.conv_transpose3d.input: "conv_transpose3d",
+})
+RECURRENT: Mapping[Any, Op] = MappingProxyType({aten.lstm.input: "lstm", aten.gru.input: "gru"})
+RELU = frozenset({aten.relu.default, aten.relu_.default})
+CLAMP = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default, aten.relu6.default})
+# What moves or picks values without computing new ones: one scale serves both sides.
+TRANSPARENT = frozenset({
+    aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default, aten.transpose.int, aten.contiguous.default,
+    aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default,
+    aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alias.default, aten.clone.default, aten.detach.default,
+})
+NORMS = frozenset({aten.batch_norm.default})
+PRODUCTS = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default, aten.scaled_dot_product_attention.default})
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """Where a weight is consumed.
+
+    ``input`` and ``output`` are value names: the value that the operation reads (looked up through
+    reshapes and max pooling, which keep the scale) and the one that it gives after a fused
+    activation. ``axis`` is the weight's output-channel dimension. ``macs`` are per sample.
+    ``final``: its output is an output of the model. ``shared``: other operations use the weight too.
+    """
+
+    parameter: str
+    op: Op
+    input: str
+    output: str
+    bias: str | None
+    axis: int
+    groups: int
+    macs: int
+    fused: Literal["", "relu", "relu6"]
+    final: bool
+    shared: bool
+    module: str
+    shape: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+
+class Program:
+    """An exported model. ``form`` is ``float``, ``training`` (quantizers in the loop) or ``stored`` (integers).
+
+    Calling it runs the graph and gives the model's own output structure.
+    """
+
+    def __init__(self, module: fx.GraphModule, output_spec: Any, example: Samples, form: Form = "float", encoded: Mapping[str, Encode] | None = None) -> None:
+        self.module = module
+        self.form = form
+        self.encoded: Mapping[str, Encode] = MappingProxyType(dict(encoded or {}))
+        self.example = example
+        self.output_spec = output_spec
+        self._shapes: dict[str, tuple[int, ...]] | None = None
+        self._weights: Mapping[str, WeightUse] | None = None
+
+    @classmethod
+    def export(cls, model: nn.Module, example: Samples) -> Program:
+        """Trace ``model`` on ``example`` and fold its batch norms.
+
+        Raises:
+            ModelError: it cannot be traced; the message names the line.
+        """
+        exported = trace(model, example)
+        module = exported.module()
+        assert isinstance(module, fx.GraphModule)
+        module = copy.deepcopy(module)
+        _canonical_names(module, exported)
+        fold_norms(module)
+        return cls(module, exported.call_spec.out_spec, example[:2].without_targets())
+
+    def __call__(self, samples: Samples) -> Any:
+        outputs = self.run(samples).outputs
+        return _pytree.tree_unflatten(list(outputs), self.output_spec)
+
+    # -- names ---------------------------------------------------------------------------------
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self.module.graph
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Node name -> value name, in graph order."""
+        found: dict[str, str] = {}
+        counts: dict[str, int] = {}
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                stem = "#input"
+            elif node.op == "call_function":
+                stem = f"{module_path(node)}#{operation_name(node)}"
+            else:
+                continue
+            found[node.name] = f"{stem}.{counts.get(stem, 0)}"
+            counts[stem] = counts.get(stem, 0) + 1
+        return found
+
+    def node(self, value: str) -> fx.Node:
+        """The node that gives a named value; ``KeyError`` if there is none."""
+        names = self.names
+        for node in self.graph.nodes:
+            if names.get(node.name) == value:
+                return node
+        raise KeyError(value)
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """A parameter or buffer by name."""
+        owner, _, leaf = name.rpartition(".")
+        value = getattr(self.module.get_submodule(owner), leaf)
+        assert isinstance(value, torch.Tensor)
+        return value
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Every tensor that the graph reads, by name, each once: what is stored."""
+        read = dict.fromkeys(n.target for n in self.graph.nodes if n.op == "get_attr")
+        return {name: self.parameter(str(name)) for name in read}
+
+    # -- shapes and weights ----------------------------------------------------------------------
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Node name -> shape of its value for the example (batch 2); nodes without one tensor are left out."""
+        if self._shapes is None:
+            kept = {k: v for k, v in self.run(self.example, keep=True).values.items() if isinstance(v, torch.Tensor)}
+            self._shapes = {k: tuple(v.shape) for k, v in kept.items()}
+        return self._shapes
+
+    @property
+    def weights(self) -> Mapping[str, WeightUse]:
+        """Parameter name -> its use, in graph order. Biases and norms are no weights."""
+        if self._weights is None:
+            self._weights = MappingProxyType({use.parameter: use for use in reversed(list(self._find_weights()))})
+            self._weights = MappingProxyType(dict(reversed(self._weights.items())))
+        return self._weights
+
+    def _find_weights(self) -> Iterator[WeightUse]:
+        names, shapes = self.names, self.shapes
+        batch = len(self.example)
+        for node in self.graph.nodes:
+            for op, weight, bias in weight_arguments(node):
+                if weight.op != "get_attr":
+                    continue
+                last, fused = activation_after(node) if op not in ("lstm", "gru", "embedding") else (node, "")
+                source = through_transparent(node.args[1] if op == "embedding" else node.args[0])
+                shape = shapes[weight.name]
+                out = shapes.get(node.name, ())
+                positions = math.prod(shapes[node.args[0].name]) if op.startswith("conv_transpose") else math.prod(out)
+                per_output = math.prod(shape[1:]) if op != "embedding" else 0
+                if op in ("lstm", "gru"):
+                    positions, per_output = math.prod(shapes[node.args[0].name][:2]) * shape[0], shape[1]
+                yield WeightUse(
+                    parameter=str(weight.target), op=op, input=names.get(source.name, ""), output=names[last.name], bias=str(bias.target) if bias is not None else None,
+                    axis=1 if op.startswith("conv_transpose") else 0, groups=groups_of(node), macs=positions * per_output // batch, fused=fused,
+                    final=any(user.op == "output" for user in last.users), shared=len(weight.users) > 1, module=module_path(node),
+                    shape=shape, input_shape=shapes.get(source.name, ()), output_shape=out,
+                )
+
+    def macs(self) -> int:
+        """Multiply-adds per sample of convolutions, linear layers, recurrent layers and matrix products."""
+        total = sum(use.macs for use in self._find_weights())
+        for node in self.graph.nodes:
+            if node.op == "call_function" and node.target in PRODUCTS:
+                left, right = self.shapes[node.args[0].name], self.shapes[node.args[1].name]
+                work = math.prod(self.shapes[node.name]) * left[-1]
+                if node.target is aten.scaled_dot_product_attention.default:
+                    work = math.prod(left) * right[-2] * 2
+                total += work // len(self.example)
+        return total
+
+    def block_values(self, module: str) -> tuple[fx.Node, fx.Node]:
+        """The nodes whose values enter and leave a module (for replacing it by the identity).
+
+        Raises:
+            KeyError: the module is not in the graph, or not with one value in and one out.
+        """
+        inside = [n for n in self.graph.nodes if n.op == "call_function" and within(n, module)]
+        members = set(inside)
+        entering = {a for n in inside for a in n.all_input_nodes if a not in members and a.op != "get_attr" and not _is_size(a)}
+        leaving = [n for n in inside if any(u not in members for u in n.users) and not _is_size(n)]
+        if len(entering) != 1 or len(leaving) != 1:
+            raise KeyError(module)
+        return entering.pop(), leaving[0]
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def run(self, samples: Samples, *, keep: bool = False, trace: Callable[[fx.Node, Any], Any] | None = None) -> Run:
+        """Run the graph. ``keep`` holds every value; ``trace(node, value)`` sees each one and may replace it."""
+        inputs = iter(samples.args)
+        values: dict[str, Any] = {}
+        last_use = {} if keep else _last_uses(self.graph)
+        for node in self.graph.nodes:
+            if node.op == "output":
+                break
+            value = next(inputs, None) if node.op == "placeholder" else self._compute(node, values)
+            if node.op == "placeholder" and value is None:
+                value = samples.kwargs[str(node.target)]
+            values[node.name] = trace(node, value) if trace is not None else value
+            for name in last_use.get(node.name, ()):
+                del values[name]
+        outputs = tuple(values[n.name] if isinstance(n, fx.Node) else n for n in _outputs(self.graph))
+        return Run(outputs, values)
+
+    def rerun(self, run: Run, parameters: Mapping[str, torch.Tensor], replaced: Mapping[str, torch.Tensor] = MappingProxyType({})) -> tuple[Any, ...]:
+        """Outputs when some parameters (by name) and values (by node name) are others.
+
+        Only what lies downstream of a change is computed; everything else comes from ``run``,
+        which must have been made with ``keep``.
+        """
+        changed: dict[str, Any] = dict(replaced)
+        for node in self.graph.nodes:
+            if node.op == "get_attr":
+                if node.target in parameters:
+                    changed[node.name] = parameters[node.target]
+            elif node.op in ("call_function", "call_module") and node.name not in replaced and any(a.name in changed for a in node.all_input_nodes):
+                changed[node.name] = self._compute(node, run.values, changed)
+        return tuple(changed.get(n.name, run.values[n.name]) if isinstance(n, fx.Node) else n for n in _outputs(self.graph))
+
+    def _compute(self, node: fx.Node, values: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> Any:
+        if node.op == "get_attr":
+            return self.parameter(str(node.target))
+
+        def load(n: fx.Node) -> Any:
+            return first[n.name] if first is not None and n.name in first else values[n.name]
+
+        args, kwargs = fx.map_arg(node.args, load), fx.map_arg(node.kwargs, load)
+        if node.op == "call_module":
+            return self.module.get_submodule(str(node.target))(*args, **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def copy(self) -> Program:
+        """A deep copy; nothing is shared."""
+        return Program(copy.deepcopy(self.module), self.output_spec, self.example, self.form, self.encoded)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What one run gave: the flat outputs, and the values that were kept, by node name."""
+
+    outputs: tuple[Any, ...]
+    values: dict[str, Any]
+
+
+# -- the graph's vocabulary ---------------------------------------------------------------------
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module that the node was called in; ``""`` for the root."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    return "" if path.startswith("_empty_nn_module_stack") else path.removeprefix("L['self'].").split("@")[0]
+
+
+def within(node: fx.Node, module: str) -> bool:
+    """Whether the node was called inside ``module`` or a descendant of it."""
+    return any(str(path).split("@")[0] == module for path, _ in (node.meta.get("nn_module_stack") or {}).values())
+
+
+def operation_name(node: fx.Node) -> str:
+    """``conv2d`` for ``aten.conv2d.default``; in-place twins share the name."""
+    target = node.target
+    name = target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
+    return name.removesuffix("_") if not name.startswith("_") else name
+
+
+def weight_arguments(node: fx.Node) -> Iterator[tuple[Op, fx.Node, fx.Node | None]]:
+    """``(operation, weight, bias)`` of every weight that a node consumes."""
+    if node.op != "call_function":
+        return
+    if node.target in CONVOLUTIONS or node.target is aten.linear.default:
+        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
+        assert isinstance(weight, fx.Node)
+        yield CONVOLUTIONS.get(node.target, "linear"), weight, bias if isinstance(bias, fx.Node) else None
+    elif node.target is aten.embedding.default and isinstance(node.args[0], fx.Node):
+        yield "embedding", node.args[0], None
+    elif node.target in RECURRENT:
+        parameters = node.args[2]
+        assert isinstance(parameters, Sequence)
+        for p in parameters:
+            if isinstance(p, fx.Node) and ".weight_" in f".{p.target}":
+                yield RECURRENT[node.target], p, None
+
+
+def groups_of(node: fx.Node) -> int:
+    """``groups`` of a convolution; 1 for anything else."""
+    if node.target not in CONVOLUTIONS:
+        return 1
+    value = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    assert isinstance(value, int)
+    return value
+
+
+def activation_after(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6"]]:
+    """The node after a relu or relu6 that alone consumes ``node``, which kernels fuse; else itself."""
+    users = list(node.users)
+    if len(users) != 1:
+        return node, ""
+    user = users[0]
+    if user.target in RELU:
+        return user, "relu"
+    if user.target in CLAMP:
+        low, high = (user.args[1] if len(user.args) > 1 else 0.0), (user.args[2] if len(user.args) > 2 else None)
+        if user.target is aten.relu6.default or (low == 0.0 and high == 6.0):
+            return user, "relu6"
+    return node, ""
+
+
+def through_transparent(node: Any) -> fx.Node:
+    """Back to the value that reshapes and max pooling only moved."""
+    while isinstance(node, fx.Node) and node.target in TRANSPARENT:
+        node = node.args[0]
+    assert isinstance(node, fx.Node)
+    return node
+
+
+def _is_size(node: fx.Node) -> bool:
+    return node.target is aten.sym_size.int or node.target in (operator.add, operator.mul, operator.floordiv)
+
+
+def _outputs(graph: fx.Graph) -> list[Any]:
+    node = next(n for n in reversed(graph.nodes) if n.op == "output")
+    flat, _ = _pytree.tree_flatten(node.args[0])
+    return flat
+
+
+def _last_uses(graph: fx.Graph) -> dict[str, list[str]]:
+    """Node name -> values that nothing needs after it."""
+    alive = {n.name for n in _outputs(graph) if isinstance(n, fx.Node)}
+    last: dict[str, list[str]] = {}
+    for node in reversed(graph.nodes):
+        if node.op == "output":
+            continue
+        for name in {a.name for a in node.all_input_nodes} | {node.name}:
+            if name not in alive:
+                alive.add(name)
+                last.setdefault(node.name, []).append(name)
+    return last
+
+
+# -- what makes a program of an export --------------------------------------------------------------
+
+
+def _canonical_names(module: fx.GraphModule, exported: Any) -> None:
+    """Guards go; every tied parameter is read under its first name, by one node."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            graph.erase_node(node)
+    first: dict[int, str] = {}
+    for name, value in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+        first.setdefault(id(value), name)
+    readers: dict[str, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "get_attr":
+            continue
+        owner, _, leaf = str(node.target).rpartition(".")
+        value = getattr(module.get_submodule(owner), leaf)
+        node.target = first.get(id(value), node.target)
+        if node.target in readers:
+            node.replace_all_uses_with(readers[node.target])
+            graph.erase_node(node)
+        else:
+            readers[str(node.target)] = node
+    if hasattr(module, "_guards_fn"):
+        delattr(module, "_guards_fn")
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()
+
+
+def fold_norms(module: fx.GraphModule) -> None:
+    """Fold every batch norm (in eval mode) that alone consumes a convolution or linear layer.
+
+    ``w' = w * g``, ``b' = (b - mean) * g + beta`` with ``g = gamma / sqrt(var + eps)``.
+
+    References:
+        Jacob et al., CVPR 2018, section 3.2, eq. 14.
+    """
+    graph = module.graph
+
+    def read(node: Any) -> torch.Tensor | None:
+        if not isinstance(node, fx.Node):
+            return None
+        owner, _, leaf = str(node.target).rpartition(".")
+        value: torch.Tensor = getattr(module.get_submodule(owner), leaf)
+        return value.detach()
+
+    for norm in [n for n in graph.nodes if n.op == "call_function" and n.target in NORMS]:
+        layer = norm.args[0]
+        found = list(weight_arguments(layer)) if isinstance(layer, fx.Node) else []
+        if len(found) != 1 or len(layer.users) != 1 or found[0][1].op != "get_attr" or len(found[0][1].users) != 1:
+            continue
+        op, weight, bias = found[0]
+        if norm.args[5] or (bias is not None and len(bias.users) != 1):  # training, or a bias that another layer reads too
+            continue
+        w, mean, var = read(weight), read(norm.args[3]), read(norm.args[4])
+        if w is None or mean is None or var is None:
+            continue
+        gamma, beta = read(norm.args[1]), read(norm.args[2])
+        g = (gamma if gamma is not None else torch.ones_like(mean)) * torch.rsqrt(var + norm.args[7])
+        b = read(bias) if bias is not None else torch.zeros_like(mean)
+        assert b is not None
+        shift = (b - mean) * g + (beta if beta is not None else 0.0)
+        groups = groups_of(layer)
+        if op.startswith("conv_transpose"):
+            scaled = (w.unflatten(0, (groups, -1)) * g.reshape(groups, 1, -1, *[1] * (w.ndim - 2))).flatten(0, 1)
+        else:
+            scaled = w * g.reshape(-1, *[1] * (w.ndim - 1))
+        owner, _, leaf = str(weight.target).rpartition(".")
+        home = module.get_submodule(owner)
+        setattr(home, leaf, nn.Parameter(scaled))
+        name = str(bias.target).rpartition(".")[2] if bias is not None else "bias"
+        if bias is None:
+            if getattr(home, name, None) is None and name in home._parameters:
+                del home._parameters[name]
+            home.register_parameter(name, nn.Parameter(shift))
+            with graph.inserting_before(next(iter(graph.nodes))):
+                bias = graph.get_attr(f"{owner}.{name}" if owner else name)
+            layer.args = (*layer.args[:2], bias, *layer.args[3:])
+        else:
+            setattr(home, name, nn.Parameter(shift))
+        norm.replace_all_uses_with(layer)
+        graph.erase_node(norm)
+    graph.eliminate_dead_code()
+    module.recompile()

@@ -1,0 +1,201 @@
+"""Numerics edits carried out on a program: the training form, and the stored form that is lowered.
+
+*Training*: float parameters, projected onto their format on every call with straight-through
+gradients, and values rounded to their grid. *Stored*: integer buffers, decoded by the
+``quantized_decomposed`` operations of PyTorch's reference representation. ``freeze`` goes from the
+one to the other, once; agreement of an artefact is measured against the stored form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
+from torch import fx, nn
+
+from slimline.core.edits import Encode, Numerics, QuantizeValue, SetParameter
+from slimline.core.formats import Affine, Format
+from slimline.errors import UnsupportedFormat
+from slimline.model.program import TRANSPARENT, Program
+
+decomposed = torch.ops.quantized_decomposed
+
+
+class FakeWeight(nn.Module):
+    """Projects a float weight onto ``format`` under fixed scales; gradients pass straight through."""
+
+    def __init__(self, parameter: str, format: Format, parts: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.parameter = parameter
+        self.format = format
+        self.register_buffer("scale", parts["scale"].clone())
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return self.format.project(weight, {"scale": self.scale})
+
+
+class FakeValue(nn.Module):
+    """Rounds a value to its unsigned or signed grid; the gradient passes where the value was in range.
+
+    References:
+        Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013.
+    """
+
+    def __init__(self, edit: QuantizeValue) -> None:
+        super().__init__()
+        self.edit = edit
+        self.low, self.high = limits(edit)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        e = self.edit
+        return torch.fake_quantize_per_tensor_affine(x.float(), e.scale, e.zero_point, self.low, self.high)
+
+
+def limits(edit: QuantizeValue) -> tuple[int, int]:
+    """Smallest and largest integer of a value's grid."""
+    return (-(2 ** (edit.bits - 1)), 2 ** (edit.bits - 1) - 1) if edit.signed else (0, 2**edit.bits - 1)
+
+
+def mangled(parameter: str) -> str:
+    """The stem under which the stored form keeps a parameter's parts: a valid buffer name."""
+    return parameter.replace(".", "_")
+
+
+def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
+    """The training form of ``program``, a copy, with all edits carried out.
+
+    A value that several sites want quantized gets the first edit's scale: producer and consumer
+    must share one, or the runtime would requantize between them.
+    """
+    new = program.copy()
+    new.form = "training"
+    module = new.module
+    for edit in edits:
+        if isinstance(edit, SetParameter):
+            with torch.no_grad():
+                new.parameter(edit.parameter).copy_(edit.value)
+    encodes = {e.parameter: e for e in edits if isinstance(e, Encode)}
+    values = {}
+    for value in edits:
+        if isinstance(value, QuantizeValue):
+            values.setdefault(value.value, value)
+    readers = {str(n.target): n for n in module.graph.nodes if n.op == "get_attr"}
+    nodes = {v: k for k, v in new.names.items()}
+    by_name = {n.name: n for n in module.graph.nodes}
+    for count, (parameter, encode) in enumerate(encodes.items()):
+        # What second-order rounding chose stays chosen: the float weight starts on its grid point.
+        with torch.no_grad():
+            new.parameter(parameter).copy_(encode.format.decode(encode.parts))
+        _insert_after(module, readers[parameter], f"fake_weight_{count}", FakeWeight(parameter, encode.format, encode.parts))
+    for count, (name, edit) in enumerate(values.items()):
+        _insert_after(module, by_name[nodes[name]], f"fake_value_{count}", FakeValue(edit))
+    module.graph.lint()
+    module.recompile()
+    new.encoded = encodes
+    return new
+
+
+def _insert_after(module: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
+    module.add_module(name, layer)
+    with module.graph.inserting_after(node):
+        new = module.graph.call_module(name, (node,))
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and user.op != "output")
+
+
+def freeze(program: Program) -> Program:
+    """The stored form of a training form (or of a float program, which stays as it is).
+
+    Values are quantized at their producer and dequantized directly before each consumer; what only
+    moves values (reshape, max pooling) is requantized with the same scale, so that runtimes
+    recognise the pattern around every operation.
+    """
+    new = program.copy()
+    module, graph = new.module, new.module.graph
+    new.form = "stored"
+    encoded: dict[str, Encode] = {}
+    for node in [n for n in graph.nodes if n.op == "call_module"]:
+        layer = module.get_submodule(str(node.target))
+        if isinstance(layer, FakeWeight):
+            encoded[layer.parameter] = _store_weight(new, node, layer, program.encoded[layer.parameter])
+        elif isinstance(layer, FakeValue):
+            _store_value(graph, node, layer.edit)
+        else:
+            continue
+        module.delete_submodule(str(node.target))
+    graph.eliminate_dead_code()
+    graph.lint()
+    _drop_unread_parameters(new)
+    module.recompile()
+    new.encoded = encoded
+    return new
+
+
+def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: Encode) -> Encode:
+    module, graph, format = program.module, program.graph, layer.format
+    if not isinstance(format, Affine):
+        raise UnsupportedFormat(f"{format.name} at {layer.parameter}: only affine formats have a stored form in the graph.")
+    parts = format.quantize(program.parameter(layer.parameter), layer.scale)
+    stem = mangled(layer.parameter)
+    scale = parts["scale"] if format.granularity != "per_tensor" else parts["scale"].reshape(())
+    buffers = {f"{stem}__values": parts["values"], f"{stem}__scale": scale}
+    for name, value in buffers.items():
+        module.register_buffer(name, value)
+    with graph.inserting_before(node):
+        values, scales = (graph.get_attr(name) for name in buffers)
+        low, high = -format.limit - 1, format.limit
+        if format.granularity == "per_tensor":
+            new = graph.call_function(decomposed.dequantize_per_tensor.tensor, (values, scales, _zeros(program, ()), low, high, torch.int8))
+        elif format.granularity == "per_channel":
+            zeros = _zeros(program, (parts["scale"].numel(),))
+            new = graph.call_function(decomposed.dequantize_per_channel.default, (values, scales, zeros, format.axis, low, high, torch.int8))
+        else:
+            new = graph.call_function(decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group))
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return Encode(layer.parameter, format, parts, encode.execute)
+
+
+def _zeros(program: Program, shape: tuple[int, ...]) -> fx.Node:
+    name = "zero_points_" + "_".join(map(str, shape or ("scalar",)))
+    if not hasattr(program.module, name):
+        program.module.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
+    return program.graph.get_attr(name)
+
+
+def _store_value(graph: fx.Graph, node: fx.Node, edit: QuantizeValue) -> None:
+    """Replace a fake quantizer by quantize, then dequantize before each consumer; follow transparent operations."""
+    low, high = limits(edit)
+    options = (edit.scale, edit.zero_point, low, high, torch.int8 if edit.signed else torch.uint8)
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    pending = [(source, node)]
+    while pending:
+        value, read = pending.pop()
+        consumers = list(read.users)
+        if not consumers:
+            continue
+        with graph.inserting_after(value):
+            quantized = graph.call_function(decomposed.quantize_per_tensor.default, (value, *options))
+        quantized.meta = dict(value.meta)
+        for user in consumers:
+            with graph.inserting_before(user):
+                back = graph.call_function(decomposed.dequantize_per_tensor.default, (quantized, *options))
+            back.meta = dict(value.meta)
+            user.replace_input_with(read, back)
+            if user.op == "call_function" and user.target in TRANSPARENT:
+                pending.append((user, user))
+        if read is node:
+            graph.erase_node(node)
+    # A transparent node reads itself above: its own quantize node must not be among the users replaced.
+
+
+def _drop_unread_parameters(program: Program) -> None:
+    """A float twin of a stored weight would be exported as dead weight."""
+    read = {str(n.target) for n in program.graph.nodes if n.op == "get_attr"}
+    for name in [n for n, _ in program.module.named_parameters()]:
+        if name not in read:
+            owner, _, leaf = name.rpartition(".")
+            del program.module.get_submodule(owner)._parameters[leaf]

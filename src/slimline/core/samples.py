@@ -39,7 +39,7 @@ class Samples:
         """The samples at ``index`` (a slice, or an integer or boolean tensor)."""
         from torch.utils import _pytree
 
-        targets = _pytree.tree_map(lambda t: t[index], self.targets)
+        targets = None if self.targets is None else _pytree.tree_map(lambda t: t[index], self.targets)
         return Samples(tuple(a[index] for a in self.args), {k: v[index] for k, v in self.kwargs.items()}, targets)
 
     def batches(self, size: int) -> Iterator[Samples]:

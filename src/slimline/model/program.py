@@ -21,7 +21,7 @@ from torch.utils import _pytree
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.core.site import Op
-from slimline.model.trace import trace
+from slimline.model.trace import quiet, trace
 
 aten = torch.ops.aten
 Form = Literal["float", "training", "stored"]
@@ -34,12 +34,13 @@ CONVOLUTIONS: Mapping[Any, Op] = MappingProxyType({
 RECURRENT: Mapping[Any, Op] = MappingProxyType({aten.lstm.input: "lstm", aten.gru.input: "gru"})
 RELU = frozenset({aten.relu.default, aten.relu_.default})
 CLAMP = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default, aten.relu6.default})
-# What moves or picks values without computing new ones: one scale serves both sides.
+# What moves or picks values without computing new ones (or adds zeros, which every grid has): one scale serves both sides.
 TRANSPARENT = frozenset({
     aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default, aten.transpose.int, aten.contiguous.default,
     aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default,
-    aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alias.default, aten.clone.default, aten.detach.default,
+    aten.pad.default, aten.constant_pad_nd.default, aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alias.default, aten.clone.default, aten.detach.default,
 })
+PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 NORMS = frozenset({aten.batch_norm.default})
 PRODUCTS = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default, aten.scaled_dot_product_attention.default})
 
@@ -94,9 +95,10 @@ class Program:
             ModelError: it cannot be traced; the message names the line.
         """
         exported = trace(model, example)
-        module = exported.module()
-        assert isinstance(module, fx.GraphModule)
-        module = copy.deepcopy(module)
+        with quiet():
+            module = exported.module()
+            assert isinstance(module, fx.GraphModule)
+            module = copy.deepcopy(module)
         _canonical_names(module, exported)
         fold_norms(module)
         return cls(module, exported.call_spec.out_spec, example[:2].without_targets())
@@ -339,10 +341,19 @@ def activation_after(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6
 
 def through_transparent(node: Any) -> fx.Node:
     """Back to the value that reshapes and max pooling only moved."""
-    while isinstance(node, fx.Node) and node.target in TRANSPARENT:
+    while isinstance(node, fx.Node) and is_transparent(node):
         node = node.args[0]
     assert isinstance(node, fx.Node)
     return node
+
+
+def is_transparent(node: fx.Node) -> bool:
+    """Whether the node only moves or picks values, or pads them with zeros."""
+    if node.target in PADS:
+        fill = node.args[3] if node.target is aten.pad.default and len(node.args) > 3 else node.args[2] if node.target is aten.constant_pad_nd.default and len(node.args) > 2 else 0
+        kind = node.args[2] if node.target is aten.pad.default and len(node.args) > 2 else "constant"
+        return kind == "constant" and fill in (None, 0, 0.0)
+    return node.target in TRANSPARENT
 
 
 def _is_size(node: fx.Node) -> bool:

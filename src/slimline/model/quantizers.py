@@ -17,7 +17,7 @@ from torch import fx, nn
 from slimline.core.edits import Encode, Numerics, QuantizeValue, SetParameter
 from slimline.core.formats import Affine, Format
 from slimline.errors import UnsupportedFormat
-from slimline.model.program import TRANSPARENT, Program
+from slimline.model.program import PADS, Program, is_transparent
 
 decomposed = torch.ops.quantized_decomposed
 
@@ -177,7 +177,8 @@ def _store_value(graph: fx.Graph, node: fx.Node, edit: QuantizeValue) -> None:
         consumers = list(read.users)
         if not consumers:
             continue
-        with graph.inserting_after(value):
+        where = value if read is node else read
+        with graph.inserting_after(where):
             quantized = graph.call_function(decomposed.quantize_per_tensor.default, (value, *options))
         quantized.meta = dict(value.meta)
         for user in consumers:
@@ -185,11 +186,10 @@ def _store_value(graph: fx.Graph, node: fx.Node, edit: QuantizeValue) -> None:
                 back = graph.call_function(decomposed.dequantize_per_tensor.default, (quantized, *options))
             back.meta = dict(value.meta)
             user.replace_input_with(read, back)
-            if user.op == "call_function" and user.target in TRANSPARENT:
+            if user.op == "call_function" and is_transparent(user) and user.target not in PADS:  # a pad fuses into its consumer
                 pending.append((user, user))
         if read is node:
             graph.erase_node(node)
-    # A transparent node reads itself above: its own quantize node must not be among the users replaced.
 
 
 def _drop_unread_parameters(program: Program) -> None:

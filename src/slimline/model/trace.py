@@ -1,0 +1,76 @@
+"""From an ``nn.Module`` to an exported graph: the one place that calls ``torch.export``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from slimline.core.samples import Samples
+from slimline.errors import ModelError
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the chatter of the exporters: their warnings name internals that no user can act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def trace(model: nn.Module, example: Samples) -> torch.export.ExportedProgram:
+    """Export ``model`` (in eval mode) on ``example`` with a free batch dimension, undecomposed.
+
+    A batch that the model's code fixes stays fixed; ``dynamic_batch`` tells. Two samples are used,
+    since a batch of one is specialised by the exporter.
+
+    Raises:
+        ModelError: nothing exports it; the message names the user's line that stops it.
+    """
+    samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
+    batch = torch.export.Dim("batch", min=1)
+    shapes = (tuple({0: batch} for _ in samples.args), {k: {0: batch} for k in samples.kwargs})
+    automatic = (tuple({0: torch.export.Dim.AUTO} for _ in samples.args), {k: {0: torch.export.Dim.AUTO} for k in samples.kwargs})
+    failure: Exception | None = None
+    for strict, dynamic in ((False, shapes), (False, automatic), (True, automatic), (False, None)):
+        flat = None if dynamic is None else dynamic[0] if not samples.kwargs else _by_name(model, samples, dynamic)
+        try:
+            with quiet(), torch.no_grad():
+                return torch.export.export(model, samples.args, dict(samples.kwargs), dynamic_shapes=flat, strict=strict)
+        except Exception as error:  # every way that remains is tried; the last failure is raised below
+            failure = error
+    assert failure is not None
+    raise ModelError(f"The model cannot be exported: {where(failure)}{type(failure).__name__}: {str(failure).strip().splitlines()[0]}.", hint="Rewrite that line without data-dependent Python control flow.") from failure
+
+
+def _by_name(model: nn.Module, samples: Samples, dynamic: tuple[tuple[object, ...], dict[str, object]]) -> dict[str, object]:
+    """Shapes keyed by the forward's argument names, as ``torch.export`` wants them with keyword arguments."""
+    import inspect
+
+    names = list(inspect.signature(model.forward).parameters)
+    return {**dict(zip(names, dynamic[0], strict=False)), **dynamic[1]}
+
+
+def dynamic_batch(program: torch.export.ExportedProgram) -> bool:
+    """Whether the exported graph takes any batch size."""
+    return bool(program.range_constraints)
+
+
+def where(error: BaseException) -> str:
+    """``FILE:LINE: `` of the innermost line that is neither torch's nor ours, or nothing."""
+    own = str(Path(__file__).resolve().parent.parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "/torch/" not in frame.filename and not frame.filename.startswith((own, "<")) and "/lib/python" not in frame.filename:
+            return f"{frame.filename}:{frame.lineno}: "
+    return ""

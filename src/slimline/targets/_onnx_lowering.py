@@ -388,7 +388,7 @@ def _owners(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, stems: Mapp
     """Nodes that consume a weight, with the weight's name; found through casts, scales and transposes."""
     carries: dict[str, str] = {}
     for tensor in graph.initializer:
-        stem = tensor.name.split("__")[0]
+        stem = tensor.name.rpartition("__")[0]
         if stem in stems:
             carries[tensor.name] = stems[stem]
         elif tensor.name in stems.values():

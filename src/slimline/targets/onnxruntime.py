@@ -1,0 +1,235 @@
+"""ONNX Runtime on the CPU: QDQ graphs that it executes in integers, 2- and 4-bit weights that it unpacks when it loads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from slimline.core.contracts import Artifact, Operation
+from slimline.core.formats import Affine, Float, Format
+from slimline.core.samples import Samples
+from slimline.core.site import Op
+from slimline.core.trial import Latency
+from slimline.errors import LoweringError, TargetNotInstalled
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
+    from slimline.model.program import Program
+
+INTEGER_TYPES = ("QLinear", "MatMulInteger", "DynamicQuantize", "QGemm", "ConvInteger", "MatMulNBits", "Quantize", "Qlinear", "NhwcMaxPool")
+WARM_UP = 5
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+
+
+class OnnxRuntime:
+    """ONNX Runtime's CPU execution provider.
+
+    Static int8 runs as QLinearConv, QGemm and QLinearMatMul with unsigned activations and signed
+    per-channel weights (the pair that its x86 kernels are fast on). Weights of 2 and 4 bits are
+    stored packed and cast to int8 when the session is made, so they cost bytes, not time.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+    suffix: ClassVar[str] = ".onnx"
+    install: ClassVar[str] = "pip install onnxruntime onnx onnxscript"
+
+    @classmethod
+    def installed(cls) -> bool:
+        return all(importlib.util.find_spec(m) is not None for m in ("onnxruntime", "onnx", "onnxscript"))
+
+    @classmethod
+    def version(cls) -> str:
+        return importlib.metadata.version("onnxruntime")
+
+    @classmethod
+    def require(cls) -> None:
+        """Raises ``TargetNotInstalled`` with the command that installs it."""
+        if not cls.installed():
+            raise TargetNotInstalled("ONNX Runtime is not installed.", hint=f"Install it with: {cls.install}")
+
+    def executes(self, format: Format, op: Op, execute: str) -> bool:
+        if isinstance(format, Float):
+            return True
+        if not isinstance(format, Affine):
+            return False
+        if execute == "integer":
+            return op in (*CONVOLUTIONS, "linear") and format.granularity != "per_group"
+        if execute == "dynamic":
+            return op == "linear" and format.bits == 8 and format.granularity == "per_channel"
+        return op not in ("lstm", "gru") or format.granularity != "per_group"
+
+    def lower(self, program: Program, example: Samples) -> Artifact:
+        self.require()
+        from slimline.targets import _onnx_lowering
+
+        model = _onnx_lowering.lower(program, example)
+        artifact = Artifact(self.name, self.suffix, model.SerializeToString(deterministic=True), tuple(i.name for i in model.graph.input), tuple(o.name for o in model.graph.output))
+        try:
+            self.session(artifact)
+        except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
+            raise LoweringError(f"ONNX Runtime refuses the lowered model: {str(error).splitlines()[0][:300]}") from error
+        return artifact
+
+    def session(self, artifact: Artifact, *, threads: int = 1, optimised: Path | None = None, profile: Path | None = None) -> onnxruntime.InferenceSession:
+        """A session with all graph optimisations, ``threads`` within operations and one operation at a time."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if threads > 1 else "1")
+        if optimised is not None:
+            options.optimized_model_filepath = str(optimised)
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        return onnxruntime.InferenceSession(artifact.payload, options, providers=["CPUExecutionProvider"])
+
+    def run(self, artifact: Artifact, inputs: Samples, *, threads: int = 1, batch: int = 256) -> tuple[torch.Tensor, ...]:
+        import torch
+
+        session = self.session(artifact, threads=threads)
+        parts = [session.run(None, feed(artifact, b)) for b in inputs.batches(batch)]
+        return tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
+
+    def operations(self, artifact: Artifact, example: Samples, *, threads: int = 1, runs: int = 30) -> tuple[Operation, ...]:
+        """The optimised graph; ``weight`` is the parameter's name in the program; times are medians of the runtime's own profile at batch 1."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            named, owners = with_names(artifact)
+            session = self.session(named, threads=threads, optimised=Path(folder, "optimised.onnx"), profile=Path(folder, "profile"))
+            inputs = feed(artifact, example[:1])
+            for _ in range(runs + WARM_UP):
+                session.run(None, inputs)
+            events = json.loads(Path(session.end_profiling()).read_text())
+            graph = onnx.load(Path(folder, "optimised.onnx")).graph
+        times: dict[str, list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                times.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
+        found = []
+        for node in graph.node:
+            samples = times.get(node.name, [])[WARM_UP:]
+            executes = "integer" if node.op_type.startswith(INTEGER_TYPES) else "float"
+            found.append(Operation(node.name, node.op_type, executes, owners.get(_original(node.name), ""), float(np.median(samples)) if samples else None))
+        return tuple(found)
+
+    def latency(self, artifacts: Sequence[Artifact], example: Samples, *, batch: int = 1, threads: int = 1, seconds: float = 2.0) -> tuple[Latency, ...]:
+        sessions = [(self.session(a, threads=threads), feed(a, repeat(example, batch))) for a in artifacts]
+        pace = []
+        for session, inputs in sessions:  # warm-up, and how many calls make a burst of about 5 ms
+            calls, start = 0, time.perf_counter()
+            while calls < 5 or time.perf_counter() - start < 0.03:
+                session.run(None, inputs)
+                calls += 1
+            pace.append(max(1, int(0.005 * calls / (time.perf_counter() - start))))
+        taken: list[list[float]] = [[] for _ in sessions]
+        end = time.perf_counter() + seconds * len(sessions)
+        while time.perf_counter() < end or len(taken[0]) < 20:
+            for (session, inputs), burst, times in zip(sessions, pace, taken, strict=True):
+                session.run(None, inputs)  # the caches are the other model's: not counted
+                for _ in range(burst):
+                    start = time.perf_counter()
+                    session.run(None, inputs)
+                    times.append((time.perf_counter() - start) * 1e3)
+        return tuple(Latency(median=float(np.median(t)), p95=float(np.percentile(t, 95)), runs=len(t), threads=threads, batch=batch) for t in taken)
+
+    def memory(self, artifact: Artifact, example: Samples) -> int:
+        import onnx
+        from onnx import numpy_helper
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "optimised.onnx")
+            self.session(artifact, optimised=path)
+            model = onnx.load(path)
+        weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
+        return weights + peak_activations(model, feed(artifact, example[:1]))
+
+
+def feed(artifact: Artifact, inputs: Samples) -> dict[str, np.ndarray[Any, Any]]:
+    """The inputs by the artefact's names: positional ones in order, then keywords."""
+    names = list(artifact.inputs)
+    given = {k: v for k, v in inputs.kwargs.items() if k in names}
+    free = [n for n in names if n not in given]
+    return {n: np.ascontiguousarray(t.numpy()) for n, t in [*zip(free, inputs.args, strict=False), *given.items()]}
+
+
+def repeat(example: Samples, batch: int) -> Samples:
+    """``batch`` samples, the example's over and over."""
+    import torch
+
+    return example[torch.arange(batch) % len(example)]
+
+
+def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
+    """The artefact with every node named ``node_K``, so that the profile can tell them apart, and the weight behind each name.
+
+    The lowering names a node after the parameter that it consumes. Layout changes name the new node
+    after the output of the old one, so outputs are owners too.
+    """
+    import onnx
+
+    model = onnx.load_from_string(artifact.payload)
+    owners: dict[str, str] = {}
+    for place, node in enumerate(model.graph.node):
+        weight, node.name = node.name, f"node_{place}"
+        if weight:
+            owners[node.name] = weight
+            owners |= dict.fromkeys(node.output, weight)
+    return replace(artifact, payload=model.SerializeToString()), owners
+
+
+def _original(name: str) -> str:
+    """The name that a node had before ONNX Runtime fused or re-laid it."""
+    return re.sub(r"(_token_\d+|_nchwc|_quant)$", "", name.removeprefix("fused "))
+
+
+def peak_activations(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
+    """Most bytes of values alive at once, in the graph's own order; sizes from a run that exposes every value."""
+    import onnxruntime
+
+    graph = model.graph
+    sizes = {name: array.nbytes for name, array in inputs.items()}
+    exposed = type(model)()
+    exposed.CopyFrom(model)
+    present = {o.name for o in graph.output}
+    for node in graph.node:
+        exposed.graph.output.extend([_value(o) for o in node.output if o and o not in present])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    sizes |= {n: int(np.asarray(v).nbytes) for n, v in zip(names, session.run(names, dict(inputs)), strict=True)}
+    last = {name: place for place, node in enumerate(graph.node) for name in (*node.input, *node.output)}
+    last |= dict.fromkeys((o.name for o in graph.output), len(graph.node))
+    alive = {n: b for n, b in sizes.items() if n in inputs}
+    peak = 0
+    for place, node in enumerate(graph.node):
+        alive |= {o: sizes[o] for o in node.output if o in sizes}
+        peak = max(peak, sum(alive.values()))
+        alive = {n: b for n, b in alive.items() if last.get(n, -1) > place}
+    return peak
+
+
+def _value(name: str) -> Any:
+    import onnx
+
+    return onnx.helper.make_empty_tensor_value_info(name)
+
+

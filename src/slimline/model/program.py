@@ -88,8 +88,8 @@ class Program:
         self._weights: Mapping[str, WeightUse] | None = None
 
     @classmethod
-    def export(cls, model: nn.Module, example: Samples) -> Program:
-        """Trace ``model`` on ``example`` and fold its batch norms.
+    def export(cls, model: nn.Module, example: Samples, *, fold: bool = True) -> Program:
+        """Trace ``model`` on ``example`` and, unless told not to, fold its batch norms.
 
         Raises:
             ModelError: it cannot be traced; the message names the line.
@@ -100,7 +100,8 @@ class Program:
             assert isinstance(module, fx.GraphModule)
             module = copy.deepcopy(module)
         _canonical_names(module, exported)
-        fold_norms(module)
+        if fold:
+            fold_norms(module)
         return cls(module, exported.call_spec.out_spec, example[:2].without_targets())
 
     def __call__(self, samples: Samples) -> Any:

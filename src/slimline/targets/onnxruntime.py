@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from slimline.model.program import Program
 
 INTEGER_TYPES = ("QLinear", "MatMulInteger", "DynamicQuantize", "QGemm", "ConvInteger", "MatMulNBits", "Quantize", "Qlinear", "NhwcMaxPool")
+FUSED_AFTER = ("Relu", "Clip", "Add")  # a float convolution takes these along, and the name of their output
 WARM_UP = 5
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
@@ -191,6 +192,8 @@ def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
         if weight:
             owners[node.name] = weight
             owners |= dict.fromkeys(node.output, weight)
+        elif node.op_type in FUSED_AFTER:
+            owners |= {o: owners[i] for i in reversed(node.input) if i in owners for o in node.output}
     return replace(artifact, payload=model.SerializeToString()), owners
 
 

@@ -1,10 +1,9 @@
-"""The only place that changes an ``nn.Module``, on a copy."""
+"""The only place that changes an ``nn.Module``: structural edits, carried out on a copy."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -12,41 +11,43 @@ from torch import nn
 from slimline.core.edits import Keep, Replace, SetAttribute, Structure
 from slimline.errors import UnsupportedSite
 
+Shape = tuple[int, ...]
+
 
 def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
-    """A copy of ``model`` with all edits carried out; the original is untouched.
+    """A deep copy of ``model`` with all ``edits`` carried out; ``model`` itself is untouched.
 
-    Replacements go first, so that channels inside a module that is dropped are dropped with it.
+    ``Keep`` edits of one parameter combine, over several dimensions too, and reach every alias of
+    its storage, which stay tied. Then the modules' own attributes follow their weights
+    (``in_channels``, ``num_features``, ``groups`` of depthwise layers ...), modules are replaced (what
+    was decided inside one that is dropped is dropped with it), and ``SetAttribute`` has the last word.
+    ``requires_grad`` and the mode of every module are kept.
 
     Raises:
-        UnsupportedSite: an edit names something that is not there, or leaves nothing.
+        UnsupportedSite: an edit names what is not there, does not fit its shape, or contradicts another.
 
     Example:
         >>> from slimline.core.site import Member
-        >>> net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-        >>> kept = (0, 2)
-        >>> edits = [Keep(Member(parameter=p, dim=d, view=(1, 4, 1)), kept) for p, d in (("0.weight", 0), ("0.bias", 0), ("1.weight", 1))]
-        >>> apply_structure(net, edits)(torch.zeros(1, 3)).shape
-        torch.Size([1, 2])
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1))
+        >>> keep = (Keep(Member(parameter="0.weight", dim=0, view=(1, 4, 1)), (0, 2)), Keep(Member(parameter="0.bias", dim=0, view=(1, 4, 1)), (0, 2)))
+        >>> apply_structure(net, (*keep, Keep(Member(parameter="1.weight", dim=1, view=(1, 4, 1)), (0, 2))))
+        Sequential(
+          (0): Linear(in_features=2, out_features=2, bias=True)
+          (1): Linear(in_features=2, out_features=1, bias=True)
+        )
     """
     new = copy.deepcopy(model)
+    aliases = aliases_of(new)
+    _slice(new, aliases, _kept_positions(new, aliases, [e for e in edits if isinstance(e, Keep)]))
     replaced: list[str] = []
+    sliced = {alias for e in edits if isinstance(e, Keep) for alias in aliases[e.member.parameter]}
     for edit in edits:
-        if isinstance(edit, Replace):
-            if any(within(edit.module, r) for r in replaced):
-                continue
-            _set_module(new, edit.module, edit.new)
+        if isinstance(edit, Replace) and not any(within(edit.module, r) for r in replaced):
+            _replace(new, edit, sliced)
             replaced.append(edit.module)
-    changed: dict[str, nn.Module] = {}
-    for edit in edits:
-        if isinstance(edit, Keep) and not any(within(edit.member.parameter, r) for r in replaced):
-            owner = _keep(new, edit)
-            changed[edit.member.parameter.rpartition(".")[0]] = owner
-    for path, module in changed.items():
-        _fit_attributes(module, _submodule(model, path))
     for edit in edits:
         if isinstance(edit, SetAttribute) and not any(within(edit.module, r) for r in replaced):
-            setattr(_submodule(new, edit.module), edit.name, edit.value)
+            setattr(_module(new, edit.module), edit.name, edit.value)
     return new
 
 
@@ -55,74 +56,126 @@ def within(name: str, module: str) -> bool:
     return name == module or name.startswith(module + ".")
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module:
+def aliases_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name of a parameter or buffer -> all names of the same storage in the same shape, in model order."""
+    groups: dict[object, list[str]] = {}
+    for name, value in named_tensors(model):
+        key = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype) if value.numel() else id(value)
+        groups.setdefault(key, []).append(name)
+    return {name: tuple(names) for names in groups.values() for name in names}
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """All parameters, then all buffers, under each of their names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def tensor_of(model: nn.Module, name: str) -> torch.Tensor:
+    """The parameter or buffer of that name.
+
+    Raises:
+        UnsupportedSite: there is none.
+    """
+    owner, _, leaf = name.rpartition(".")
+    value = getattr(_module(model, owner), leaf, None)
+    if not isinstance(value, torch.Tensor):
+        raise UnsupportedSite(f"{name}: the model has no parameter or buffer of that name.")
+    return value
+
+
+def _module(model: nn.Module, path: str) -> nn.Module:
     try:
         return model.get_submodule(path)
     except AttributeError as error:
-        raise UnsupportedSite(f"The model has no module {path!r}.") from error
+        raise UnsupportedSite(f"{path}: the model has no module of that name.") from error
 
 
-def _set_module(model: nn.Module, path: str, new: nn.Module) -> None:
-    owner, _, leaf = path.rpartition(".")
-    _submodule(model, path)
-    home = _submodule(model, owner)
-    home._modules[leaf] = new.train(home.training)
+def _kept_positions(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], keeps: Sequence[Keep]) -> dict[str, dict[int, list[int]]]:
+    """First alias -> dimension -> the positions that stay after all ``keeps``, ascending."""
+    removed: dict[str, dict[int, set[int]]] = {}
+    sizes: dict[str, Shape] = {}
+    for keep in keeps:
+        member, index = keep.member, keep.index
+        shape = tuple(tensor_of(model, member.parameter).shape)
+        outer, count, inner = member.view
+        if not 0 <= member.dim < len(shape) or member.start + outer * count * inner > shape[member.dim]:
+            raise UnsupportedSite(f"{member.parameter}: view {member.view} from {member.start} on does not fit dimension {member.dim} of shape {shape}.")
+        if not index or list(index) != sorted(set(index)) or not 0 <= index[0] <= index[-1] < count:
+            raise UnsupportedSite(f"{member.parameter}: the kept channels {index} are not a rising choice of at least one out of {count}.")
+        first = aliases[member.parameter][0]
+        sizes[first] = shape
+        gone = tuple(sorted(set(range(count)) - set(index)))
+        removed.setdefault(first, {}).setdefault(member.dim, set()).update(member.positions(gone))
+    kept = {name: {dim: [p for p in range(sizes[name][dim]) if p not in gone] for dim, gone in dims.items()} for name, dims in removed.items()}
+    for name, dims in kept.items():
+        for dim, positions in dims.items():
+            if not positions:
+                raise UnsupportedSite(f"{name}: nothing of dimension {dim} would stay.")
+    return kept
 
 
-def _keep(model: nn.Module, edit: Keep) -> nn.Module:
-    """Slice one dimension of a parameter or buffer, for all who share it; returns the owner of the first name."""
-    member = edit.member
-    path, _, leaf = member.parameter.rpartition(".")
-    owner = _submodule(model, path)
-    old = getattr(owner, leaf, None)
-    if not isinstance(old, torch.Tensor):
-        raise UnsupportedSite(f"The model has no parameter {member.parameter!r}.")
-    if not edit.index:
-        raise UnsupportedSite(f"{member.parameter}: no channel would stay.")
-    outer, count, inner = member.view
-    removed = set(range(member.start, member.start + outer * count * inner)) - set(member.positions(edit.index))
-    if member.start + outer * count * inner > old.shape[member.dim]:
-        raise UnsupportedSite(f"{member.parameter}: dimension {member.dim} of {tuple(old.shape)} is shorter than the site says.")
-    stay = torch.tensor([i for i in range(old.shape[member.dim]) if i not in removed])
-    new = old.detach().index_select(member.dim, stay).contiguous()
-    value: Any = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-    for module in model.modules():
-        for table in (module._parameters, module._buffers):
-            for name, held in table.items():
-                if held is old:
-                    table[name] = value
-                    if module is not owner:
-                        _fit_attributes(module, module)
-    return owner
+def _slice(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], kept: Mapping[str, Mapping[int, Sequence[int]]]) -> None:
+    before: dict[str, dict[str, Shape]] = {}
+    for name, dims in kept.items():
+        old = tensor_of(model, name)
+        value = old.detach()
+        for dim, positions in dims.items():
+            value = value.index_select(dim, torch.tensor(positions, device=value.device))
+        value = value.contiguous().clone()
+        new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+        for alias in aliases[name]:
+            owner, _, leaf = alias.rpartition(".")
+            before.setdefault(owner, {})[leaf] = tuple(old.shape)
+            setattr(_module(model, owner), leaf, new)
+    for owner, shapes in before.items():
+        _follow(owner, _module(model, owner), shapes)
 
 
-def _fit_attributes(module: nn.Module, before: nn.Module) -> None:
-    """Make the module's own description follow its tensors. ``before`` is the module as it was."""
-    weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Linear):
+def _follow(path: str, module: nn.Module, before: Mapping[str, Shape]) -> None:
+    """Set the attributes that a module keeps beside its weights."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if "weight" in before:
+            _follow_convolution(path, module, before["weight"])
+    elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd):
-        old_groups = before.groups if isinstance(before, nn.modules.conv._ConvNd) else module.groups
-        old = getattr(before, "weight", module.weight)
-        transposed = module.transposed
-        assert isinstance(old, torch.Tensor)
-        depthwise = old_groups > 1 and old_groups == (before.in_channels if isinstance(before, nn.modules.conv._ConvNd) else 0)
-        if depthwise:
-            module.groups = module.weight.shape[0] if transposed else module.weight.shape[0] * old_groups // old.shape[0]
-        grouped = module.weight.shape[1] * module.groups
-        module.in_channels, module.out_channels = (module.weight.shape[0], grouped) if transposed else (grouped, module.weight.shape[0])
-    elif isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
-        module.num_features = module.running_mean.shape[0]
-    elif isinstance(module, nn.modules.batchnorm._NormBase) and weight is not None:
-        module.num_features = weight.shape[0]
-    elif isinstance(module, nn.GroupNorm) and weight is not None:
-        module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.LayerNorm) and weight is not None:
-        module.normalized_shape = tuple(weight.shape)
-    elif isinstance(module, nn.Embedding):
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
         module.num_embeddings, module.embedding_dim = module.weight.shape
-    elif isinstance(module, nn.RNNBase):
-        module.input_size = module.weight_ih_l0.shape[1]  # type: ignore[union-attr]
-        module._init_flat_weights()
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = next(v for v in (module.weight, module.running_mean) if v is not None).numel()
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = module.weight.numel()
+        if module.num_channels % module.num_groups:
+            raise UnsupportedSite(f"{path}: {module.num_channels} channels are no multiple of its {module.num_groups} groups.")
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.PReLU):
-        module.num_parameters = module.weight.shape[0]
+        module.num_parameters = module.weight.numel()
+    elif isinstance(module, nn.RNNBase):
+        assert isinstance(module.weight_hh_l0, torch.Tensor) and isinstance(module.weight_ih_l0, torch.Tensor)
+        module.hidden_size, module.input_size = module.weight_hh_l0.shape[1], module.weight_ih_l0.shape[1]
+
+
+def _follow_convolution(path: str, module: nn.modules.conv._ConvNd, before: Shape) -> None:
+    """Depthwise layers lose whole groups; all others keep their groups and lose channels in each."""
+    first, second = module.weight.shape[:2]
+    groups = module.groups
+    depthwise = groups > 1 and (before[0] == groups if module.transposed else before[1] == 1)
+    if depthwise:
+        groups = first if module.transposed else first * groups // before[0]
+    wide = first if module.transposed else second * groups
+    if first % groups or wide % groups or (depthwise and not module.transposed and groups * (before[0] // module.groups) != first):
+        raise UnsupportedSite(f"{path}: a weight of shape {tuple(module.weight.shape)} does not divide into {groups} groups.")
+    module.groups = groups
+    module.in_channels, module.out_channels = (first, second * groups) if module.transposed else (wide, first)
+
+
+def _replace(model: nn.Module, edit: Replace, sliced: set[str]) -> None:
+    if not edit.module:
+        raise UnsupportedSite("The whole model cannot be replaced.")
+    old = _module(model, edit.module)
+    lost = sorted(name for name in sliced if within(name, edit.module))
+    if lost and any(True for _ in edit.new.parameters()):
+        raise UnsupportedSite(f"{edit.module}: cannot be replaced by {type(edit.new).__name__} while channels of {lost[0]} are removed.")
+    owner, _, leaf = edit.module.rpartition(".")
+    setattr(_module(model, owner), leaf, copy.deepcopy(edit.new).train(old.training))

@@ -30,7 +30,7 @@ MOST_ELEMENTS = 2_000_000  # of a parameter that is used outside a layer: one la
 # The value of the first argument, element by element, whatever the others are.
 PASSED = frozenset({
     "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "to", "_to_copy", "contiguous", "clone", "alias", "detach",
-    "type_as", "lift_fresh_copy", "hardswish", "rrelu", "cumsum_batch",
+    "type_as", "lift_fresh_copy", "hardswish", "rrelu",
 })
 ELEMENTWISE = frozenset({"floor_divide", "masked_fill", "_assert_tensor_metadata"})
 MOVED = frozenset({

@@ -1,0 +1,124 @@
+"""What calibration samples say about a program's values and layer inputs; computed when asked for, once."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.nn import functional
+
+from slimline.core.samples import Samples
+from slimline.model.program import CONVOLUTIONS, Program, weight_arguments
+from slimline.numerics.affine import Histogram
+
+MOMENT_SAMPLES = 128
+MOMENT_ROWS = 16_384  # positions that a second moment is estimated from
+MOMENT_WIDTH = 4_608  # wider inputs (512 channels x 3 x 3) cost seconds to invert
+
+
+class ProgramStatistics:
+    """Histograms of values over all ``samples``; second moments of layer inputs over some of them.
+
+    Example:
+        ``ProgramStatistics(program, samples).moment("fc.weight")`` is ``E[x xᵀ]``, ``[in, in]``.
+    """
+
+    def __init__(self, program: Program, samples: Samples, *, batch: int = 64) -> None:
+        self.program = program
+        self._histograms: dict[str, Histogram] = {}
+        self._inputs: dict[str, torch.Tensor] = {}
+        self._moments: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = {}
+        self._layers = {str(w.target): (n, op) for n in program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
+        names = program.names
+        wanted = {v for use in program.weights.values() for v in (use.input, use.output)}
+        entering = {n.args[0].name: p for p, (n, op) in self._layers.items() if op not in ("embedding", "lstm", "gru")}
+        seen = 0
+
+        def observe(node: fx.Node, value: object) -> object:
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                name = names.get(node.name)
+                if name in wanted:
+                    found = Histogram.of(value)
+                    self._histograms[name] = self._histograms[name].merge(found) if name in self._histograms else found
+                if node.name in entering and seen < MOMENT_SAMPLES:
+                    old = self._inputs.get(node.name)
+                    self._inputs[node.name] = value if old is None else torch.cat((old, value))
+            return value
+
+        with torch.inference_mode():
+            for part in samples.batches(batch):
+                program.run(part, trace=observe)
+                seen += len(part)
+
+    def histogram(self, value: str) -> Histogram | None:
+        """Of a named value, or ``None`` where it is no float value next to a weight."""
+        return self._histograms.get(value)
+
+    def moment(self, parameter: str) -> torch.Tensor | None:
+        """``E[x xᵀ]`` of the weight's unfolded input: ``[n, n]``, or ``[groups, n, n]``; ``None`` where there is none or it is too wide."""
+        found = self._moment(parameter)
+        return found[0] if found is not None else None
+
+    def mean_input(self, parameter: str) -> torch.Tensor | None:
+        """``E[x]``, ``[n]`` or ``[groups, n]``."""
+        found = self._moment(parameter)
+        return found[1] if found is not None else None
+
+    def _moment(self, parameter: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if parameter not in self._moments:
+            with torch.inference_mode():
+                rows = self.rows(parameter)
+                self._moments[parameter] = None if rows is None else ((rows.transpose(-1, -2) @ rows) / rows.shape[-2], rows.mean(-2))
+        return self._moments[parameter]
+
+    def rows(self, parameter: str) -> torch.Tensor | None:
+        """Unfolded inputs ``[rows, n]`` (``[groups, rows, n]`` for a grouped convolution), in the order of ``weight.flatten(1)``."""
+        node, op = self._layers[parameter]
+        if op not in ("linear", "conv1d", "conv2d"):
+            return None
+        x = self._inputs.get(node.args[0].name)
+        weight = self.program.parameter(parameter)
+        if x is None or weight[0].numel() > MOMENT_WIDTH:
+            return None
+        if op == "linear":
+            return _thin(x.reshape(-1, x.shape[-1]).float())
+        stride, padding, dilation, groups = _geometry(node)
+        if op == "conv1d":
+            x, kernel = x.unsqueeze(2), (1, weight.shape[-1])
+            stride, padding, dilation = (1, stride[-1]), (0, padding[-1]) if padding is not None else None, (1, dilation[-1])
+        else:
+            kernel = (int(weight.shape[2]), int(weight.shape[3]))
+            stride, dilation = _pair(stride), _pair(dilation)
+            padding = _pair(padding) if padding is not None else None
+        if padding is None:  # "same"
+            total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            x, padding = functional.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)), (0, 0)
+        positions = x.shape[-1] * x.shape[-2] // (stride[0] * stride[1])
+        enough = max(8, min(len(x), MOMENT_ROWS * 4 // max(positions, 1)))
+        columns = functional.unfold(x[:enough].float(), kernel, dilation, padding, stride)  # [N, C*k*k, positions]
+        rows = columns.transpose(1, 2).reshape(-1, groups, columns.shape[1] // groups).transpose(0, 1)
+        rows = rows[:, _pick(rows.shape[1])]
+        return rows[0] if groups == 1 else rows
+
+
+def _pick(rows: int) -> slice:
+    return slice(None, None, max(1, rows // MOMENT_ROWS))
+
+
+def _thin(rows: torch.Tensor) -> torch.Tensor:
+    return rows[_pick(len(rows))]
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return (value[0], value[-1])
+
+
+def _geometry(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...], int]:
+    """Stride, padding (``None`` for "same"), dilation and groups of a convolution node."""
+    assert node.target in CONVOLUTIONS
+    defaults = [(1,), (0,), (1,), 1]
+    given = list(node.args[3:7])
+    names = ("stride", "padding", "dilation", "groups")
+    values = [given[i] if i < len(given) else node.kwargs.get(n, d) for i, (n, d) in enumerate(zip(names, defaults, strict=True))]
+    padding = values[1]
+    padding = None if padding == "same" else (0,) if padding == "valid" else tuple(padding)
+    return tuple(values[0]), padding, tuple(values[2]), int(values[3])

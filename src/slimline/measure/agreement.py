@@ -1,0 +1,37 @@
+"""How far two sets of outputs are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from slimline.core.trial import Agreement
+
+
+def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> Agreement:
+    """Over flat outputs ``[N, ...]``; ``top1`` from the first one if it is class scores ``[N, C]``.
+
+    Example:
+        >>> a = torch.eye(3)
+        >>> agreement([a], [a]).top1
+        1.0
+    """
+    pairs = [(a.double(), b.double()) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]
+    if not pairs:
+        return Agreement(top1=None, cosine=1.0, max_abs=0.0)
+    first, second = pairs[0]
+    scores = first.ndim == 2 and first.shape[1] > 1
+    similar = [torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).mean() for a, b in pairs if a.ndim > 1]
+    return Agreement(
+        top1=float((first.argmax(1) == second.argmax(1)).double().mean()) if scores else None,
+        cosine=float(sum(similar) / len(similar)) if similar else 1.0,
+        max_abs=max(float((a - b).abs().max()) for a, b in pairs),
+    )
+
+
+def divergence(outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """How much was lost against the original, a scalar: KL(original, compressed) for class scores ``[N, C]``, else the squared error relative to the original's energy."""
+    if reference.ndim == 2 and reference.shape[1] > 1:
+        return torch.nn.functional.kl_div(outputs.float().log_softmax(1), reference.float().log_softmax(1), log_target=True, reduction="batchmean")
+    return ((outputs.float() - reference.float()) ** 2).mean() / (reference.float() ** 2).mean().clamp_min(1e-12)

@@ -38,7 +38,7 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
     """
     new = copy.deepcopy(model)
     aliases = aliases_of(new)
-    _slice(new, aliases, _kept_positions(new, aliases, [e for e in edits if isinstance(e, Keep)]))
+    _slice(new, aliases, kept_positions(new, edits))
     replaced: list[str] = []
     sliced = {alias for e in edits if isinstance(e, Keep) for alias in aliases[e.member.parameter]}
     for edit in edits:
@@ -91,11 +91,16 @@ def _module(model: nn.Module, path: str) -> nn.Module:
         raise UnsupportedSite(f"{path}: the model has no module of that name.") from error
 
 
-def _kept_positions(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], keeps: Sequence[Keep]) -> dict[str, dict[int, list[int]]]:
-    """First alias -> dimension -> the positions that stay after all ``keeps``, ascending."""
+def kept_positions(model: nn.Module, edits: Sequence[Structure]) -> dict[str, dict[int, list[int]]]:
+    """First alias of a sliced tensor -> dimension -> the positions that stay after all ``Keep`` edits, ascending.
+
+    Raises:
+        UnsupportedSite: a member does not fit its parameter, or nothing would stay.
+    """
+    aliases = aliases_of(model)
     removed: dict[str, dict[int, set[int]]] = {}
     sizes: dict[str, Shape] = {}
-    for keep in keeps:
+    for keep in [e for e in edits if isinstance(e, Keep)]:
         member, index = keep.member, keep.index
         shape = tuple(tensor_of(model, member.parameter).shape)
         outer, count, inner = member.view

@@ -130,7 +130,7 @@ def _components(labels: Labels) -> Vector:
     return component
 
 
-def _element_axis(values: np.ndarray) -> tuple[int, Vector] | None:  # type: ignore[type-arg]  # of any rank
+def _element_axis(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[int, Vector] | None:
     """The dimension along which a parameter's components vary, if it is a single one."""
     varying = [d for d in range(values.ndim) if (values != values.take([0], d)).any()]
     if not varying:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -38,6 +39,7 @@ MOVED = frozenset({
     "concatenate", "split", "split_with_sizes", "chunk", "tensor_split", "slice", "select", "narrow", "roll", "flip", "expand", "expand_as", "broadcast_to", "view_as",
     "reshape_as", "squeeze", "unsqueeze", "stack", "unbind", "repeat", "tile", "repeat_interleave", "channel_shuffle", "pixel_unshuffle",
 })
+RESHAPED = frozenset({"view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as"})
 SPLITTING = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
 PICKING = frozenset({"slice", "select", "narrow", *SPLITTING})
 REDUCED = frozenset({
@@ -74,7 +76,7 @@ class Labels(fx.Interpreter):
     """
 
     def __init__(self, graph: fx.GraphModule, model: nn.Module, example: Samples) -> None:
-        super().__init__(graph)  # type: ignore[no-untyped-call]  # fx is untyped
+        super().__init__(graph)
         self.first = {name: names[0] for name, names in aliases_of(model).items()}
         self.count = 1
         self.edges: list[torch.Tensor] = []
@@ -140,7 +142,7 @@ class Labels(fx.Interpreter):
         elif name in ELEMENTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ()):
             given = self.combine([self.read(a) for a in node.all_input_nodes])
         elif name in MOVED:
-            given = self.move(node, name)
+            given = self.move(node, name, result)
         elif name in REDUCED:
             given = self.reduce(node, result)
         elif name.startswith(POOLS):
@@ -193,18 +195,18 @@ class Labels(fx.Interpreter):
 
     def freeze(self, labels: torch.Tensor | None, reason: str) -> None:
         if labels is not None and labels.numel():
-            self.frozen.append((core(labels).unique(), reason))
+            self.frozen.append((distinct(core(labels)), reason))
 
     def tie(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """Element by element (of broadcastable shapes), two labels are one."""
-        a, b = torch.broadcast_tensors(a, b)
+        a, b = _broadcast(a, b)
         same = [d for d in range(a.ndim) if a.stride(d) == 0 and b.stride(d) == 0]
         for d in same:
             a, b = a.narrow(d, 0, 1), b.narrow(d, 0, 1)
         differ = (a != b) & (a != 0) & (b != 0)
         if differ.any():
             pairs = torch.stack([a[differ], b[differ]]).long()
-            self.edges.append(pairs if pairs.shape[1] < 4096 else pairs.unique(dim=1))
+            self.edges.append(pairs if pairs.shape[1] < 4096 else torch.from_numpy(np.unique(pairs.numpy(), axis=1)))
 
     def along(self, labels: torch.Tensor, dim: int) -> torch.Tensor:
         """The labels along ``dim`` as a vector; those at other positions of the same index are tied to it."""
@@ -221,7 +223,7 @@ class Labels(fx.Interpreter):
             return None
         out = given[0]
         for other in given[1:]:
-            a, b = torch.broadcast_tensors(out, other)
+            a, b = _broadcast(out, other)
             if _stretched(other, b, a):
                 self.freeze(other, "it is broadcast over the channels of another value")
                 if _stretched(out, a, b):
@@ -250,12 +252,16 @@ class Labels(fx.Interpreter):
 
     # -- moving and reducing -----------------------------------------------------------------------------
 
-    def move(self, node: fx.Node, name: str) -> Any:
+    def move(self, node: fx.Node, name: str, result: Any) -> Any:
         if name in ("cat", "concat", "concatenate"):
             return self.concatenate(node)
         if name == "repeat_interleave" and not isinstance(_argument(node, "repeats", 1), int):
             return None
         source = self.read(node.args[0])
+        if source is not None and name in RESHAPED:  # labels are laid out otherwise than the values, so that a view may need a copy
+            moved = source.reshape(result.shape)
+            self._note_division(node, name, source, moved)
+            return moved
         args = fx.map_arg(node.args, lambda n: v if (v := self.read(n)) is not None else self.env[n])
         kwargs = fx.map_arg(node.kwargs, lambda n: v if (v := self.read(n)) is not None else self.env[n])
         assert callable(node.target)
@@ -266,7 +272,7 @@ class Labels(fx.Interpreter):
 
     def _note_division(self, node: fx.Node, name: str, source: torch.Tensor, moved: Any) -> None:
         """Where code divides a channel dimension in equal parts, every part must keep as many."""
-        if name in ("view", "reshape", "_unsafe_view", "unflatten", "view_as", "reshape_as"):
+        if name in RESHAPED:
             for dim, start, stop in _factors(source.shape, moved.shape):
                 if varies(source, dim):
                     rest = [d for d in range(moved.ndim) if not start <= d < stop]
@@ -282,7 +288,7 @@ class Labels(fx.Interpreter):
             if len(parts) > 1 and len({p.shape[dim] for p in parts}) == 1:
                 self.factored.append(torch.stack([core(p).movedim(dim, 0).reshape(p.shape[dim], -1)[:, 0] for p in parts]))
             else:
-                self.picked.append(core(source).unique())
+                self.picked.append(distinct(core(source)))
 
     def concatenate(self, node: fx.Node) -> torch.Tensor | None:
         nodes = node.args[0]
@@ -332,13 +338,13 @@ class Labels(fx.Interpreter):
 
     def pad(self, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
         labels = self.read(node.args[0])
-        widths = node.args[1]
-        if labels is None or not isinstance(widths, Sequence):
+        widths: list[int] = list(node.args[1])  # type: ignore[arg-type]  # integers by the schema
+        if labels is None:
             return None
         padded = [labels.ndim - 1 - i for i in range(len(widths) // 2) if (widths[2 * i], widths[2 * i + 1]) != (0, 0)]
         if any(varies(labels, d) for d in padded):
             label = self.fixed_shape((1,), "channels of fixed number are padded to it")
-            return F.pad(labels, [int(w) for w in widths], value=float(label.item()))
+            return F.pad(labels, widths, value=float(label.item()))
         for d in padded:
             labels = labels.narrow(d, 0, 1)
         return labels.expand(result.shape)
@@ -476,7 +482,7 @@ class Labels(fx.Interpreter):
         channels = self.along(labels, -1)
         self.vector(node.args[2], channels)
         self.vector(_argument(node, "bias", None), channels)
-        self.mixed.append(channels.unique())
+        self.mixed.append(distinct(channels))
         return labels
 
     def group_norm(self, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
@@ -488,7 +494,7 @@ class Labels(fx.Interpreter):
         self.tie(groups[:1], groups)
         self.vector(_argument(node, "weight", 2), channels)
         self.vector(_argument(node, "bias", 3), channels)
-        self.mixed.append(channels.unique())
+        self.mixed.append(distinct(channels))
         return labels
 
     def prelu(self, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
@@ -525,12 +531,22 @@ def core(labels: torch.Tensor) -> torch.Tensor:
     return labels
 
 
+def distinct(labels: torch.Tensor) -> torch.Tensor:
+    """The labels that occur, ascending."""
+    return torch.from_numpy(np.unique(labels.numpy()))
+
+
 def varies(labels: torch.Tensor, dim: int) -> bool:
     """Whether the labels differ along a dimension."""
     if labels.shape[dim] <= 1 or labels.stride(dim) == 0:
         return False
     small = core(labels)
     return bool((small != small.narrow(dim, 0, 1)).any())
+
+
+def _broadcast(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
+    return a.expand(shape), b.expand(shape)
 
 
 def _stretched(before: torch.Tensor, after: torch.Tensor, other: torch.Tensor) -> bool:

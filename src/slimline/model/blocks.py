@@ -1,0 +1,132 @@
+"""Residual blocks that can be replaced by the identity."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree
+
+from slimline.core.samples import Samples
+from slimline.core.site import Member, Site
+from slimline.model.program import Program, operation_name
+
+# What a shortcut may pass on its way: it has no weights and keeps every value in its place.
+SHORTCUT = frozenset({"add", "relu", "relu6", "hardtanh", "clamp", "dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "to"})
+
+
+class Skip(nn.Identity):
+    """The identity in place of a block: it gives back its first tensor, whatever else it is called with."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return next(t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor))
+
+
+@dataclass
+class _Call:
+    """How a module was called: how often, and whether with one tensor for one of the same shape."""
+
+    times: int = 0
+    fits: bool = False
+    shape: tuple[int, ...] = ()
+
+
+def find_block_sites(model: nn.Module, example: Samples) -> tuple[Site, ...]:
+    """Modules with weights that an identity shortcut leads around, so that the identity can take their place; in graph order.
+
+    Such a module is called once, with one tensor, and gives one of the same shape; an addition carries
+    its input to its output with no weights on the way. Each has been tried: without it the model runs
+    and its outputs keep their shapes. Of modules around the same values only the outermost is a site.
+
+    Raises:
+        ModelError: the model cannot be exported.
+
+    References:
+        Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks", NeurIPS 2016.
+    """
+    samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
+    calls, expected = _watch(model, samples)
+    program = Program.export(model, samples, fold=False)
+    place = {node: i for i, node in enumerate(program.graph.nodes)}
+    found: dict[tuple[fx.Node, fx.Node], tuple[int, Site]] = {}
+    for name, module in model.named_modules():
+        call = calls.get(name)
+        if not name or call is None or call.times != 1 or not call.fits:
+            continue
+        try:
+            entering, leaving = program.block_values(name)
+        except KeyError:
+            continue  # several values enter or leave it in the graph
+        if (entering, leaving) in found or not _has_shortcut(entering, leaving):
+            continue
+        if _runs_without(model, name, samples) == expected:
+            members = tuple(Member(parameter=f"{name}.{p}", dim=0, view=(1, w.shape[0], 1)) for p, w in module.named_parameters() if w.ndim)
+            found[entering, leaving] = (place[leaving], Site(id=f"{name}#block", kind="block", op="block", shape=(1, *call.shape[1:]), members=members))
+    return tuple(site for _, site in sorted(found.values(), key=lambda pair: pair[0]))
+
+
+def _watch(model: nn.Module, samples: Samples) -> tuple[dict[str, _Call], list[torch.Size]]:
+    """Calls of every module that holds weights, and the shapes of the model's outputs."""
+    calls = {name: _Call() for name, module in model.named_modules() if any(True for _ in module.parameters())}
+    handles = []
+    for name, module in model.named_modules():
+        if name in calls:
+
+            def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, call: _Call = calls[name]) -> None:
+                given = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+                call.times += 1
+                call.fits = len(given) == 1 and isinstance(output, torch.Tensor) and given[0].shape == output.shape and given[0].dtype == output.dtype
+                call.shape = tuple(given[0].shape) if given else ()
+
+            handles.append(module.register_forward_hook(note, with_kwargs=True))
+    try:
+        shapes = _output_shapes(model, samples)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, shapes
+
+
+def _output_shapes(model: nn.Module, samples: Samples) -> list[torch.Size]:
+    with torch.no_grad():
+        return [t.shape for t in _pytree.tree_leaves(model(*samples.args, **samples.kwargs)) if isinstance(t, torch.Tensor)]
+
+
+def _has_shortcut(entering: fx.Node, leaving: fx.Node) -> bool:
+    """Whether an addition carries ``entering`` to ``leaving`` through nothing but ``SHORTCUT`` operations."""
+    pending, seen = [(leaving, False)], set()
+    while pending:
+        node, added = pending.pop()
+        if node is entering:
+            if added:
+                return True
+            continue
+        if (node, added) in seen or node.op != "call_function" or operation_name(node) not in SHORTCUT:
+            continue
+        seen.add((node, added))
+        adds = operation_name(node) == "add"
+        sources = [a for a in (node.args[:2] if adds else node.args[:1]) if isinstance(a, fx.Node)]
+        pending += [(a, added or (adds and len(sources) == 2)) for a in sources]
+    return False
+
+
+def _runs_without(model: nn.Module, name: str, samples: Samples) -> list[torch.Size] | None:
+    """The outputs' shapes with the identity in place of a module, or ``None`` if the model's code needs it."""
+    # A shallow copy of the modules on the path suffices: nothing is written.
+    trial = _with(model, name.split("."), Skip())
+    try:
+        return _output_shapes(trial, samples)
+    except Exception:  # noqa: BLE001 - whatever the user's code raises: the module is no site
+        return None
+
+
+def _with(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
+    changed = copy.copy(module)
+    changed._modules = dict(module._modules)
+    child = module._modules[path[0]]
+    assert child is not None
+    changed._modules[path[0]] = new if len(path) == 1 else _with(child, path[1:], new)
+    return changed

@@ -1,0 +1,133 @@
+"""Closed-form repair of what structure edits broke: least squares for the readers of pruned channels, and batch norm statistics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from slimline.core.edits import Structure
+from slimline.core.samples import Samples
+from slimline.model.apply import kept_positions
+from slimline.model.layer_calls import LayerCall, LayerCalls, pick_outputs
+
+SAMPLES = 512
+INPUT_VALUES = 8_000_000  # of one forward pass: bounds its memory, so images of 224 x 224 go by fifty
+ROWS_PER_INPUT = 4  # output positions per unknown
+FEWEST_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Outputs ``[rows, O]`` of a layer of the original at the chosen output positions, for the outputs that stayed."""
+
+    chosen: torch.Tensor
+    outputs: torch.Tensor
+
+
+def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structure], samples: Samples, *, seed: int = 0, ridge: float = 1e-2) -> nn.Module:
+    """A copy of ``pruned`` whose readers of pruned channels give what they gave in ``original``, as closely as they can.
+
+    ``edits`` are those that made ``pruned`` from ``original``. Every convolution (groups 1) and linear
+    layer that lost input channels gets the weights (and bias) that minimise
+    ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
+    original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
+    layer sees its input as the layers before it leave it after their own repair.
+
+    References:
+        He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, eq. 3 and section 3.1 (asymmetric).
+    """
+    new = copy.deepcopy(pruned).eval()
+    kept = kept_positions(original, edits)
+    readers = {name: dims.get(0) for name, dims in kept.items() if 1 in dims}
+    per_sample = sum(t[:1].numel() for t in samples.tensors)
+    part = samples[: max(8, min(SAMPLES, INPUT_VALUES // max(per_sample, 1)))]
+    wanted = _observe(original, readers, part, seed)
+    done: set[str] = set()
+
+    def solve(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        target = wanted.get(call.parameter)
+        if target is not None and call.groups == 1 and call.parameter not in done:
+            output = compute()
+            done.add(call.parameter)
+            if output.shape[-1 if call.linear else 1] == target.outputs.shape[1] and int(target.chosen.max()) < call.positions(output.shape):
+                _solve(call, output.shape, target, ridge)
+        return compute()
+
+    with torch.no_grad(), LayerCalls(new, solve):
+        new(*part.args, **part.kwargs)
+    return _modes_of(pruned, new)
+
+
+def _observe(model: nn.Module, readers: dict[str, list[int] | None], part: Samples, seed: int) -> dict[str, _Wanted]:
+    draw = torch.Generator().manual_seed(seed)
+    wanted: dict[str, _Wanted] = {}
+
+    def see(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        output = compute()
+        if call.parameter in readers and call.groups == 1 and call.parameter not in wanted:
+            total = call.positions(output.shape)
+            rows = max(FEWEST_ROWS, ROWS_PER_INPUT * call.weight[0].numel())
+            chosen = torch.arange(total) if total <= rows else torch.randint(total, (rows,), generator=draw).sort().values
+            outputs = pick_outputs(output, chosen, call.linear)
+            stay = readers[call.parameter]
+            wanted[call.parameter] = _Wanted(chosen, outputs if stay is None else outputs[:, stay])
+        return output
+
+    quiet = copy.deepcopy(model).eval()
+    with torch.no_grad(), LayerCalls(quiet, see):
+        quiet(*part.args, **part.kwargs)
+    return wanted
+
+
+def _solve(call: LayerCall, output: torch.Size, target: _Wanted, ridge: float) -> None:
+    """Ridge regression towards the current weights, in float64; the bias, where there is one, is free."""
+    x, y = call.rows(output, target.chosen).double(), target.outputs.double()
+    weight = call.weight.flatten(1).double()
+    if call.bias is not None:
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    damping = ridge * gram.diagonal().mean().clamp_min(1e-12)
+    change = torch.linalg.solve(gram + damping * torch.eye(len(gram), dtype=gram.dtype), x.T @ (y - x @ weight.T))
+    weight = weight + change.T
+    call.weight.copy_(weight.reshape(call.weight.shape))
+    if call.bias is not None:
+        call.bias.copy_(y_mean - weight @ x_mean)
+
+
+def recalibrate_batch_norm(model: nn.Module, samples: Samples, *, batch: int = 128) -> nn.Module:
+    """A copy of ``model`` whose batch norms hold the statistics of ``samples``: the plain average over batches of about ``batch``.
+
+    Only batch norms that track statistics are touched; everything else stays in eval mode, so that
+    dropout does not disturb them. Modes and momenta are restored.
+
+    References:
+        Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020, section 3.3 (adaptive batch normalisation).
+    """
+    new = copy.deepcopy(model).eval()
+    norms = [m for m in new.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.running_mean is not None]
+    if norms and len(samples) > 1:
+        momenta = [m.momentum for m in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        count = max(1, round(len(samples) / batch))
+        with torch.no_grad():
+            for index in torch.arange(len(samples)).tensor_split(count):
+                part = samples[index]
+                new(*part.args, **part.kwargs)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return _modes_of(model, new)
+
+
+def _modes_of(model: nn.Module, new: nn.Module) -> nn.Module:
+    """``new``, with every module in the mode of its counterpart."""
+    for before, after in zip(model.modules(), new.modules(), strict=True):
+        after.training = before.training
+    return new

@@ -1,0 +1,113 @@
+"""What channel scores need, gathered in one pass over calibration samples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils import _pytree
+
+from slimline.core.samples import Samples
+from slimline.core.site import Member
+from slimline.model.layer_calls import LayerCall, LayerCalls
+from slimline.numerics.importance import per_channel
+
+MOST_INPUTS = 1536  # of a layer whose second moments are kept whole; beyond it only within each channel
+ROWS = 2048  # output positions sampled per layer and batch for second moments
+
+
+@dataclass(frozen=True, eq=False)
+class StructureStatistics:
+    """Gradients and second moments of a model on calibration samples.
+
+    ``products``: (parameter, dimension) -> ``[batches, size]``: per mini-batch, the sum of gradient
+    times weight over everything but that dimension. Summed over the weights that read a channel it is the loss's
+    derivative by a mask on that channel, since masking the channel scales exactly these weights.
+
+    ``moments``: name of a convolution's (groups 1) or linear layer's weight -> mean of ``x x^T`` over its
+    inputs ``x`` ``[J]`` (for a convolution the patch, channel by channel): ``[J, J]``; ``[C, J/C, J/C]``
+    above ``MOST_INPUTS`` inputs.
+    """
+
+    products: Mapping[tuple[str, int], torch.Tensor]
+    moments: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def collect(
+        cls, model: nn.Module, samples: Samples, loss: Callable[[Any, Any], torch.Tensor | None] | None, *, seed: int, batch: int = 32, moments: bool = False
+    ) -> StructureStatistics:
+        """One pass over ``samples`` on a copy of ``model`` in eval mode, with gradients.
+
+        Without a loss (``None``, or one that returns ``None``) the model's own outputs say what matters:
+        class scores ``[N, C]`` are held against labels drawn from their softmax, so that squared
+        gradients estimate the true Fisher information, the curvature of the KL divergence from the
+        original; any other output is projected on a random normal direction, so that they
+        estimate the Gauss-Newton curvature of its squared error.
+
+        Raises:
+            ValueError: there are no samples.
+
+        References:
+            Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020, sections 5 and 9.
+        """
+        if not len(samples):
+            raise ValueError("StructureStatistics.collect: no samples were given.")
+        work = copy.deepcopy(model).eval().requires_grad_(True)
+        draw = torch.Generator().manual_seed(seed)
+        gathered: dict[tuple[str, int], list[torch.Tensor]] = {}
+        sums: dict[str, torch.Tensor] = {}
+        counts: dict[str, int] = {}
+
+        def see(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+            output = compute()
+            if moments and call.groups == 1:
+                with torch.no_grad():
+                    _add_moment(call, output.shape, sums, counts, draw)
+            return output
+
+        for part in samples.batches(batch):
+            work.zero_grad(set_to_none=True)
+            with LayerCalls(work, see):
+                outputs = work(*part.args, **part.kwargs)
+            scalar = loss(outputs, part.targets) if loss is not None else None
+            (scalar if scalar is not None else own_divergence(outputs, draw)).backward()  # type: ignore[no-untyped-call]
+            for name, p in work.named_parameters():
+                product = (p.grad if p.grad is not None else torch.zeros_like(p)).detach() * p.detach()
+                for dim in range(min(p.ndim, 2)):
+                    gathered.setdefault((name, dim), []).append(product.sum([d for d in range(p.ndim) if d != dim]) if p.ndim > 1 else product)
+        return cls(MappingProxyType({k: torch.stack(v) for k, v in gathered.items()}), MappingProxyType({k: v / counts[k] for k, v in sums.items()}))
+
+    def mask_gradients(self, members: tuple[Member, ...]) -> torch.Tensor:
+        """Derivative of the loss by a mask on each channel that the members (one site's readers) share: ``[batches, channels]``."""
+        parts = [per_channel(self.products[m.parameter, m.dim], m.view, m.start) for m in members if (m.parameter, m.dim) in self.products]
+        return torch.stack(parts).sum(0)
+
+
+def own_divergence(outputs: Any, draw: torch.Generator) -> torch.Tensor:
+    """A scalar whose squared gradients say how the outputs' own distribution reacts; see ``collect``."""
+    leaves = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    if len(leaves) == 1 and leaves[0].ndim == 2 and leaves[0].shape[1] > 1:
+        labels = torch.multinomial(leaves[0].detach().float().softmax(1), 1, generator=draw)[:, 0]
+        return F.cross_entropy(leaves[0].float(), labels)
+    projected = [(t * torch.randn(t.shape, generator=draw)).sum() / max(len(t), 1) for t in leaves]
+    return torch.stack(projected).sum()
+
+
+def _add_moment(call: LayerCall, output: torch.Size, sums: dict[str, torch.Tensor], counts: dict[str, int], draw: torch.Generator) -> None:
+    total = call.positions(output)
+    chosen = torch.arange(total) if total <= ROWS else torch.randint(total, (ROWS,), generator=draw)
+    x = call.rows(output, chosen).double()
+    channels = call.weight.shape[1]
+    if x.shape[1] <= MOST_INPUTS:
+        moment = x.T @ x
+    else:
+        by_channel = x.reshape(len(x), channels, -1)
+        moment = torch.einsum("rcw,rcv->cwv", by_channel, by_channel)
+    sums[call.parameter] = sums[call.parameter] + moment if call.parameter in sums else moment
+    counts[call.parameter] = counts.get(call.parameter, 0) + len(x)

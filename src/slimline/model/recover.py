@@ -1,0 +1,214 @@
+"""Training after compression: the compressed model learns the original's answers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils import _pytree
+
+from slimline.core.samples import Samples
+from slimline.model.augment import Augmentation
+
+Model = Callable[..., Any]
+TEMPERATURE = 2.0
+FEATURE_WEIGHT = 0.5
+WARM_UP = 0.05  # of the steps, over which the learning rate rises
+CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How to train: ``steps`` of ``batch`` samples by AdamW under a cosine schedule.
+
+    ``bf16``: autocast, where the processor is faster with it. ``features``: modules whose outputs
+    the student matches too (only those of equal shape in both count).
+
+    References:
+        Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
+        Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3 (features).
+        Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+
+    steps: int
+    batch: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    seed: int = 0
+    bf16: bool = False
+    features: tuple[str, ...] = ()
+    augmentation: Augmentation = Augmentation()
+    threads: int = 0
+
+
+def distil(
+    student: Model,
+    parameters: Iterable[torch.Tensor],
+    teacher: nn.Module,
+    samples: Samples,
+    how: Distillation,
+    *,
+    loss: Callable[[Any, Any], torch.Tensor | None] | None = None,
+    modules: nn.Module | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> int:
+    """Train ``student`` in place; returns the steps done (fewer only if ``stop()`` said so).
+
+    ``loss``: the task's own, on the samples' targets; joined in equal parts with the distillation loss.
+    ``modules``: the student as a module, for matching features. Deterministic in the seed.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay)
+    order = _Order(len(samples), how.batch, how.seed)
+    generator = torch.Generator().manual_seed(how.seed + 1)
+    last = channels_last(samples)
+    with _Features(modules, teacher, how.features) as features:
+        for step in range(how.steps):
+            if stop():
+                return step
+            for group in optimizer.param_groups:
+                group["lr"] = how.learning_rate * _cosine(step, how.steps)
+            batch = samples[order.next()]
+            inputs, mixed = _prepare(batch, how.augmentation, generator, last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
+                with torch.no_grad():
+                    answers = teacher(*inputs.args, **inputs.kwargs)
+                outputs = student(*inputs.args, **inputs.kwargs)
+            total = distillation_loss(outputs, answers) + FEATURE_WEIGHT * features.loss()
+            if loss is not None and batch.targets is not None and not mixed:
+                own = loss(_pytree.tree_map(_float, outputs), batch.targets)
+                total = total if own is None else 0.5 * total + 0.5 * own
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            nn.utils.clip_grad_norm_(trained, CLIP)
+            optimizer.step()
+            on_step(step + 1)
+    return how.steps
+
+
+def distillation_loss(outputs: Any, answers: Any) -> torch.Tensor:
+    """Cross-entropy of softened class scores ``[N, C]`` (times T², minus the teacher's entropy); relative squared error of anything else."""
+    total = torch.zeros(())
+    for a, b in zip(_pytree.tree_leaves(outputs), _pytree.tree_leaves(answers), strict=True):
+        if not isinstance(a, torch.Tensor) or not a.is_floating_point():
+            continue
+        a, b = a.float(), b.float()
+        if b.ndim >= 2 and b.shape[1] > 1 and b.ndim in (2, 4):
+            total = total + functional.kl_div((a / TEMPERATURE).log_softmax(1), (b / TEMPERATURE).log_softmax(1), log_target=True, reduction="none").sum(1).mean() * TEMPERATURE**2
+        else:
+            total = total + ((a - b) ** 2).mean() / (b**2).mean().clamp_min(1e-8)
+    return total
+
+
+def channels_last(samples: Samples) -> bool:
+    """Whether the inputs are images, which convolutions take faster with the channels last."""
+    return len(samples.tensors) == 1 and samples.tensors[0].ndim == 4
+
+
+def evaluate(model: Model, samples: Samples, *, batch: int = 250, bf16: bool = False) -> Any:
+    """Outputs for all samples, concatenated, float32."""
+    last = channels_last(samples)
+    parts = []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for part in samples.batches(batch):
+            inputs, _ = _prepare(part, None, None, last)
+            parts.append(_pytree.tree_map(_float, model(*inputs.args, **inputs.kwargs)))
+    return _pytree.tree_map(lambda *t: torch.cat(t) if isinstance(t[0], torch.Tensor) else t[0], *parts)
+
+
+def seconds_per_step(model: nn.Module, samples: Samples, batch: int, bf16: bool) -> float:
+    """Wall time of one training step of ``model`` against itself, after a warm-up; the model's copy is thrown away."""
+    import copy
+
+    student = copy.deepcopy(model).train()
+    how = Distillation(steps=5, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16)
+    times = [time.perf_counter()]
+    distil(student, student.parameters(), model, samples, how, on_step=lambda _: times.append(time.perf_counter()))
+    return min(b - a for a, b in zip(times[1:], times[2:], strict=False))
+
+
+def _float(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _cosine(step: int, steps: int) -> float:
+    warm = max(1, round(steps * WARM_UP))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _prepare(batch: Samples, augmentation: Augmentation | None, generator: torch.Generator | None, last: bool) -> tuple[Samples, bool]:
+    """The inputs as they are fed: augmented, laid out; and whether samples were mixed."""
+    if not last and (augmentation is None or not augmentation.mix):
+        return batch, False
+    name = next(iter(batch.kwargs), None)
+    x = batch.tensors[0]
+    mixed = False
+    if augmentation is not None and generator is not None:
+        if x.ndim == 4:
+            x = augmentation(x, generator)
+        if augmentation.mix and torch.rand((), generator=generator) < 0.5:
+            share = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator)
+            x, mixed = share * x + (1 - share) * x[torch.randperm(len(x), generator=generator)], True
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return Samples((x,), {}, batch.targets) if name is None else Samples((), {name: x}, batch.targets), mixed
+
+
+class _Order:
+    """Shuffled epochs without end."""
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        self.count, self.batch = count, min(batch, count)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.left = torch.empty(0, dtype=torch.int64)
+
+    def next(self) -> torch.Tensor:
+        if len(self.left) < self.batch:
+            self.left = torch.randperm(self.count, generator=self.generator)
+        taken, self.left = self.left[: self.batch], self.left[self.batch :]
+        return taken
+
+
+class _Features(contextlib.AbstractContextManager["_Features"]):
+    """Hooks that hold the outputs of some modules of student and teacher during one step."""
+
+    def __init__(self, student: nn.Module | None, teacher: nn.Module, names: Sequence[str]) -> None:
+        self.held: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
+        self.hooks = []
+        mine = dict(student.named_modules()) if student is not None else {}
+        theirs = dict(teacher.named_modules())
+        for name in names:
+            if name in mine and name in theirs:
+                for module, held in ((mine[name], self.held[0]), (theirs[name], self.held[1])):
+                    self.hooks.append(module.register_forward_hook(self._keep(held, name)))
+
+    @staticmethod
+    def _keep(held: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                held[name] = output
+
+        return hook
+
+    def loss(self) -> torch.Tensor:
+        """Mean relative squared error over the modules whose outputs have one shape; 0 without any."""
+        terms = []
+        for name, a in self.held[0].items():
+            b = self.held[1].get(name)
+            if b is not None and a.shape == b.shape:
+                terms.append(((a.float() - b.float()) ** 2).mean() / (b.float() ** 2).mean().clamp_min(1e-8))
+        return torch.stack(terms).mean() if terms else torch.zeros(())
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()

@@ -1,0 +1,50 @@
+"""Exporting a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from slimline.core.samples import Samples
+from slimline.errors import ModelError
+from slimline.model.trace import dynamic_batch, trace
+
+
+def test_the_batch_is_free() -> None:
+    program = trace(nn.Linear(3, 2).eval(), Samples.of(torch.zeros(4, 3)))
+    assert dynamic_batch(program)
+    assert program.module()(torch.zeros(7, 3)).shape == (7, 2)
+
+
+def test_one_sample_is_enough() -> None:
+    program = trace(nn.Linear(3, 2).eval(), Samples.of(torch.zeros(1, 3)))
+    assert program.module()(torch.zeros(5, 3)).shape == (5, 2)
+
+
+def test_operations_stay_whole() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    targets = {n.target for n in trace(net, Samples.of(torch.zeros(2, 3, 8, 8))).graph.nodes if n.op == "call_function"}
+    assert targets == {torch.ops.aten.conv2d.default, torch.ops.aten.batch_norm.default}
+
+
+class Named(nn.Module):
+    def forward(self, a: torch.Tensor, *, b: torch.Tensor) -> torch.Tensor:
+        return a + b
+
+
+def test_named_inputs_have_a_free_batch_too() -> None:
+    program = trace(Named().eval(), Samples((torch.zeros(2, 3),), {"b": torch.zeros(2, 3)}))
+    assert program.module()(torch.zeros(5, 3), b=torch.zeros(5, 3)).shape == (5, 3)
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def test_the_error_names_the_line_that_stops_it() -> None:
+    with pytest.raises(ModelError, match=r"test_trace\.py:\d+"):
+        trace(Branching().eval(), Samples.of(torch.zeros(2, 3)))

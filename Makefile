@@ -1,0 +1,42 @@
+# make demo    compress a digits network, trained on the spot, and say where the report lies
+# make test    all tests
+# make check   format, lint, types, layers
+# make clean   remove everything that the above made, but for .venv
+#
+# Each needs only Python 3.11 to 3.13 and make; the rest goes into .venv/.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := build/demo
+
+.PHONY: demo test check clean
+
+demo: $(STAMP)
+	$(BIN)/slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 2m --out $(DEMO) --force
+	@echo
+	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check --diff
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# torch goes first, pinned and alone: a resolver that meets it as somebody's loose requirement takes the
+# newest build, which can be one with gigabytes of CUDA libraries.
+# On Linux the plain index serves that build too; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu avoids it.
+$(STAMP): pyproject.toml requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Slimline needs Python 3.11 to 3.13; this is %d.%d. Give another one: make PYTHON=python3.12" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile $$(grep '^torch==' requirements/constraints.txt)
+	$(BIN)/python -m pip install --quiet --no-compile -c requirements/constraints.txt -e '.[dev,evolve]'
+	@touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,12 +21,14 @@ from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.core.trial import Latency
 from slimline.errors import LoweringError, TargetNotInstalled
+from slimline.targets._onnx_feed import feed
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
 
     from slimline.model.program import Program
+    from slimline.targets._onnx_plain import Quantized, Variant
 
 INTEGER_TYPES = ("QLinear", "MatMulInteger", "DynamicQuantize", "QGemm", "ConvInteger", "MatMulNBits", "Quantize", "Qlinear", "NhwcMaxPool")
 FUSED_AFTER = ("Relu", "Clip", "Add")  # a float convolution takes these along, and the name of their output
@@ -161,13 +163,24 @@ class OnnxRuntime:
         weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
         return weights + peak_activations(model, feed(artifact, example[:1]))
 
+    def plain_int8(self, artifact: Artifact, calibration: Samples, variants: Sequence[Variant] | None = None) -> Iterator[Quantized]:
+        """Plain int8: the float32 baseline through ONNX Runtime's own quantizer, one variant after the other.
 
-def feed(artifact: Artifact, inputs: Samples) -> dict[str, np.ndarray[Any, Any]]:
-    """The inputs by the artefact's names: positional ones in order, then keywords."""
-    names = list(artifact.inputs)
-    given = {k: v for k, v in inputs.kwargs.items() if k in names}
-    free = [n for n in names if n not in given]
-    return {n: np.ascontiguousarray(t.numpy()) for n, t in [*zip(free, inputs.args, strict=False), *given.items()]}
+        ``variants``: ``None`` is all twelve of ``_onnx_plain.VARIANTS`` (QDQ and QOperator, min-max,
+        percentile and entropy, per channel and per tensor; U8S8). Which of them counts: ``measure.plain.choose``.
+
+        Example:
+            ``[q.variant.label for q in OnnxRuntime().plain_int8(baseline, calibration) if q.artifact]``
+        """
+        from slimline.targets import _onnx_plain
+
+        for made in _onnx_plain.quantize(artifact, calibration, _onnx_plain.VARIANTS if variants is None else variants):
+            if made.artifact is not None:
+                try:
+                    self.session(made.artifact)
+                except Exception as error:  # the runtime refuses its own quantizer's file: that variant's record
+                    made = replace(made, artifact=None, error=str(error).splitlines()[0][:300])
+            yield made
 
 
 def repeat(example: Samples, batch: int) -> Samples:

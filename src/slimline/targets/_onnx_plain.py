@@ -1,0 +1,134 @@
+"""Plain int8: what ONNX Runtime's own quantizer makes of the baseline, over the settings that it offers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from slimline.core.contracts import Artifact
+from slimline.core.samples import Samples
+from slimline.model.trace import quiet
+from slimline.targets._onnx_feed import feed
+
+Structure = Literal["QDQ", "QOperator"]
+Calibration = Literal["MinMax", "Entropy", "Percentile"]
+BATCH = 8  # samples per calibration call: the histograms hold every activation of one call at once
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One setting of the quantizer; activations unsigned and weights signed 8 bits in all of them."""
+
+    structure: Structure
+    calibration: Calibration
+    per_channel: bool
+
+    @property
+    def label(self) -> str:
+        return f"{self.structure}, {self.calibration}, {'per channel' if self.per_channel else 'per tensor'}"
+
+
+# In calibration order: the four variants of one calibration share its ranges. Min-max is by far the cheapest.
+VARIANTS = tuple(
+    Variant(structure, calibration, per_channel)
+    for calibration, structure, per_channel in itertools.product(("MinMax", "Percentile", "Entropy"), ("QDQ", "QOperator"), (True, False))
+)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What one variant gave: an artefact, or why there is none."""
+
+    variant: Variant
+    artifact: Artifact | None
+    error: str = ""
+
+
+class Reader:
+    """Feeds calibration samples to the quantizer, one batch a call. It is the quantizer's ``CalibrationDataReader``."""
+
+    def __init__(self, artifact: Artifact, samples: Samples) -> None:
+        self.artifact = artifact
+        self.batches = list(samples.batches(BATCH))
+        self.set_range(0, len(self.batches))
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.waiting = iter(self.batches[start_index:end_index])
+
+    def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
+        batch = next(self.waiting, None)
+        return None if batch is None else feed(self.artifact, batch)
+
+
+def quantize(artifact: Artifact, calibration: Samples, variants: Sequence[Variant] = VARIANTS) -> Iterator[Quantized]:
+    """Every variant of ``artifact`` (the float32 baseline), made one at a time, so that a caller can stop on the clock.
+
+    Ranges are gathered once per calibration method. A variant that the quantizer refuses comes with its error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = _preprocess(artifact, Path(folder))
+        for variant in variants:
+            try:
+                yield Quantized(variant, _one(artifact, source, calibration, variant, Path(folder)))
+            except Exception as error:  # the quantizer raises anything; it becomes this variant's record
+                yield Quantized(variant, None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
+
+
+def _preprocess(artifact: Artifact, folder: Path) -> Path:
+    """The quantizer's own preparation: shapes inferred, the graph optimised as far as it stays portable."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    given, prepared = folder / "float.onnx", folder / "prepared.onnx"
+    given.write_bytes(artifact.payload)
+    for skip_symbolic in (False, True):  # symbolic shape inference gives up on some transformers
+        try:
+            with _silent(), quiet():
+                quant_pre_process(str(given), str(prepared), skip_symbolic_shape=skip_symbolic)
+            return prepared
+        except Exception:  # its types are many; the next way is tried, and in the end the graph as it is
+            prepared.unlink(missing_ok=True)
+    return given
+
+
+def _one(artifact: Artifact, source: Path, calibration: Samples, variant: Variant, folder: Path) -> Artifact:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    made = folder / "quantized.onnx"
+    made.unlink(missing_ok=True)
+    with _silent(), quiet():
+        quantize_static(
+            str(source), str(made), Reader(artifact, calibration), quant_format=QuantFormat[variant.structure], per_channel=variant.per_channel,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod[variant.calibration],
+            calibration_cache_path=folder / f"{variant.calibration}.json", extra_options={"CalibStridedMinMax": 1},
+        )
+    model = onnx.load(made)
+    strip(model)
+    return replace(artifact, payload=model.SerializeToString(deterministic=True))
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what is no part of the computation: metadata, documentation, inferred shapes."""
+    graph = model.graph
+    for thing in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del thing.metadata_props[:]
+        thing.ClearField("doc_string")
+    del graph.value_info[:]
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The calibrators print."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,217 @@
+"""What must hold of a model and its data before anything expensive starts, and how to mend it where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+from slimline.core.samples import Samples
+from slimline.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from slimline.core.contracts import Task
+
+SPLITS = ("train", "search", "holdout")
+ROWS = 4096  # samples looked at together: keeps the mask of a large split small
+SHOWN = 5
+REPEAT_TOLERANCE = 1e-3  # two runs of one model differ by rounding only, even with several threads
+
+
+def check_task(model: nn.Module, task: Task) -> None:
+    """Everything below, on the example and on all splits of the task.
+
+    All splits are loaded here, so that bad data is found before the search and not after it.
+
+    Raises:
+        ModelError: the model cannot be used as it is.
+        DataError: the data does not fit it.
+    """
+    check_model(model)
+    example = task.example()
+    outputs = check_model_runs(model, example)
+    for split in SPLITS:
+        samples = task.data(split)
+        if samples is not None:
+            check_samples(samples, split)
+            check_same_kind(samples, example, split)
+            check_labels(outputs, samples.targets, split)
+
+
+def check_model(model: Any, origin: str = "The model") -> nn.Module:
+    """The model, if it is a trained float32 module in eval mode.
+
+    Raises:
+        ModelError: it is something else.
+
+    Example:
+        >>> check_model(nn.Linear(2, 2).eval()).out_features
+        2
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{origin} is a {type(model).__name__}, not a torch.nn.Module.", hint="Return the trained module.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(f"{origin} is a TorchScript module, whose code cannot be edited.", hint="Return the Python module that it was made from, with the same weights.")
+    training = [name or "the model itself" for name, module in model.named_modules() if module.training]
+    if training:
+        more = f" and {len(training) - SHOWN} more" if len(training) > SHOWN else ""
+        raise ModelError(f"{origin} is in training mode ({', '.join(training[:SHOWN])}{more}).", hint="Return model.eval().")
+    named = dict(model.named_parameters())
+    if not named:
+        raise ModelError(f"{origin} ({type(model).__name__}) has no parameters: there is nothing to compress.")
+    for name, parameter in named.items():
+        if parameter.device.type != "cpu":
+            raise ModelError(f"{origin} has its parameter {name} on {parameter.device}.", hint="Return model.cpu().")
+        if parameter.dtype != torch.float32:
+            raise ModelError(f"{origin} has its parameter {name} in {_dtype(parameter)}; Slimline starts from float32.", hint="Return model.float().")
+        bad = int((~parameter.detach().isfinite()).sum())
+        if bad:
+            raise ModelError(f"{origin} has {bad:,} values of {parameter.numel():,} in {name} that are NaN or infinite.", hint="Load a checkpoint from before the training diverged.")
+    return model
+
+
+def check_samples(samples: Samples, split: str) -> None:
+    """Equal numbers of inputs and targets, at least one, all finite.
+
+    Raises:
+        DataError: naming the tensor, the count of bad values and the first of them.
+    """
+    origin = f"data({split!r})" if split in SPLITS else split
+    counts: dict[str, int] = {}
+    for name, tensor in _named(samples, origin):
+        if tensor.ndim == 0:
+            raise DataError(f"{origin}: {name} has no sample axis: its shape is ().", hint="Every tensor is [N, ...].")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise DataError(f"{origin}: {name} is a {tensor.layout if tensor.layout != torch.strided else _dtype(tensor)} tensor.", hint="Give a dense one: tensor.to_dense() or tensor.dequantize().")
+        counts[name] = int(tensor.shape[0])
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{origin} has unequal numbers of samples: {', '.join(f'{k} {v:,}' for k, v in counts.items())}.", hint="The first axis of all inputs and targets is the same N.")
+    if not next(iter(counts.values())):
+        raise DataError(f"{origin} has no samples.", hint="Return None where there is no such split.")
+    for name, tensor in _named(samples, origin):
+        if tensor.is_floating_point():
+            _check_finite(tensor, name, origin)
+
+
+def _check_finite(tensor: torch.Tensor, name: str, origin: str) -> None:
+    count, first = 0, None
+    for start in range(0, tensor.shape[0], ROWS):
+        bad = ~tensor[start : start + ROWS].isfinite()
+        found = int(bad.sum())
+        if found and first is None:
+            place = bad.nonzero()[0].tolist()
+            first = (start + place[0], *place[1:])
+        count += found
+    if first is not None:
+        raise DataError(f"{origin}: {count:,} of {tensor.numel():,} values of {name} are NaN or infinite; the first is at {list(first)}.", hint="Remove or replace them.")
+
+
+def check_same_kind(samples: Samples, example: Samples, split: str) -> None:
+    """The split's inputs have the example's names, dtypes and number of dimensions.
+
+    Raises:
+        DataError: naming the input that differs.
+    """
+    ours, theirs = dict(_inputs(samples)), dict(_inputs(example))
+    if list(ours) != list(theirs):
+        raise DataError(f"data({split!r}) has {', '.join(ours)}, but the example has {', '.join(theirs)}.", hint="All splits and example() give the same inputs.")
+    for name, tensor in ours.items():
+        like = theirs[name]
+        if tensor.dtype != like.dtype or tensor.ndim != like.ndim:
+            raise DataError(f"data({split!r}): {name} is {_kind(tensor[:1])}, but in the example {_kind(like[:1])} (one sample).", hint="All splits and example() give the same dtypes and axes.")
+
+
+def check_model_runs(model: nn.Module, example: Samples) -> Any:
+    """The model's outputs on the example: a pytree of tensors ``[N, ...]``, the same on every run.
+
+    Raises:
+        DataError: the model refuses the inputs, or its outputs hold no tensor, or one without the sample axis.
+        ModelError: the outputs are NaN, or differ between two runs.
+    """
+    given = ", ".join(f"{name} {_kind(t)}" for name, t in _inputs(example))
+    try:
+        with torch.no_grad():
+            outputs, again = model(*example.args, **example.kwargs), model(*example.args, **example.kwargs)
+    except Exception as error:  # a user's forward can raise anything: it becomes a message
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"The model refused {given}; it says: {said}.", hint=_remedy(example)) from error
+    leaves = [leaf for leaf in _pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    if not leaves:
+        raise DataError(f"The model's output is a {type(outputs).__name__} without a tensor.", hint="Let forward return a tensor, or a tuple or dict of tensors.")
+    for place, leaf in enumerate(leaves):
+        if leaf.ndim == 0 or leaf.shape[0] != len(example):
+            raise DataError(f"Output {place} of the model has shape {tuple(leaf.shape)} for {len(example)} samples.", hint="Let forward return only tensors [N, ...], with the samples first.")
+        if leaf.is_floating_point() and bool(leaf.isnan().any()):
+            raise ModelError(f"Output {place} of the model has {int(leaf.isnan().sum()):,} NaN among {leaf.numel():,} values for {given}.", hint="Check the checkpoint, and that inputs are scaled as in training.")
+    for place, (one, two) in enumerate(zip(leaves, [x for x in _pytree.tree_leaves(again) if isinstance(x, torch.Tensor)], strict=True)):
+        if one.shape != two.shape or not torch.allclose(one.double(), two.double(), rtol=REPEAT_TOLERANCE, atol=REPEAT_TOLERANCE * _scale(one)):
+            raise ModelError(f"Output {place} of the model differs between two runs on the same inputs.", hint="Look for dropout without self.training, or random numbers in forward.")
+    return outputs
+
+
+def _scale(tensor: torch.Tensor) -> float:
+    finite = tensor[tensor.isfinite()].double().abs()
+    return max(float(finite.max()), 1e-12) if finite.numel() else 1.0
+
+
+def check_labels(outputs: Any, targets: Any, split: str) -> None:
+    """Class labels ``[N]`` (or ``[N, H, W]``) lie in 0..C-1 of the outputs ``[N, C]`` (or ``[N, C, H, W]``); anything else is the metric's business.
+
+    Raises:
+        DataError: naming the smallest and largest label, and C.
+
+    Example:
+        >>> check_labels(torch.zeros(1, 3), torch.tensor([0, 2]), "search")
+    """
+    scores = next((t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor) and t.is_floating_point()), None)
+    labels = [t for t in _pytree.tree_leaves(targets) if isinstance(t, torch.Tensor)]
+    if scores is None or len(labels) != 1 or not is_labels(labels[0]) or (scores.ndim, labels[0].ndim) not in ((2, 1), (4, 3)):
+        return
+    low, high, classes = int(labels[0].min()), int(labels[0].max()), int(scores.shape[1])
+    if classes > 1 and (low < 0 or high >= classes):
+        raise DataError(
+            f"data({split!r}): the labels run from {low} to {high}, but the model has {classes} outputs (0 to {classes - 1}).",
+            hint="Number the classes from 0 as in training" + (", or define metric and loss if negative labels are to be ignored." if low < 0 else ", or define metric and loss."),
+        )
+
+
+def is_labels(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can hold class numbers: an integer dtype."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _remedy(example: Samples) -> str:
+    if any(t.dtype == torch.float64 for t in example.tensors):
+        return "The inputs are float64: give float32 (tensor.float(), array.astype('float32'))."
+    if any(t.dtype == torch.uint8 for t in example.tensors):
+        return "The inputs are uint8: scale them as in training and give float32."
+    return "Check the shape and dtype that data(split) or example() returns; inputs are [N, ...]."
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{_dtype(tensor)} {list(tensor.shape)}"
+
+
+def _inputs(samples: Samples) -> list[tuple[str, torch.Tensor]]:
+    """Inputs with the names that messages use."""
+    if len(samples.args) == 1 and not samples.kwargs:
+        return [("inputs", samples.args[0])]
+    return [*((f"inputs[{i}]", t) for i, t in enumerate(samples.args)), *((f"inputs[{k!r}]", t) for k, t in samples.kwargs.items())]
+
+
+def _named(samples: Samples, origin: str) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from _inputs(samples)
+    if samples.targets is None:
+        return
+    for path, leaf in _pytree.tree_flatten_with_path(samples.targets)[0]:
+        name = f"targets{_pytree.keystr(path)}"
+        if not isinstance(leaf, torch.Tensor):
+            raise DataError(f"{origin}: {name} is a {type(leaf).__name__}, not a tensor.", hint="Targets are tensors [N, ...], tuples, lists or dicts of them, or None.")
+        yield name, leaf

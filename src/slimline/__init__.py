@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slimline.core.plan import Method as Method
     from slimline.core.plan import Plan as Plan
     from slimline.core.result import Report as Report
+    from slimline.core.samples import Samples as Samples
     from slimline.errors import SlimlineError as SlimlineError
     from slimline.job import Result as Result
     from slimline.job import analyze as analyze
@@ -36,6 +37,7 @@ _HOMES = {
     "Plan": "slimline.core.plan",
     "Report": "slimline.core.result",
     "Result": "slimline.job",
+    "Samples": "slimline.core.samples",
     "SlimlineError": "slimline.errors",
     "Task": "slimline.core.contracts",
     "analyze": "slimline.job",
@@ -44,7 +46,7 @@ _HOMES = {
     "measure": "slimline.job",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

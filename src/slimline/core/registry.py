@@ -26,6 +26,8 @@ def registered(group: Group) -> MappingProxyType[str, type[Any]]:
     found: dict[str, type[Any]] = {}
     package = importlib.import_module(PACKAGES[group])
     for info in pkgutil.iter_modules(package.__path__):
+        if info.name.startswith("_"):  # a part of an adapter, which may import what is not installed
+            continue
         if info.name.startswith("_"):  # a part of a plug-in, which may import a runtime that is not installed
             continue
         module = importlib.import_module(f"{package.__name__}.{info.name}")

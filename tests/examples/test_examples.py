@@ -1,0 +1,58 @@
+"""The examples run as a reader would run them, with less time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_every_example_is_run_here() -> None:
+    assert {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py")} == {"budgets.py", "custom_method.py", "digits/task.py", "python_api.py"}
+
+
+@pytest.mark.parametrize("name", ["budgets.py", "custom_method.py"])
+def test_example_runs(name: str) -> None:
+    done = run(EXAMPLES / name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_python_api_compresses_and_loads_back(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "python_api.py", tmp_path / "out", "20s")
+    assert done.returncode == 0, done.stderr
+    assert "a torch module again:" in done.stdout
+    assert (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_digits_network_is_the_same_in_every_process_and_on_every_number_of_threads() -> None:
+    code = "import sys; sys.path.insert(0, 'examples/digits'); import task; print(task.model().head.weight.flatten().tolist())"
+    other = run("-c", "import torch; torch.set_num_threads(2); " + code)
+    assert other.returncode == 0, other.stderr
+    spec = importlib.util.spec_from_file_location("digits_task", EXAMPLES / "digits" / "task.py")
+    assert spec is not None
+    assert spec.loader is not None
+    task = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(task)
+    assert json.loads(other.stdout) == task.model().head.weight.flatten().tolist()
+
+
+def test_digits_are_compressed_and_certified(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    done = run("-m", "slimline", "compress", EXAMPLES / "digits" / "task.py", "--max-drop", "2%", "--minimize", "size", "--time", "40s", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert report["verdict"] == "pass"
+    assert report["drop"]["samples"] == 600
+    assert report["compressed"]["size_bytes"] < report["baseline"]["size_bytes"] / 2

@@ -60,6 +60,12 @@ def test_every_public_name_resolves_and_there_are_at_most_twenty() -> None:
         slimline.nothing  # noqa: B018
 
 
+def test_measure_can_be_called_whether_or_not_its_package_was_imported() -> None:
+    for first in ("", "import slimline.measure.size; "):
+        code = f"import slimline; {first}assert callable(slimline.measure)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", sorted(m.name for m in pkgutil.walk_packages(slimline.__path__, "slimline.") if not m.name.endswith("__main__")))
 def test_examples_in_docstrings_run(name: str) -> None:
     failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)

@@ -1,0 +1,39 @@
+"""One option per place, at the least cost, within limits: exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize, sparse
+
+GAP = 1e-3  # relative: far below what the estimates are worth
+SECONDS = 5.0
+
+
+def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np.ndarray], float]]) -> tuple[int, ...] | None:
+    """The multiple-choice knapsack problem, solved by HiGHS's branch and cut.
+
+    ``objective[i][j]``: cost of option j at place i. Each of ``limits``: the same for a
+    constrained quantity, with its limit on the sum. ``None`` if nothing meets the limits.
+
+    References:
+        Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004, chapter 11.
+
+    Example:
+        >>> allocate([np.array([3.0, 1.0]), np.array([2.0, 0.0])], [([np.array([0.0, 1.0]), np.array([0.0, 1.0])], 1.0)])
+        (0, 1)
+    """
+    sizes = [len(row) for row in objective]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    total = int(starts[-1])
+    one = sparse.csr_matrix((np.ones(total), (np.repeat(np.arange(len(sizes)), sizes), np.arange(total))), shape=(len(sizes), total))
+    constraints = [optimize.LinearConstraint(one, 1, 1)]
+    for rows, limit in limits:
+        constraints.append(optimize.LinearConstraint(np.concatenate(list(rows))[None, :], -np.inf, limit))
+    c = np.concatenate(list(objective))
+    scale = np.abs(c).max() or 1.0
+    found = optimize.milp(c / scale, constraints=constraints, integrality=np.ones(total), bounds=optimize.Bounds(0, 1), options={"mip_rel_gap": GAP, "time_limit": SECONDS})
+    if found.x is None:
+        return None
+    return tuple(int(np.argmax(found.x[a:b])) for a, b in zip(starts, starts[1:], strict=False))

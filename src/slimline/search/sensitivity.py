@@ -1,0 +1,121 @@
+"""The option database: what each option loses when it alone is applied, measured on the float program.
+
+The original's values are kept for the loss samples; an option is simulated by other parameters or
+values in the same graph, and only what lies downstream of it is computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from slimline.core.edits import Encode, Keep, QuantizeValue, SetParameter
+from slimline.core.plan import Decision, Method
+from slimline.core.samples import Samples
+from slimline.core.site import Member, Refusal, Site
+from slimline.errors import UnsupportedFormat, UnsupportedSite
+from slimline.measure.agreement import divergence
+from slimline.model.program import Program, Run
+from slimline.model.quantizers import FakeValue
+from slimline.search.space import Option, Place
+from slimline.search.workshop import Workshop, option_of
+
+
+@dataclass
+class Sensitivity:
+    """Measures options on ``samples``."""
+
+    workshop: Workshop
+    samples: Samples
+
+    def __post_init__(self) -> None:
+        self.program: Program = self.workshop.program
+        with torch.inference_mode():
+            self.reference: Run = self.program.run(self.samples, keep=True)
+        self.nodes = {v: k for k, v in self.program.names.items()}
+
+    def loss(self, parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> float:
+        """Divergence of the outputs when these parameters (by name) and values (by node name) are others."""
+        with torch.inference_mode():
+            outputs = self.program.rerun(self.reference, parameters, values)
+            parts = [divergence(a, b) for a, b in zip(outputs, self.reference.outputs, strict=True) if isinstance(a, torch.Tensor) and a.is_floating_point()]
+        return max(0.0, float(torch.stack(parts).mean()))
+
+    def numerics(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
+        """Every numeric option of a weight site."""
+        for method in methods:
+            try:
+                edits = self.workshop.numeric_edits(self.program, site.id, method, self.workshop.statistics)
+            except (UnsupportedSite, UnsupportedFormat) as refusal:
+                yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
+                continue
+            parameters: dict[str, torch.Tensor] = {}
+            values: dict[str, torch.Tensor] = {}
+            shared = self.program.weights[site.id]
+            for edit in edits:
+                if isinstance(edit, Encode):
+                    parameters[edit.parameter] = edit.format.decode(edit.parts)
+                elif isinstance(edit, SetParameter):
+                    parameters[edit.parameter] = edit.value
+                elif isinstance(edit, QuantizeValue) and edit.value == shared.input:
+                    node = self.nodes[edit.value]
+                    values[node] = FakeValue(edit)(self.reference.values[node])
+            yield option_of(method, site, edits, self.loss(parameters, values) if edits else 0.0)
+
+    def channels(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
+        """Every width of a channels site: what is removed is masked wherever it is made and read."""
+        for method in methods:
+            try:
+                edits = method.rewrite(self.workshop.model, site, self.workshop.structure_statistics)
+            except UnsupportedSite as refusal:
+                yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
+                continue
+            parameters: dict[str, torch.Tensor] = {}
+            kept = 0
+            for edit in edits:
+                assert isinstance(edit, Keep)
+                kept = len(edit.index)
+                self._mask(parameters, edit.member, edit.index)
+            yield Option(method.label, (Decision(site=site.id, method=method),), self.loss(parameters, {}), channels=kept)
+
+    def _mask(self, parameters: dict[str, torch.Tensor], member: Member, index: tuple[int, ...]) -> None:
+        use = self.program.weights.get(member.parameter)
+        if use is None:
+            return  # norms and biases: masked with their layer below
+        gone = member.positions(tuple(i for i in range(member.view[1]) if i not in set(index)))
+        for name in (member.parameter, use.bias if member.dim == use.axis else None):
+            if name is None:
+                continue
+            value = parameters.get(name, self.program.parameter(name).detach()).clone()
+            value.index_fill_(member.dim if name == member.parameter else 0, torch.tensor(gone), 0.0)
+            parameters[name] = value
+
+    def block(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
+        """Dropping a block: its output is its input."""
+        for method in methods:
+            try:
+                entering, leaving = self.program.block_values(site.module)
+            except KeyError:
+                yield Refusal(where=site.id, reason="the exported graph does not show one value entering and one leaving it")
+                continue
+            value = self.reference.values[entering.name]
+            yield Option(method.label, (Decision(site=site.id, method=method),), self.loss({}, {leaving.name: value}), dropped=True)
+
+    def place(self, site: Site, methods: Sequence[Method], keep: Callable[[Site], Option]) -> tuple[Place, list[Refusal]]:
+        """A site with its measured options: those that another beats in everything on paper are left out."""
+        measure = {"weight": self.numerics, "channels": self.channels, "block": self.block}[site.kind]
+        found = list(measure(site, [m for m in methods if m.name != "keep"]))
+        options = [o for o in found if isinstance(o, Option)]
+        return Place(site, (keep(site), *_undominated(options))), [r for r in found if isinstance(r, Refusal)]
+
+
+def _undominated(options: Sequence[Option]) -> list[Option]:
+    """Of the options that cost the same (format, execution, width), the one that loses least."""
+    best: dict[tuple[object, ...], Option] = {}
+    for option in options:
+        key = (option.format, option.execute, option.channels, option.dropped)
+        if key not in best or option.loss < best[key].loss:
+            best[key] = option
+    return list(best.values())

@@ -1,0 +1,243 @@
+"""What may be chosen at each site, and what a choice costs and loses on paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from slimline.core.budget import QUANTITIES, Quantity
+from slimline.core.formats import Float, Format
+from slimline.core.plan import Decision, Fingerprint, Plan, Recovery
+from slimline.core.site import Kind, Site
+from slimline.model.program import WeightUse
+
+Choice = tuple[int, ...]
+HALF = 0.25  # the share of multiply-adds that is left when both sides of a layer are halved
+FLOOR = 0.3  # of the time at half width, that a layer of no width would still take
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that can be done at a site. ``loss``: the output's divergence when this alone is done.
+
+    ``channels``: how many stay; ``format`` and ``execute``: how the weight is stored and runs.
+    """
+
+    label: str
+    decisions: tuple[Decision, ...] = ()
+    loss: float = 0.0
+    channels: int | None = None
+    dropped: bool = False
+    format: Format = Float()
+    execute: str = "float"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site with its options, the first of which leaves it as it is."""
+
+    site: Site
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight as the cost model sees it.
+
+    ``outputs`` and ``inputs``: (index of a channels place, elements of that dimension per channel);
+    ``blocks``: the places that drop it. ``activations``: elements that it gives, per sample.
+    """
+
+    use: WeightUse
+    place: int | None
+    outputs: tuple[tuple[int, int], ...]
+    inputs: tuple[tuple[int, int], ...]
+    blocks: tuple[int, ...]
+    activations: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of each layer by how it executes: at full width, and with both sides halved.
+
+    From the runtime's profile of whole models; what no layer owns is with the layer before it.
+    ``rest``: what is left of the whole model's latency.
+    """
+
+    full: Mapping[str, Mapping[str, float]]
+    half: Mapping[str, Mapping[str, float]]
+    rest: float
+
+    def of(self, parameter: str, execute: str, share: float) -> float:
+        """Estimated milliseconds with ``share`` of the layer's multiply-adds left."""
+        full = self.full.get(execute, self.full["float"]).get(parameter, 0.0)
+        half = self.half.get(execute, {}).get(parameter)
+        if half is None:
+            return full * (FLOOR + (1 - FLOOR) * share)
+        half = min(half, full)
+        if share >= HALF:
+            return half + (full - half) * (share - HALF) / (1 - HALF)
+        return half * (FLOOR + (1 - FLOOR) * share / HALF)
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What the measured trials say about the estimates: factors on costs, and on losses by kind of site."""
+
+    costs: Mapping[Quantity, float] = field(default_factory=dict)
+    losses: Mapping[Kind, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Space:
+    """All places, the cost model, and how a choice (one option's index per place) becomes a plan."""
+
+    fingerprint: Fingerprint
+    places: tuple[Place, ...]
+    layers: tuple[Layer, ...]
+    timing: Timing
+    overhead_bytes: int
+    overhead_per_layer: int
+    float_activations: int
+    recovery: Recovery = Recovery()
+    seed: int = 0
+
+    @property
+    def nothing(self) -> Choice:
+        """The choice that leaves everything as it is."""
+        return (0,) * len(self.places)
+
+    def loss(self, choice: Choice, corrections: Corrections = Corrections()) -> float:
+        """Sum of the losses of what is chosen; what lies in a dropped block loses nothing more."""
+        gone = self._gone(choice)
+        total = 0.0
+        for index, (place, taken) in enumerate(zip(self.places, choice, strict=True)):
+            if index not in gone:
+                total += place.options[taken].loss * corrections.losses.get(place.site.kind, 1.0)
+        return total
+
+    def costs(self, choice: Choice, corrections: Corrections = Corrections()) -> dict[Quantity, float]:
+        """Estimated size, download (as size), latency, memory and multiply-adds of a choice."""
+        size = float(self.overhead_bytes)
+        latency, macs, loaded, activations = self.timing.rest, 0.0, 0.0, 0.0
+        for layer in self.layers:
+            if any(self.places[b].options[choice[b]].dropped for b in layer.blocks):
+                continue
+            option = self.places[layer.place].options[choice[layer.place]] if layer.place is not None else None
+            format, execute = (option.format, option.execute) if option is not None else (Float(), "float")
+            removed_out, removed_in = self._removed(layer.outputs, choice), self._removed(layer.inputs, choice)
+            shape = _narrowed(layer.use, removed_out, removed_in)
+            count = math.prod(shape)
+            share = count / math.prod(layer.use.shape)
+            outputs = shape[layer.use.axis]
+            size += format.estimate(shape) + 4 * outputs * (layer.use.bias is not None) + self.overhead_per_layer
+            loaded += count * (1 if execute != "float" else 4)
+            macs += layer.use.macs * share
+            latency += self.timing.of(layer.use.parameter, execute, share)
+            activations = max(activations, layer.activations * outputs / layer.use.shape[layer.use.axis] * (1 if execute == "integer" else 4))
+        found: dict[Quantity, float] = {"size": size, "download": size, "latency": latency, "memory": loaded + 2 * activations, "macs": macs}
+        return {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
+
+    def _removed(self, sides: tuple[tuple[int, int], ...], choice: Choice) -> int:
+        total = 0
+        for place, per_channel in sides:
+            kept = self.places[place].options[choice[place]].channels
+            if kept is not None:
+                total += (self.places[place].site.shape[0] - kept) * per_channel
+        return total
+
+    def _gone(self, choice: Choice) -> set[int]:
+        """Places inside dropped blocks."""
+        dropped = [p.site.module for p, taken in zip(self.places, choice, strict=True) if p.options[taken].dropped]
+        return {
+            i for i, p in enumerate(self.places)
+            if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
+        }
+
+    def plan(self, choice: Choice) -> Plan:
+        """The decisions of a choice, in the places' order."""
+        gone = self._gone(choice)
+        taken = [p.options[c] for i, (p, c) in enumerate(zip(self.places, choice, strict=True)) if i not in gone]
+        return Plan(model=self.fingerprint, decisions=tuple(d for o in taken for d in o.decisions), recovery=self.recovery, seed=self.seed)
+
+    def choice(self, plan: Plan) -> Choice | None:
+        """The choice that makes a plan, or ``None`` if it holds something that is not in this space."""
+        wanted = {(d.site, d.method) for d in plan.decisions}
+        chosen: list[int] = []
+        for place in self.places:
+            fits = [i for i, o in enumerate(place.options) if o.decisions and all((d.site, d.method) in wanted for d in o.decisions)]
+            chosen.append(fits[0] if fits else 0)
+            wanted -= {(d.site, d.method) for d in place.options[chosen[-1]].decisions}
+        return tuple(chosen) if not wanted else None
+
+    def least(self, quantity: Quantity) -> float:
+        """A proven lower bound of bytes or multiply-adds: the smallest option everywhere, nothing for the graph."""
+        smallest = []
+        for place in self.places:
+            bits = [o.format.estimate((1024, 1024)) for o in place.options]
+            sizes = [o.channels if o.channels is not None else place.site.shape[0] for o in place.options]
+            drops = [o.dropped for o in place.options]
+            smallest.append(drops.index(True) if True in drops else sizes.index(min(sizes)) if place.site.kind == "channels" else bits.index(min(bits)))
+        costs = self.costs(tuple(smallest))
+        graph = self.overhead_bytes + self.overhead_per_layer * len(self.layers)
+        return costs[quantity] - graph if quantity == "size" else costs[quantity] if quantity == "macs" else 0.0
+
+    def fitted(self, trials: Sequence[tuple[Choice, Mapping[Quantity, float], float | None]]) -> Corrections:
+        """Factors that make the estimates fit ``(choice, measured costs, measured loss)``.
+
+        Costs: the median ratio of measured to estimated. Losses: non-negative least squares of the
+        measured losses on the sums by kind, each trial weighted by its own size, since small losses
+        decide as much as large ones.
+        """
+        import numpy as np
+        from scipy.optimize import nnls
+
+        costs: dict[Quantity, float] = {}
+        for q in QUANTITIES:
+            ratios = [m[q] / e for c, m, _ in trials if q in m and (e := self.costs(c)[q]) > 0]
+            if ratios:
+                costs[q] = float(np.median(ratios))
+        rows = [(self._by_kind(c), loss) for c, _, loss in trials if loss is not None and loss > 0]
+        kinds: list[Kind] = [k for k in ("weight", "channels", "block") if any(r[k] > 0 for r, _ in rows)]
+        if len(rows) < 3 or not kinds:
+            return Corrections(costs, {})
+        a = np.array([[r[k] / loss for k in kinds] for r, loss in rows])
+        prior = np.eye(len(kinds)) * 0.3  # pulls towards 1: three trials cannot tell three factors apart
+        factors, _ = nnls(np.vstack([a, prior]), np.concatenate([np.ones(len(rows)), 0.3 * np.ones(len(kinds))]))
+        return Corrections(costs, {k: max(float(f), 0.05) for k, f in zip(kinds, factors, strict=True)})
+
+    def _by_kind(self, choice: Choice) -> dict[Kind, float]:
+        gone = self._gone(choice)
+        sums: dict[Kind, float] = {"weight": 0.0, "channels": 0.0, "block": 0.0}
+        for i, (p, c) in enumerate(zip(self.places, choice, strict=True)):
+            if i not in gone:
+                sums[p.site.kind] = sums.get(p.site.kind, 0.0) + p.options[c].loss
+        return sums
+
+
+def _narrowed(use: WeightUse, removed_out: int, removed_in: int) -> tuple[int, ...]:
+    """The weight's shape after channels are gone; a depthwise convolution has no inputs of its own to lose."""
+    shape = list(use.shape)
+    shape[use.axis] = max(1, shape[use.axis] - removed_out)
+    if len(shape) > 1 and (use.groups == 1 or shape[1 - use.axis] > 1):
+        shape[1 - use.axis] = max(1, shape[1 - use.axis] - removed_in)
+    return tuple(shape)
+
+
+def layers_of(weights: Mapping[str, WeightUse], places: Sequence[Place]) -> tuple[Layer, ...]:
+    """The cost model's view of a program's weights."""
+    own = {p.site.id: i for i, p in enumerate(places) if p.site.kind == "weight"}
+    found = []
+    for use in weights.values():
+        sides: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
+        for index, place in enumerate(places):
+            if place.site.kind != "channels":
+                continue
+            for member in place.site.members:
+                if member.parameter == use.parameter and member.dim in sides:
+                    sides[member.dim].append((index, member.view[0] * member.view[2]))
+        blocks = tuple(i for i, p in enumerate(places) if p.site.kind == "block" and (use.module == p.site.module or use.module.startswith(p.site.module + ".")))
+        outputs, inputs = (sides[0], sides[1]) if use.axis == 0 else (sides[1], sides[0])
+        found.append(Layer(use, own.get(use.parameter), tuple(outputs), tuple(inputs), blocks, math.prod(use.output_shape[1:])))
+    return tuple(found)

@@ -1,0 +1,164 @@
+"""Measure every option once, solve exactly, measure the result, correct the estimates, solve again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from slimline.core.budget import Budget, Quantity
+from slimline.core.plan import Plan
+from slimline.core.trial import Trial
+from slimline.search.allocator import allocate
+from slimline.search.space import Choice, Corrections, Space
+
+ROUNDS = 6  # of linearising the costs around the last solution
+TIE = 0.05  # how much a relative change of the second quantity weighs against one of the first
+MARGIN = 0.98  # of a limit that estimates may use
+LEAST, MOST = 1e-3, 3.0  # losses (nats) between which the ladder lies
+
+
+class Allocate:
+    """A ladder of loss levels; at each, the best combination for the budget.
+
+    Costs are not additive across coupled sites (a layer's bytes are kept outputs x kept inputs x bits):
+    they are made linear around the last solution, solved exactly, and made linear again until
+    the solution stays. ``levels`` are the candidates of the schedule; a third more are solved
+    again at the end, with the estimates corrected from all that was measured.
+    """
+
+    name: ClassVar[str] = "allocate"
+
+    def __init__(self, levels: int = 12, most: float = MOST) -> None:
+        self.levels = levels
+        self.most = most
+
+    def propose(self, space: Space, budget: Budget, trials: Sequence[Trial]) -> Plan | None:
+        """The next plan that was not tried, or ``None`` when the ladder is done. A pure function of the trials."""
+        mine = [t for t in trials if t.origin.startswith(self.name)]
+        tried = {_decided(t.plan) for t in mine}
+        corrections = corrections_from(space, trials)
+        for step in range(len(mine), 2 * self.levels):
+            level = self._level(step)
+            if level is None:
+                return None
+            choice = solve(space, budget, level, corrections)
+            if choice is not None and _decided(space.plan(choice)) not in tried:
+                return space.plan(choice)
+        return None
+
+    def _level(self, step: int) -> float | None:
+        """Loss level of a step: coarse to fine, so that an interrupted ladder covers the whole range."""
+        if step >= self.levels + self.levels // 3:
+            return None
+        rungs = np.geomspace(LEAST, self.most, self.levels)
+        if step < self.levels:
+            return float(rungs[_spread_order(self.levels)[step]])
+        between = np.sqrt(rungs[:-1] * rungs[1:])
+        again = step - self.levels
+        return float(between[_spread_order(len(between))[again % len(between)]])
+
+
+def _decided(plan: Plan) -> frozenset[tuple[str, str]]:
+    return frozenset((d.site, d.method.model_dump_json() + d.method.name) for d in plan.decisions)
+
+
+def _spread_order(count: int) -> list[int]:
+    """0 .. count-1 by bisection: ends and middles first."""
+    order, gaps = [], [(0, count)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if low >= high:
+            continue
+        middle = (low + high) // 2
+        order.append(middle)
+        gaps += [(low, middle), (middle + 1, high)]
+    return order
+
+
+def corrections_from(space: Space, trials: Sequence[Trial]) -> Corrections:
+    """What the measured trials say about the space's estimates."""
+    known = []
+    for trial in trials:
+        choice = space.choice(trial.plan)
+        if choice is not None and trial.measurement is not None:
+            measured: dict[Quantity, float] = {q: trial.measurement.cost(q) for q in ("size", "latency", "memory", "macs", "download")}
+            known.append((choice, measured, trial.measured_loss))
+    return space.fitted(known) if known else Corrections()
+
+
+def solve(space: Space, budget: Budget, level: float, corrections: Corrections) -> Choice | None:
+    """The best choice whose estimated loss is at most ``level`` and whose estimated costs keep the budget; ``None`` if there is none."""
+    base = space.costs(space.nothing, corrections)
+    choice = space.nothing
+    best: tuple[float, Choice] | None = None
+    for _ in range(ROUNDS):
+        tables = _tables(space, choice, corrections)
+        here = space.costs(choice, corrections)
+        weights = _weights(budget, base)
+        objective = [sum((w * t[q] for q, w in weights.items()), np.zeros(len(t["loss"]))) for t in tables]
+        limits = [([t["loss"] for t in tables], level)]
+        for q, limit in budget.limits().items():
+            limits.append(([t[q] for t in tables], limit * MARGIN - here[q]))
+        new = allocate(objective, limits)
+        if new is None:
+            break
+        score = _score(space, new, budget, base, level, corrections)
+        if best is None or score < best[0]:
+            best = (score, new)
+        if new == choice:
+            break
+        choice = new
+    if best is None:
+        return None
+    polished = _polish(space, best[1], budget, base, level, corrections)
+    return polished if _feasible(space, polished, budget, level, corrections) else None
+
+
+def _weights(budget: Budget, base: dict[Quantity, float]) -> dict[Quantity, float]:
+    second: Quantity = "latency" if budget.minimize in ("size", "download") else "size"
+    return {budget.minimize: 1.0 / max(base[budget.minimize], 1e-12), second: TIE / max(base[second], 1e-12)}
+
+
+def _tables(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:
+    """Per place: each option's change of every cost against ``choice``, all else as it is, and its loss."""
+    here = space.costs(choice, corrections)
+    tables = []
+    for index, place in enumerate(space.places):
+        rows = [space.costs((*choice[:index], j, *choice[index + 1 :]), corrections) for j in range(len(place.options))]
+        table: dict[str, np.ndarray] = {q: np.array([r[q] - here[q] for r in rows]) for q in here}
+        table["loss"] = np.array([o.loss * corrections.losses.get(place.site.kind, 1.0) for o in place.options])
+        tables.append(table)
+    return tables
+
+
+def _score(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> float:
+    """The objective, with a steep price on every limit that is broken."""
+    costs = space.costs(choice, corrections)
+    score = sum(w * costs[q] for q, w in _weights(budget, base).items())
+    over = [costs[q] / (limit * MARGIN) - 1 for q, limit in budget.limits().items()] + [space.loss(choice, corrections) / level - 1]
+    return score + 100 * sum(max(0.0, o) for o in over)
+
+
+def _feasible(space: Space, choice: Choice, budget: Budget, level: float, corrections: Corrections) -> bool:
+    costs = space.costs(choice, corrections)
+    return all(costs[q] <= limit for q, limit in budget.limits().items()) and space.loss(choice, corrections) <= level * 1.001
+
+
+def _polish(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> Choice:
+    """Single swaps on the true (not linear) estimates while they help; two rounds are enough after an exact solution."""
+    best = _score(space, choice, budget, base, level, corrections)
+    for _ in range(2):
+        before = choice
+        for index, place in enumerate(space.places):
+            for j in range(len(place.options)):
+                trial = (*choice[:index], j, *choice[index + 1 :])
+                score = _score(space, trial, budget, base, level, corrections)
+                if score < best - 1e-9:
+                    best, choice = score, trial
+        if choice == before:
+            break
+    return choice
+
+

@@ -1,0 +1,91 @@
+"""What each layer's time is, from the runtime's own profile of a few whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from slimline.core.contracts import Artifact, Operation
+from slimline.core.plan import Decision, Plan
+from slimline.core.samples import Samples
+from slimline.core.trial import Latency
+from slimline.errors import SlimlineError
+from slimline.search.space import Place, Timing
+from slimline.search.workshop import Workshop
+
+
+def per_layer(operations: Sequence[Operation], latency: Latency) -> dict[str, float]:
+    """Milliseconds by weight, scaled to the measured latency; an operation without one counts to the weight before it.
+
+    What comes before the first weight is under ``""``.
+    """
+    times: dict[str, float] = {}
+    current = ""
+    for operation in operations:
+        current = operation.weight or current
+        times[current] = times.get(current, 0.0) + (operation.milliseconds or 0.0)
+    total = sum(times.values())
+    return {k: v * latency.median / total for k, v in times.items()} if total > 0 else times
+
+
+def measure_timing(workshop: Workshop, baseline: Artifact, places: Sequence[Place], methods: Sequence[str], fingerprint: Plan, *, batch: int, threads: int) -> tuple[Timing, dict[str, Artifact]]:
+    """Timing from whole models: float, integer, and integer with every channel site halved.
+
+    Returns the artefacts too, by name; one that cannot be made is left out, and the prior takes its place.
+    """
+    artifacts = {"float": baseline}
+    numerics = {"integer": "static_int8", "dynamic": "dynamic_int8"}
+    for execute, name in numerics.items():
+        decisions = _everywhere(places, name)
+        if name in methods and decisions:
+            _try(workshop, artifacts, execute, fingerprint, decisions)
+    halves = _halves(places)
+    if halves and "channel_prune" in methods:
+        for execute in [e for e in ("integer", "float") if e in artifacts][:1]:
+            _try(workshop, artifacts, f"{execute}/half", fingerprint, (*halves, *_everywhere(places, numerics.get(execute, ""))))
+    example = workshop.example
+    latencies = workshop.target.latency(list(artifacts.values()), example, batch=batch, threads=threads, seconds=1.0)
+    times = {}
+    for (name, artifact), latency in zip(artifacts.items(), latencies, strict=True):
+        times[name] = per_layer(workshop.target.operations(artifact, example, threads=threads), latency)
+    full = {e: t for e, t in times.items() if "/" not in e}
+    half = {e.removesuffix("/half"): t for e, t in times.items() if e.endswith("/half")}
+    return Timing(full, half, min((t.get("", 0.0) for t in full.values()), default=0.0)), artifacts
+
+
+def _try(workshop: Workshop, artifacts: dict[str, Artifact], name: str, base: Plan, decisions: Sequence[Decision]) -> None:
+    try:
+        built = workshop.build(base.model_copy(update={"decisions": tuple(decisions)}))
+        artifacts[name] = workshop.lower(built)
+    except SlimlineError:
+        return
+
+
+def _everywhere(places: Sequence[Place], method: str) -> tuple[Decision, ...]:
+    found = []
+    for place in places:
+        decisions = [d for o in place.options for d in o.decisions if d.method.name == method]
+        if place.site.kind == "weight" and decisions:
+            found.append(decisions[0])
+    return tuple(found)
+
+
+def _halves(places: Sequence[Place]) -> tuple[Decision, ...]:
+    found = []
+    for place in places:
+        widths = [o for o in place.options if o.channels is not None]
+        if place.site.kind == "channels" and widths:
+            found.append(min(widths, key=lambda o: abs((o.channels or 0) - place.site.shape[0] / 2)).decisions[0])
+    return tuple(found)
+
+
+def time_forward(workshop: Workshop, samples: Samples) -> float:
+    """Seconds for one forward of the float program over ``samples``, after a warm-up."""
+    import time
+
+    with torch.inference_mode():
+        workshop.program.run(samples[:2])
+        start = time.perf_counter()
+        workshop.program.run(samples)
+    return time.perf_counter() - start

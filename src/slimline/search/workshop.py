@@ -1,0 +1,153 @@
+"""Where plans become models: structure on a copy, repair, export, numerics, lowering. Each stage is kept while plans share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.contracts import Artifact, Target
+from slimline.core.edits import Encode, Keep, Numerics, Structure
+from slimline.core.formats import Format
+from slimline.core.plan import Decision, Method, Plan
+from slimline.core.samples import Samples
+from slimline.core.site import Site
+from slimline.errors import UnsupportedSite
+from slimline.model.apply import apply_structure
+from slimline.model.program import Program
+from slimline.model.quantizers import freeze, quantize
+from slimline.model.reconstruct import recalibrate_batch_norm, reconstruct
+from slimline.model.statistics import ProgramStatistics
+from slimline.model.structure_statistics import StructureStatistics
+from slimline.search.space import Option
+
+Loss = Callable[[Any, Any], torch.Tensor | None]
+STRUCTURE_SAMPLES = 512
+
+
+@dataclass
+class Workshop:
+    """The original and everything derived from it once.
+
+    ``calibration`` sets ranges, moments, channel scores and least squares.
+    """
+
+    model: nn.Module
+    example: Samples
+    calibration: Samples | None
+    sites: tuple[Site, ...]
+    target: Target
+    loss: Loss | None = None
+    seed: int = 0
+    _structures: dict[tuple[Decision, ...], nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.program = Program.export(self.model, self.example)
+        self._sites = {s.id: s for s in self.sites}
+        self.statistics = ProgramStatistics(self.program, self.calibration) if self.calibration is not None else None
+        self._structure_statistics: StructureStatistics | None = None
+
+    @property
+    def structure_statistics(self) -> StructureStatistics | None:
+        """Channel scores' gradients, gathered at the first use."""
+        if self._structure_statistics is None and self.calibration is not None:
+            self._structure_statistics = StructureStatistics.collect(self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed)
+        return self._structure_statistics
+
+    def structure_edits(self, decisions: Sequence[Decision]) -> tuple[Structure, ...]:
+        """What the structure decisions of a plan come to."""
+        found: list[Structure] = []
+        for d in decisions:
+            for edit in d.method.rewrite(self.model, self._sites[d.site], self.structure_statistics):
+                found.append(edit)  # type: ignore[arg-type]
+        return tuple(found)
+
+    def structure(self, plan: Plan) -> nn.Module:
+        """The plan's structure, repaired in closed form from the calibration samples; not trained. A copy of its own."""
+        import copy
+
+        decisions = plan.stage("structure")
+        if decisions not in self._structures:
+            edits = self.structure_edits(decisions)
+            module = apply_structure(self.model, edits)
+            if self.calibration is not None and edits:
+                if any(isinstance(e, Keep) for e in edits):
+                    module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed)
+                module = recalibrate_batch_norm(module, self.calibration)
+            self._structures = {decisions: module}  # only the last: models can be large
+        return copy.deepcopy(self._structures[decisions])
+
+    def numerics(self, plan: Plan, program: Program, statistics: ProgramStatistics | None) -> Program:
+        """The training form: the plan's numerics on an exported structure, derived from its own weights and statistics.
+
+        Raises:
+            UnsupportedSite: a decision that is not legal there.
+        """
+        edits: list[Numerics] = []
+        for d in plan.stage("numerics"):
+            if d.site not in program.weights:
+                raise UnsupportedSite(f"{d.method.name} at {d.site}: the structure of this plan has no such weight.")
+            edits += self.numeric_edits(program, d.site, d.method, statistics)
+        return quantize(program, edits)
+
+    def numeric_edits(self, program: Program, parameter: str, method: Method, statistics: ProgramStatistics | None) -> list[Numerics]:
+        """One decision's edits; what the target cannot execute is refused here.
+
+        Raises:
+            UnsupportedSite: not legal, or not executed by the target.
+        """
+        use = program.weights[parameter]
+        site = Site(id=parameter, kind="weight", op=use.op, shape=use.shape)
+        if "calibration" in method.needs and statistics is None:
+            raise UnsupportedSite(f"{method.name} at {parameter}: it needs calibration samples.")
+        edits: list[Numerics] = list(method.rewrite(program, site, statistics))  # type: ignore[arg-type]
+        for edit in edits:
+            if isinstance(edit, Encode) and not self.target.executes(edit.format, use.op, edit.execute):
+                raise UnsupportedSite(f"{method.label} at {parameter}: {self.target.name} does not execute {edit.format.name} {use.op} as {edit.execute}.")
+        return edits
+
+    def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:
+        """A (trained) structure as a program, with statistics of its own."""
+        program = Program.export(module, self.example)
+        return program, ProgramStatistics(program, self.calibration) if self.calibration is not None else None
+
+    def build(self, plan: Plan, module: nn.Module | None = None) -> Built:
+        """Everything up to the artefact; ``module``: the plan's structure if it was trained meanwhile."""
+        if module is None and not plan.stage("structure"):
+            program, statistics = self.program, self.statistics
+            module = self.model
+        else:
+            module = module if module is not None else self.structure(plan)
+            program, statistics = self.export(module)
+        training = self.numerics(plan, program, statistics) if plan.stage("numerics") else program
+        return Built(plan, module, program, training)
+
+    def lower(self, built: Built) -> Artifact:
+        """The artefact of a built plan (its stored form is kept in it)."""
+        built.stored = freeze(built.training)
+        return self.target.lower(built.stored, self.example)
+
+
+@dataclass
+class Built:
+    """A plan carried out: the structure, its float program, its training form, and after lowering its stored form."""
+
+    plan: Plan
+    module: nn.Module
+    program: Program
+    training: Program
+    stored: Program | None = None
+
+
+def option_of(method: Method, site: Site, edits: Sequence[object], loss: float) -> Option:
+    """The option that a numeric method with these edits is."""
+    format: Format | None = None
+    execute = "float"
+    for edit in edits:
+        if isinstance(edit, Encode):
+            format, execute = edit.format, edit.execute
+    decision = (Decision(site=site.id, method=method),)
+    return Option(method.label, decision, loss, execute=execute) if format is None else Option(method.label, decision, loss, format=format, execute=execute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import pydantic
@@ -10,14 +11,19 @@ from slimline.core.edits import Edit, Encode
 from slimline.core.formats import Affine
 from slimline.core.plan import Method
 from slimline.core.site import Kind, Site
-from slimline.errors import UnsupportedSite
+from slimline.errors import UnsupportedFormat, UnsupportedSite
+from slimline.model.statistics import MOMENT_WIDTH
+from slimline.numerics.affine import WeightRange
 from slimline.numerics.rounding import Rounding, encode
+
+GROUPS = (32, 64, 128)
 
 
 class WeightOnly(Method):
     """The weight is stored in ``bits`` and decoded before it is used; activations stay float.
 
-    ``group`` 0 is one scale per output channel; otherwise runs of that many inputs share one (linear layers).
+    One scale per output channel (per row of an embedding), or with ``per_tensor`` one in all; with ``group``
+    runs of that many inputs share one (linear layers).
 
     Example:
         >>> WeightOnly(bits=4, group=32).label
@@ -30,29 +36,47 @@ class WeightOnly(Method):
     reference: ClassVar[str] = "Krishnamoorthi 2018; Frantar et al. 2023 (second-order rounding)"
 
     bits: Literal[2, 4, 8] = 8
+    granularity: Literal["per_tensor", "per_channel"] = "per_channel"
     group: int = pydantic.Field(default=0, ge=0)
+    weight_range: WeightRange = "mse"
     rounding: Rounding = "nearest"
+
+    @pydantic.model_validator(mode="after")
+    def _group_cuts_channels(self) -> WeightOnly:
+        if self.group and self.granularity == "per_tensor":
+            raise UnsupportedFormat(f"weight_only: group {self.group} with granularity per_tensor: a group cuts channels.")
+        return self
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
-        options = [cls(), cls(bits=4), cls(bits=4, rounding="second_order")]
-        if site.op in ("embedding", "lstm", "gru"):
-            options = [cls(), cls(bits=4)]
+        if site.op == "embedding":
+            return (cls(), cls(granularity="per_tensor"), cls(bits=4))
+        options = [cls(), cls(bits=4)]
+        if site.op in ("linear", "conv1d", "conv2d") and math.prod(site.shape[1:]) <= MOMENT_WIDTH:
+            options.append(cls(bits=4, rounding="second_order"))
         if site.op == "linear":
-            options += [cls(bits=4, group=g) for g in (32, 128) if site.shape[-1] % g == 0]
+            options += [cls(bits=4, group=g) for g in GROUPS if site.shape[-1] % g == 0]
         return tuple(options)
 
     def rewrite(self, model: Any, site: Site, statistics: Any) -> tuple[Edit, ...]:
+        """The weight's integers.
+
+        Raises:
+            UnsupportedSite: no such weight, a group that does not divide it, or no second moments for second-order rounding.
+        """
         use = model.weights.get(site.id)
         if use is None:
             raise UnsupportedSite(f"weight_only at {site.id}: the program has no such weight.")
         weight = model.parameter(site.id).detach()
-        if self.group and weight.shape[-1] % self.group:
-            raise UnsupportedSite(f"weight_only at {site.id}: {weight.shape[-1]} inputs are no multiple of group {self.group}.")
-        format = Affine(bits=self.bits, granularity="per_group", group=self.group) if self.group else Affine(bits=self.bits, axis=use.axis)
+        if self.group and (use.op != "linear" or weight.shape[-1] % self.group):
+            raise UnsupportedSite(f"weight_only at {site.id}: group {self.group} needs a linear layer whose inputs are a multiple of it; this is a {use.op} {tuple(weight.shape)}.")
         moment = statistics.moment(site.id) if statistics is not None and self.rounding == "second_order" else None
         if self.rounding == "second_order" and moment is None:
-            raise UnsupportedSite(f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.")
-        return (Encode(site.id, format, encode(weight, format, self.rounding, moment), execute="float"),)
+            raise UnsupportedSite(f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest.")
+        format = self._format(use.axis)
+        return (Encode(site.id, format, encode(weight, format, self.rounding, moment, self.weight_range), execute="float"),)
 
-
+    def _format(self, axis: int) -> Affine:
+        if self.group:
+            return Affine(bits=self.bits, granularity="per_group", group=self.group)
+        return Affine(bits=self.bits, granularity=self.granularity, axis=axis if self.granularity == "per_channel" else 0)

@@ -18,10 +18,16 @@ from typing import Literal
 import torch
 
 from slimline.core.formats import Affine
+from slimline.errors import DataError
 
 Range = Literal["minmax", "percentile", "mse"]
+WeightRange = Literal["minmax", "mse"]
 BINS = 2048
 PERCENTILE = 0.9999  # of the samples inside the range; 99.99 is what TensorRT and ONNX Runtime use
+# Shares of the full range that are tried as clipping points: finely where bell-shaped values have their
+# optimum, then in ratios for the outliers of transformers, which lie a hundred times further out.
+SHARES = torch.cat((torch.linspace(1.0, 0.3, 36, dtype=torch.float64), torch.logspace(-0.6, -2.0, 12, dtype=torch.float64)))
+ROUNDS = 3  # of the search over one end, then the other
 
 
 def quantize(x: torch.Tensor, step: float) -> torch.Tensor:
@@ -34,9 +40,39 @@ def quantize(x: torch.Tensor, step: float) -> torch.Tensor:
     return step * torch.round(x / step)
 
 
+def fake_quantize(x: torch.Tensor, scale: float, zero_point: int, bits: int = 8, *, signed: bool = False) -> torch.Tensor:
+    """``x`` on its grid and back: ``scale * (clamp(round(x / scale) + zero_point) - zero_point)``.
+
+    References:
+        Nagel et al. 2021, eq. 4-7.
+
+    Example:
+        >>> fake_quantize(torch.tensor([-1.0, 0.3, 99.0]), 0.5, 0, bits=2).tolist()
+        [0.0, 0.5, 1.5]
+    """
+    low, high = grid_limits(bits, signed)
+    return ((x / scale).round().add(zero_point).clamp(low, high) - zero_point) * scale
+
+
+def grid_limits(bits: int, signed: bool) -> tuple[int, int]:
+    """Smallest and largest integer of an activation's grid.
+
+    Example:
+        >>> grid_limits(8, False), grid_limits(8, True)
+        ((0, 255), (-128, 127))
+    """
+    return (-int(2 ** (bits - 1)), int(2 ** (bits - 1)) - 1) if signed else (0, int(2**bits) - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of a value's samples in equal bins from ``minimum`` to ``maximum``. ``counts``: ``[BINS]`` float64."""
+    """Counts of a value's samples in equal bins from ``minimum`` to ``maximum``. ``counts``: ``[BINS]`` float64.
+
+    Example:
+        >>> h = Histogram.of(torch.tensor([0.0, 1.0])).observe(torch.tensor([-3.0]))
+        >>> h.minimum, h.maximum, h.count
+        (-3.0, 1.0, 3)
+    """
 
     minimum: float
     maximum: float
@@ -44,10 +80,22 @@ class Histogram:
 
     @classmethod
     def of(cls, x: torch.Tensor) -> Histogram:
-        """Of one tensor, any shape."""
+        """Of one tensor, any shape.
+
+        Raises:
+            DataError: it is empty, or holds NaN or infinity.
+        """
+        if not x.numel():
+            raise DataError("The range of an empty value was asked for.", hint="Give at least one calibration sample.")
         low, high = (float(v) for v in torch.aminmax(x))
+        if not -torch.inf < low <= high < torch.inf:
+            raise DataError(f"A value inside the model reaches from {low} to {high} on the calibration samples.", hint="Look for NaN or infinity in the samples or the model.")
         high = high if high > low else low + 1e-12
         return cls(low, high, torch.histc(x.float(), BINS, low, high).double())
+
+    def observe(self, x: torch.Tensor) -> Histogram:
+        """Of everything so far and ``x``; the range grows as it must."""
+        return self.merge(Histogram.of(x))
 
     def merge(self, other: Histogram) -> Histogram:
         """Of both; bins are moved to the wider range, at their centres."""
@@ -59,24 +107,37 @@ class Histogram:
         return Histogram(low, high, counts)
 
     @property
+    def count(self) -> int:
+        """How many samples were seen."""
+        return round(float(self.counts.sum()))
+
+    @property
     def centres(self) -> torch.Tensor:
         width = (self.maximum - self.minimum) / BINS
         return self.minimum + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
 
     def quantile(self, share: float) -> float:
-        """The value below which ``share`` of the samples lie."""
+        """The value below which ``share`` of the samples lie, to a bin's upper edge."""
         total = self.counts.cumsum(0)
         place = int(torch.searchsorted(total, share * total[-1]))
         width = (self.maximum - self.minimum) / BINS
         return self.minimum + width * (min(place, BINS - 1) + 1)
 
 
-def value_range(histogram: Histogram, method: Range, bits: int = 8) -> tuple[float, int]:
-    """``(scale, zero_point)`` of an unsigned grid ``0 .. 2**bits - 1`` for a value.
+def value_range(histogram: Histogram, method: Range, bits: int = 8, *, signed: bool = False) -> tuple[float, int]:
+    """``(scale, zero_point)`` of a value's grid: ``0 .. 2**bits - 1``, or shifted by half of that where ``signed``.
 
     Zero is always exactly on the grid, and is its lowest point where the value is never negative
     (then a runtime can drop a relu before the quantizer). ``percentile`` cuts 0.01 % on each side
-    that is not zero; ``mse`` minimises the squared error of rounding and clipping over the histogram.
+    that is not zero; ``mse`` minimises the squared error of rounding and clipping over the histogram,
+    one end after the other.
+
+    References:
+        Nagel et al. 2021, section 3.1, eq. 12 (``mse``).
+
+    Example:
+        >>> value_range(Histogram.of(torch.tensor([0.0, 25.5])), "minmax")
+        (0.1, 0)
     """
     low, high = min(histogram.minimum, 0.0), max(histogram.maximum, 0.0)
     if method == "percentile":
@@ -84,31 +145,34 @@ def value_range(histogram: Histogram, method: Range, bits: int = 8) -> tuple[flo
         high = max(0.0, histogram.quantile(PERCENTILE)) if high > 0 else 0.0
     elif method == "mse":
         low, high = _least_error(histogram, low, high, bits)
-    return _grid(low, high, bits)
-
-
-def _grid(low: float, high: float, bits: int) -> tuple[float, int]:
     levels = 2**bits - 1
     scale = max((high - low) / levels, 1e-12)
-    return scale, min(levels, max(0, round(-low / scale)))
+    return scale, min(levels, max(0, round(-low / scale))) + grid_limits(bits, signed)[0]
+
+
+def range_errors(histogram: Histogram, low: torch.Tensor, high: torch.Tensor, bits: int = 8) -> torch.Tensor:
+    """Sum of squared errors over the histogram for every range ``low [K] .. high [K]`` (around zero): ``[K]``."""
+    levels = 2**bits - 1
+    scale = ((high - low) / levels).clamp_min(1e-12)[:, None]
+    zero = (-low[:, None] / scale).round().clamp(0, levels)
+    back = ((histogram.centres / scale + zero).round().clamp(0, levels) - zero) * scale
+    errors: torch.Tensor = (histogram.counts * (histogram.centres - back).square()).sum(1)
+    return errors
 
 
 def _least_error(histogram: Histogram, low: float, high: float, bits: int) -> tuple[float, float]:
-    centres, counts = histogram.centres, histogram.counts
-    levels = 2**bits - 1
-    best, chosen = float("inf"), (low, high)
-    for share in torch.linspace(1.0, 0.3, 36, dtype=torch.float64).tolist():
-        for cut in ((share, share),) if low == 0.0 or high == 0.0 else ((share, share), (share, 1.0), (1.0, share)):
-            a, b = low * cut[0], high * cut[1]
-            scale, zero = _grid(a, b, bits)
-            back = ((centres / scale + zero).round().clamp(0, levels) - zero) * scale
-            error = float((counts * (centres - back) ** 2).sum())
-            if error < best:
-                best, chosen = error, (a, b)
-    return chosen
+    """Shrink both ends together, then one after the other while it helps: an optimum along each axis."""
+    both = range_errors(histogram, SHARES * low, SHARES * high, bits)
+    shares = [float(SHARES[both.argmin()])] * 2
+    for _ in range(ROUNDS if low < 0 < high else 0):
+        for end in (0, 1):
+            tried = [torch.full_like(SHARES, shares[0]) * low, torch.full_like(SHARES, shares[1]) * high]
+            tried[end] = SHARES * (low, high)[end]
+            shares[end] = float(SHARES[range_errors(histogram, tried[0], tried[1], bits).argmin()])
+    return low * shares[0], high * shares[1]
 
 
-def weight_scale(weight: torch.Tensor, format: Affine, method: Literal["minmax", "mse"] = "minmax", importance: torch.Tensor | None = None) -> torch.Tensor:
+def weight_scale(weight: torch.Tensor, format: Affine, method: WeightRange = "minmax", importance: torch.Tensor | None = None) -> torch.Tensor:
     """Scales of a weight, in the shape that ``format.encode`` gives.
 
     ``mse`` searches 40 shrunken ranges per channel or group for the least (weighted) squared error.

@@ -10,8 +10,11 @@ References:
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
+Order = Literal["energy", "columns"]
 DAMPING = 0.01  # of the mean diagonal: GPTQ's own choice
 BLOCK = 128
 
@@ -22,10 +25,11 @@ def output_error(delta: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
     return torch.einsum("oi,ij,oj->", d, m, d)
 
 
-def round_second_order(weight: torch.Tensor, moment: torch.Tensor, scale: torch.Tensor, limit: int) -> torch.Tensor:
+def round_second_order(weight: torch.Tensor, moment: torch.Tensor, scale: torch.Tensor, limit: int, order: Order = "energy") -> torch.Tensor:
     """Integers ``[out, n]`` of ``weight [out, n]`` under ``scale`` (broadcastable to it), column by column, each error pushed onto the columns to come.
 
-    ``moment [n, n]`` is ``E[x xᵀ]`` of the layer's input; columns go in order of falling energy.
+    ``moment [n, n]`` is ``E[x xᵀ]`` of the layer's input. ``order``: by falling energy of the input
+    (what matters most is rounded while the most columns can still make up for it), or as the columns lie.
 
     Example:
         >>> w, m = torch.tensor([[0.4, 0.4]]), torch.tensor([[1.0, 0.99], [0.99, 1.0]])
@@ -33,10 +37,10 @@ def round_second_order(weight: torch.Tensor, moment: torch.Tensor, scale: torch.
         [[0, 1]]
     """
     n = weight.shape[1]
-    order = torch.argsort(moment.diagonal(), descending=True, stable=True)
-    w = weight.detach().double()[:, order].clone()
-    s = scale.detach().double().expand(weight.shape)[:, order]
-    h = moment.double()[order][:, order]
+    sequence = torch.argsort(moment.diagonal(), descending=True, stable=True) if order == "energy" else torch.arange(n)
+    w = weight.detach().double()[:, sequence].clone()
+    s = scale.detach().double().expand(weight.shape)[:, sequence]
+    h = moment.double()[sequence][:, sequence]
     dead = h.diagonal() <= 0
     h = h + torch.diag(dead.double()) + torch.eye(n, dtype=torch.float64) * (DAMPING * h.diagonal().mean().clamp_min(1e-12))
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
@@ -50,6 +54,6 @@ def round_second_order(weight: torch.Tensor, moment: torch.Tensor, scale: torch.
             w[:, i:stop] -= error[:, None] * upper[i, i:stop]
             errors[:, i - start] = error
         w[:, stop:] -= errors @ upper[start:stop, stop:]
-    back = torch.empty_like(order)
-    back[order] = torch.arange(n)
+    back = torch.empty_like(sequence)
+    back[sequence] = torch.arange(n)
     return q[:, back].to(torch.int8)

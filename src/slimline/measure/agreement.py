@@ -28,10 +28,3 @@ def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
         cosine=float(sum(similar) / len(similar)) if similar else 1.0,
         max_abs=max(float((a - b).abs().max()) for a, b in pairs),
     )
-
-
-def divergence(outputs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """How much was lost against the original, a scalar: KL(original, compressed) for class scores ``[N, C]``, else the squared error relative to the original's energy."""
-    if reference.ndim == 2 and reference.shape[1] > 1:
-        return torch.nn.functional.kl_div(outputs.float().log_softmax(1), reference.float().log_softmax(1), log_target=True, reduction="batchmean")
-    return ((outputs.float() - reference.float()) ** 2).mean() / (reference.float() ** 2).mean().clamp_min(1e-12)

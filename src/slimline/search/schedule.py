@@ -1,0 +1,69 @@
+"""What the time budget buys: counts, fixed at the start and then followed, so that the clock never decides what is chosen."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from slimline.core.result import Schedule
+
+SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.15, 0.45  # shares of the time left after the start; the rest measures, certifies and reports
+EPOCHS = 60  # of the training data: more recovery has not paid
+LEAST_SAMPLES, MOST_SAMPLES = 64, 512
+LEAST_CANDIDATES, MOST_CANDIDATES = 4, 16
+SLACK = 1.10  # of the time budget, after which everything that is left is cut off
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Throughput, measured at the start. Seconds: of one forward sample, one training step, one lowering with its measurement."""
+
+    forward: float
+    step: float
+    candidate: float
+
+
+def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, samples: int, train: int, batch: int) -> Schedule:
+    """``left``: seconds not yet spent. ``options``: how many will be measured. ``samples``: how many there are to measure them on.
+    ``train``: training samples, 0 for none. Monotone in ``left``, coarse on purpose: small noise in the probe changes nothing.
+
+    Example:
+        >>> make_schedule(600, 570, Probe(1e-4, 0.15, 4.0), options=200, samples=5000, train=45000, batch=128).finalists
+        3
+    """
+    affordable = SENSITIVITY * left / max(options * probe.forward, 1e-9)
+    loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), LEAST_SAMPLES))), samples)
+    candidates = int(min(max(CANDIDATES * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES))
+    steps = RECOVERY * left / max(probe.step, 1e-9)
+    steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
+    return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=3 if left > 60 else 2 if left > 30 else 1)
+
+
+def _coarse(count: float) -> int:
+    """Rounded down to one and a half significant digits: 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten."""
+    if count < 10:
+        return 0
+    power = 10 ** int(math.log10(count))
+    return int(max(m for m in (1, 1.5, 2, 3, 4, 5, 6, 8) if m * power <= count) * power)
+
+
+class Clock:
+    """Seconds of work: those of earlier runs, and since ``started`` (``time.monotonic()``)."""
+
+    def __init__(self, seconds: float, started: float | None = None, spent: float = 0.0) -> None:
+        self.seconds = seconds
+        self.started = time.monotonic() if started is None else started
+        self.spent = spent
+
+    @property
+    def elapsed(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    @property
+    def left(self) -> float:
+        return self.seconds - self.elapsed
+
+    def over(self, share: float = 1.0) -> bool:
+        """Whether more than ``share`` of the budget is spent."""
+        return self.elapsed > share * self.seconds

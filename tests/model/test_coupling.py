@@ -125,7 +125,7 @@ class Tied(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+    def __init__(self, kind: type[nn.LSTM | nn.GRU]) -> None:
         super().__init__()
         self.embed, self.rnn, self.head = nn.Linear(3, 6), kind(6, 5, num_layers=2, bidirectional=True, batch_first=True), nn.Linear(10, 2)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimline.core.edits import Keep
+from slimline.core.edits import Keep, Replace
 from slimline.core.samples import Samples
 from slimline.model.apply import apply_structure
 from slimline.model.coupling import find_channel_sites
@@ -77,6 +77,15 @@ def test_the_solution_is_that_of_least_squares(linear: bool) -> None:
         outputs = net(x).movedim(1, -1).reshape(-1, 3).double()
     expected = torch.linalg.lstsq(hidden, outputs).solution.T
     torch.testing.assert_close(repaired[2].weight.flatten(1).double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_after_a_dropped_block_the_layers_behind_it_are_fitted() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 3)).eval()
+    samples = Samples.of(torch.randn(64, 4, generator=torch.Generator().manual_seed(1)))
+    edits = [Replace("2", nn.Identity())]
+    repaired = reconstruct(net, apply_structure(net, edits), edits, samples, ridge=1e-9)
+    torch.testing.assert_close(repaired(*samples.args), net(*samples.args), rtol=1e-3, atol=1e-4)
 
 
 def test_batch_norms_take_the_statistics_of_the_samples() -> None:

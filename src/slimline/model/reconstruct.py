@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimline.core.edits import Structure
+from slimline.core.edits import Replace, Structure
 from slimline.core.samples import Samples
 from slimline.model.apply import kept_positions
 from slimline.model.layer_calls import LayerCall, LayerCalls, pick_outputs
 
-SAMPLES = 512
+SAMPLES = 256
 INPUT_VALUES = 8_000_000  # of one forward pass: bounds its memory, so images of 224 x 224 go by fifty
 ROWS_PER_INPUT = 4  # output positions per unknown
 FEWEST_ROWS = 4096
@@ -22,17 +22,18 @@ FEWEST_ROWS = 4096
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """Outputs ``[rows, O]`` of a layer of the original at the chosen output positions, for the outputs that stayed."""
+    """Outputs ``[rows, O]`` of a layer of the original at the chosen output positions, for the outputs that stayed; and the shape of all."""
 
+    shape: torch.Size
     chosen: torch.Tensor
     outputs: torch.Tensor
 
 
 def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structure], samples: Samples, *, seed: int = 0, ridge: float = 1e-2) -> nn.Module:
-    """A copy of ``pruned`` whose readers of pruned channels give what they gave in ``original``, as closely as they can.
+    """A copy of ``pruned`` whose layers give what they gave in ``original``, as closely as they can.
 
     ``edits`` are those that made ``pruned`` from ``original``. Every convolution (groups 1) and linear
-    layer that lost input channels gets the weights (and bias) that minimise
+    layer that lost input channels (where a module was replaced: every one, since what follows it sees other inputs) gets the weights (and bias) that minimise
     ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
     original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
     layer sees its input as the layers before it leave it after their own repair.
@@ -43,6 +44,10 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     new = copy.deepcopy(pruned).eval()
     kept = kept_positions(original, edits)
     readers = {name: dims.get(0) for name, dims in kept.items() if 1 in dims}
+    if any(isinstance(e, Replace) for e in edits):
+        readers = {name: kept.get(name, {}).get(0) for name, p in new.named_parameters() if p.ndim > 1}
+    if not readers:
+        return _modes_of(pruned, new)
     per_sample = sum(t[:1].numel() for t in samples.tensors)
     part = samples[: max(8, min(SAMPLES, INPUT_VALUES // max(per_sample, 1)))]
     wanted = _observe(original, readers, part, seed)
@@ -51,10 +56,9 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     def solve(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         target = wanted.get(call.parameter)
         if target is not None and call.groups == 1 and call.parameter not in done:
-            output = compute()
             done.add(call.parameter)
-            if output.shape[-1 if call.linear else 1] == target.outputs.shape[1] and int(target.chosen.max()) < call.positions(output.shape):
-                _solve(call, output.shape, target, ridge)
+            if call.weight.shape[0] == target.outputs.shape[1]:
+                _solve(call, target, ridge)
         return compute()
 
     with torch.no_grad(), LayerCalls(new, solve):
@@ -74,7 +78,7 @@ def _observe(model: nn.Module, readers: dict[str, list[int] | None], part: Sampl
             chosen = torch.arange(total) if total <= rows else torch.randint(total, (rows,), generator=draw).sort().values
             outputs = pick_outputs(output, chosen, call.linear)
             stay = readers[call.parameter]
-            wanted[call.parameter] = _Wanted(chosen, outputs if stay is None else outputs[:, stay])
+            wanted[call.parameter] = _Wanted(output.shape, chosen, outputs if stay is None else outputs[:, stay])
         return output
 
     quiet = copy.deepcopy(model).eval()
@@ -83,9 +87,9 @@ def _observe(model: nn.Module, readers: dict[str, list[int] | None], part: Sampl
     return wanted
 
 
-def _solve(call: LayerCall, output: torch.Size, target: _Wanted, ridge: float) -> None:
+def _solve(call: LayerCall, target: _Wanted, ridge: float) -> None:
     """Ridge regression towards the current weights, in float64; the bias, where there is one, is free."""
-    x, y = call.rows(output, target.chosen).double(), target.outputs.double()
+    x, y = call.rows(target.shape, target.chosen).double(), target.outputs.double()
     weight = call.weight.flatten(1).double()
     if call.bias is not None:
         x_mean, y_mean = x.mean(0), y.mean(0)

@@ -76,7 +76,7 @@ class StructureStatistics:
             with LayerCalls(work, see):
                 outputs = work(*part.args, **part.kwargs)
             scalar = loss(outputs, part.targets) if loss is not None else None
-            (scalar if scalar is not None else own_divergence(outputs, draw)).backward()  # type: ignore[no-untyped-call]
+            (scalar if scalar is not None else own_divergence(outputs, draw)).backward()
             for name, p in work.named_parameters():
                 product = (p.grad if p.grad is not None else torch.zeros_like(p)).detach() * p.detach()
                 for dim in range(min(p.ndim, 2)):

@@ -25,6 +25,8 @@ decomposed = torch.ops.quantized_decomposed
 class FakeWeight(nn.Module):
     """Projects a float weight onto ``format`` under fixed scales; gradients pass straight through."""
 
+    scale: torch.Tensor
+
     def __init__(self, parameter: str, format: Format, parts: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.parameter = parameter
@@ -76,7 +78,7 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
             with torch.no_grad():
                 new.parameter(edit.parameter).copy_(edit.value)
     encodes = {e.parameter: e for e in edits if isinstance(e, Encode)}
-    values = {}
+    values: dict[str, QuantizeValue] = {}
     for value in edits:
         if isinstance(value, QuantizeValue):
             values.setdefault(value.value, value)
@@ -146,12 +148,12 @@ def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: En
         values, scales = (graph.get_attr(name) for name in buffers)
         low, high = -format.limit - 1, format.limit
         if format.granularity == "per_tensor":
-            new = graph.call_function(decomposed.dequantize_per_tensor.tensor, (values, scales, _zeros(program, ()), low, high, torch.int8))
+            new = graph.call_function(decomposed.dequantize_per_tensor.default, (values, float(scale), 0, low, high, torch.int8))
         elif format.granularity == "per_channel":
             zeros = _zeros(program, (parts["scale"].numel(),))
             new = graph.call_function(decomposed.dequantize_per_channel.default, (values, scales, zeros, format.axis, low, high, torch.int8))
         else:
-            new = graph.call_function(decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group))
+            new = graph.call_function(decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group, torch.float32))
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
@@ -159,7 +161,7 @@ def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: En
 
 
 def _zeros(program: Program, shape: tuple[int, ...]) -> fx.Node:
-    name = "zero_points_" + "_".join(map(str, shape or ("scalar",)))
+    name = "zero_points_" + "_".join(map(str, shape))
     if not hasattr(program.module, name):
         program.module.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
     return program.graph.get_attr(name)

@@ -25,6 +25,7 @@ IR_VERSION, IR_VERSION_INT2 = 10, 13
 PACKED = {4: (TensorProto.INT4, "int4"), 2: (TensorProto.INT2, "int2")}
 GROUPS = (16, 32, 64, 128, 256)  # block sizes that MatMulNBits takes
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "MatMulInteger", "LSTM", "GRU", "DynamicQuantizeLSTM", "Gather")
+VALUES = ("values", "packed", "transposed")  # what follows a weight's name where its integers are stored
 
 
 def lower(program: Program, example: Samples) -> onnx.ModelProto:
@@ -38,7 +39,8 @@ def lower(program: Program, example: Samples) -> onnx.ModelProto:
     for parameter, encode in program.encoded.items():
         realise(graph, parameter, encode)
     graph.finish()
-    tidy(model, dict.fromkeys(program.weights) if program.form != "stored" else _modules(program), example)
+    name_transposed(model.graph, program)
+    tidy(model, tuple(program.encoded), example)
     return model
 
 
@@ -50,19 +52,88 @@ def export(program: Program, example: Samples) -> onnx.ModelProto:
     shapes: Any = tuple({0: batch} for _ in two.args) if not two.kwargs else None
     if two.kwargs:
         shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
-    try:
-        with quiet(), torch.no_grad():
-            exported = torch.export.export(program.module, two.args, dict(two.kwargs), dynamic_shapes=shapes, strict=False)
-            onnx_program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
-    except Exception as error:  # the exporters raise dozens of types; each means that this graph cannot be lowered
-        raise LoweringError(f"The model cannot be lowered to ONNX: {where(error)}{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}.") from error
-    assert onnx_program is not None
-    model: onnx.ModelProto = onnx_program.model_proto
-    return model
+    module = without_groups(program)
+    failure: Exception | None = None
+    for direct in (True, False):  # decomposing first takes twice as long, but translates more operations
+        try:
+            with quiet(), torch.no_grad():
+                exported = torch.export.export(module, two.args, dict(two.kwargs), dynamic_shapes=shapes, strict=False)
+                if direct:
+                    skip_decomposition(exported)
+                onnx_program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+        except Exception as error:  # the exporters raise dozens of types; each means that this graph cannot be lowered that way
+            failure = error
+            continue
+        assert onnx_program is not None
+        model: onnx.ModelProto = onnx_program.model_proto
+        return model
+    assert failure is not None
+    raise LoweringError(f"The model cannot be lowered to ONNX: {where(failure)}{_root(failure)}.") from failure
 
 
-def _modules(program: Program) -> dict[str, None]:
-    return dict.fromkeys(program.encoded)
+def without_groups(program: Program) -> torch.fx.GraphModule:
+    """The module; a copy where weights are decoded by groups, which the exporter has no translation for.
+
+    There one scale per row stands in, so that the decoding can be found again; ``realise`` takes the groups' own scales.
+    """
+    ops = torch.ops.quantized_decomposed
+    if not any(n.target is ops.dequantize_per_channel_group.default for n in program.graph.nodes):
+        return program.module
+    module = program.copy().module
+    for node in [n for n in module.graph.nodes if n.target is ops.dequantize_per_channel_group.default]:
+        values, low, high, dtype = node.args[0], node.args[3], node.args[4], node.args[5]
+        rows = module.get_buffer(str(values.target)).shape[0]
+        stem = str(values.target).removesuffix("__values")
+        module.register_buffer(f"{stem}__scale", torch.ones(rows))
+        module.register_buffer(f"{stem}__zero", torch.zeros(rows, dtype=torch.int64))
+        with module.graph.inserting_before(node):
+            scale, zero = (module.graph.get_attr(f"{stem}__{part}") for part in ("scale", "zero"))
+            new = module.graph.call_function(ops.dequantize_per_channel.default, (values, scale, zero, 0, low, high, dtype))
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _root(error: BaseException) -> str:
+    """The first line of the error that began it: the exporter wraps what it means in what it was doing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}".rstrip(".")
+
+
+def skip_decomposition(exported: torch.export.ExportedProgram) -> None:
+    """Let ``exported`` through the exporter as it is, if none of its operations has to be decomposed.
+
+    The exporter decomposes what it has no translation for by tracing the whole graph again, which is half of
+    all lowering time. Where the graph holds nothing of that kind, and nothing that works in place (which tracing
+    would make functional), the second trace changes nothing.
+    """
+    again = exported.run_decompositions
+
+    def run_decompositions(table: Any = None, **options: Any) -> torch.export.ExportedProgram:
+        targets = {n.target for n in exported.graph.nodes if n.op == "call_function"}
+        plain = all(not isinstance(t, torch._ops.OpOverload) or not (t._schema.is_mutable or t in table) for t in targets) if table is not None else False
+        nested = any(n.op == "get_attr" for n in exported.graph.nodes)  # a branch or loop with a graph of its own
+        return exported if plain and not nested else again(table, **options)
+
+    exported.run_decompositions = run_decompositions  # type: ignore[method-assign]
+
+
+def name_transposed(graph: onnx.GraphProto, program: Program) -> None:
+    """Give float matrices that the exporter transposed ahead of time, under a name of its own, their parameter's name back."""
+    by_content = {p.detach().numpy().T.tobytes(): name for name, p in program.parameters().items() if p.dtype == torch.float32 and p.ndim == 2}
+    taken = {tensor.name for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
+            continue
+        name = by_content.get(numpy_helper.to_array(tensor).tobytes(), "")
+        if name and name not in taken:
+            taken.add(name)
+            for node in graph.node:
+                node.input[:] = [name if i == tensor.name else i for i in node.input]
+            tensor.name = name
 
 
 @dataclass
@@ -70,7 +141,8 @@ class Rewriter:
     """An ONNX graph with look-ups, and the changes that wait for ``finish``."""
 
     model: onnx.ModelProto
-    added: list[tuple[onnx.NodeProto, onnx.NodeProto | None]] = field(default_factory=list)
+    leading: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
+    trailing: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
     first: list[onnx.NodeProto] = field(default_factory=list)
 
@@ -93,21 +165,22 @@ class Rewriter:
         return name
 
     def before(self, node: onnx.NodeProto, anchor: onnx.NodeProto) -> None:
-        self.added.append((node, anchor))
+        self.leading.setdefault(id(anchor), []).append(node)
+
+    def after(self, node: onnx.NodeProto, anchor: onnx.NodeProto) -> None:
+        self.trailing.setdefault(id(anchor), []).append(node)
 
     def drop(self, node: onnx.NodeProto) -> None:
         self.dropped.add(id(node))
 
     def finish(self) -> None:
         """Write the changes back: nodes in order, only initializers that something reads."""
-        waiting: dict[int, list[onnx.NodeProto]] = {}
-        for node, anchor in self.added:
-            waiting.setdefault(id(anchor), []).append(node)
         nodes = list(self.first)
         for node in self.nodes:
-            nodes += waiting.get(id(node), [])
+            nodes += self.leading.get(id(node), [])
             if id(node) not in self.dropped:
                 nodes.append(node)
+            nodes += self.trailing.get(id(node), [])
         read = {i for n in nodes for i in n.input} | {o.name for o in self.graph.output}
         used = [t for name, t in self.initializers.items() if name in read]
         nodes = [helper_copy(n) for n in nodes]
@@ -139,7 +212,7 @@ def realise(graph: Rewriter, parameter: str, encode: Encode) -> None:
         elif encode.execute == "dynamic":
             _dynamic(graph, parameter, stem, decoder)
         else:
-            _decoded(graph, stem, decoder, encode.format)
+            _decoded(graph, stem, decoder, encode.format, encode.parts["scale"].numpy())
 
 
 def _stored(graph: Rewriter, stem: str, bits: int, to: int) -> str:
@@ -200,26 +273,25 @@ def _integer_bias(graph: Rewriter, stem: str, gemm: onnx.NodeProto, scale: np.nd
     gemm.input[2] = decoded
 
 
-def _decoded(graph: Rewriter, stem: str, decoder: onnx.NodeProto, format: Affine) -> None:
+def _decoded(graph: Rewriter, stem: str, decoder: onnx.NodeProto, format: Affine, scale: np.ndarray[Any, Any]) -> None:
     """Weight-only: integers in the file, float in the kernel.
 
     ``Cast`` and ``Mul`` are folded once when the session is made; a ``DequantizeLinear`` would run on every call.
     """
     users = graph.users(decoder.output[0])
-    if format.granularity == "per_group" and all(_n_bits(graph, stem, decoder, user, format) for user in users):
+    if format.granularity == "per_group" and all(_n_bits(graph, stem, decoder, user, format, scale) for user in users):
         graph.drop(decoder)
         return
     values = graph.array(f"{stem}__values")
-    scale = graph.array(decoder.input[1]).astype(np.float32)
     if format.granularity == "per_group":  # values [..., in] with scales [..., in / group]
         grouped = (*values.shape[:-1], values.shape[-1] // format.group, format.group)
         shape = graph.put(f"{stem}__grouped", np.array(grouped, np.int64))
         flat = graph.put(f"{stem}__shape", np.array(values.shape, np.int64))
         cast = _stored(graph, stem, format.bits, TensorProto.FLOAT)
-        graph.put(decoder.input[1], scale[..., None])
+        groups = graph.put(f"{stem}__groups", scale[..., None])
         graph.first += [
             helper.make_node("Reshape", [cast, shape], [f"{stem}__cut"]),
-            helper.make_node("Mul", [f"{stem}__cut", decoder.input[1]], [f"{stem}__product"]),
+            helper.make_node("Mul", [f"{stem}__cut", groups], [f"{stem}__product"]),
             helper.make_node("Reshape", [f"{stem}__product", flat], [decoder.output[0]]),
         ]
         graph.drop(decoder)
@@ -240,13 +312,12 @@ def _gathered(graph: Rewriter, stem: str, gather: onnx.NodeProto, spread: np.nda
     out = gather.output[0]
     gather.input[0] = values
     gather.output[0] = f"{out}__rows"
-    following = graph.nodes[next(i for i, n in enumerate(graph.nodes) if n is gather) + 1]
-    graph.before(helper.make_node("Cast", [f"{out}__rows"], [f"{out}__float"], to=TensorProto.FLOAT), following)
+    graph.after(helper.make_node("Cast", [f"{out}__rows"], [f"{out}__float"], to=TensorProto.FLOAT), gather)
     name = graph.put(f"{stem}__spread", spread)
     if spread.ndim and format.axis == 0 and spread.shape[0] > 1:
-        graph.before(helper.make_node("Gather", [name, gather.input[1]], [f"{out}__scale"], axis=0), following)
+        graph.after(helper.make_node("Gather", [name, gather.input[1]], [f"{out}__scale"], axis=0), gather)
         name = f"{out}__scale"
-    graph.before(helper.make_node("Mul", [f"{out}__float", name], [out]), following)
+    graph.after(helper.make_node("Mul", [f"{out}__float", name], [out]), gather)
 
 
 def _linear_user(graph: Rewriter, decoder: onnx.NodeProto, user: onnx.NodeProto) -> tuple[str, str | None, onnx.NodeProto | None] | None:
@@ -261,7 +332,7 @@ def _linear_user(graph: Rewriter, decoder: onnx.NodeProto, user: onnx.NodeProto)
     return None
 
 
-def _n_bits(graph: Rewriter, stem: str, decoder: onnx.NodeProto, user: onnx.NodeProto, format: Affine) -> bool:
+def _n_bits(graph: Rewriter, stem: str, decoder: onnx.NodeProto, user: onnx.NodeProto, format: Affine, scale: np.ndarray[Any, Any]) -> bool:
     """Realise a linear layer as MatMulNBits; whether that was possible."""
     found = _linear_user(graph, decoder, user)
     if found is None or format.bits not in (4, 8) or format.group not in GROUPS:
@@ -272,8 +343,7 @@ def _n_bits(graph: Rewriter, stem: str, decoder: onnx.NodeProto, user: onnx.Node
     n, k = values.shape
     unsigned = (values + 2 ** (format.bits - 1)).astype(np.uint8).reshape(n, k // format.group, format.group)
     packed = unsigned if format.bits == 8 else unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
-    scales = graph.array(decoder.input[1]).astype(np.float32).reshape(-1)
-    inputs = [activation, graph.put(f"{stem}__packed", packed), graph.put(f"{stem}__blocks", scales)]
+    inputs = [activation, graph.put(f"{stem}__packed", packed), graph.put(f"{stem}__blocks", scale.reshape(-1))]
     if bias is not None:
         inputs += ["", "", bias]
     new = helper.make_node("MatMulNBits", inputs, [product.output[0]], domain="com.microsoft", K=k, N=n, bits=format.bits, block_size=format.group, accuracy_level=4)
@@ -316,7 +386,7 @@ def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto
     graph.drop(decoder)
 
 
-def tidy(model: onnx.ModelProto, weights: Mapping[str, None], example: Samples) -> None:
+def tidy(model: onnx.ModelProto, weights: Sequence[str], example: Samples) -> None:
     """Strip metadata, merge equal small constants, shorten names; nodes with a weight are named after its module."""
     graph = model.graph
     for thing in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -385,24 +455,27 @@ def _rename(model: onnx.ModelProto, stems: Mapping[str, str], example: Samples) 
 
 
 def _owners(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, stems: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    """Nodes that consume a weight, with the weight's name; found through casts, scales and transposes."""
+    """Nodes that consume a weight, with the weight's name; found through what only reads constants (casts, scales, transposes).
+
+    A weight's second consumer is ``WEIGHT@2`` and so on: node names are unique.
+    """
     carries: dict[str, str] = {}
+    constant = {tensor.name for tensor in graph.initializer}
+    seen: dict[str, int] = {}
     for tensor in graph.initializer:
-        stem = tensor.name.rpartition("__")[0]
-        if stem in stems:
+        stem, _, part = tensor.name.rpartition("__")
+        if stem in stems and part in VALUES:
             carries[tensor.name] = stems[stem]
-        elif tensor.name in stems.values():
-            carries[tensor.name] = tensor.name
-        elif tensor.name.rpartition(".")[2].startswith("weight"):
+        elif tensor.name in stems.values() or tensor.name.rpartition(".")[2].startswith("weight"):
             carries[tensor.name] = tensor.name
     for node in nodes:
         found = [carries[i] for i in node.input if i in carries]
-        if not found:
-            continue
-        if node.op_type in WEIGHTED:
-            yield id(node), found[0]
-        else:
-            carries |= dict.fromkeys(node.output, found[0])
+        if found and node.op_type in WEIGHTED:
+            seen[found[0]] = seen.get(found[0], 0) + 1
+            yield id(node), found[0] if seen[found[0]] == 1 else f"{found[0]}@{seen[found[0]]}"
+        elif all(i in constant for i in node.input if i):
+            constant |= set(node.output)
+            carries |= dict.fromkeys(node.output, found[0]) if found else {}
 
 
 def _all_names(graph: onnx.GraphProto) -> list[str]:

@@ -38,10 +38,9 @@ class Variant:
 
 
 # In calibration order: the four variants of one calibration share its ranges. Min-max is by far the cheapest.
-VARIANTS = tuple(
-    Variant(structure, calibration, per_channel)
-    for calibration, structure, per_channel in itertools.product(("MinMax", "Percentile", "Entropy"), ("QDQ", "QOperator"), (True, False))
-)
+_CALIBRATIONS: tuple[Calibration, ...] = ("MinMax", "Percentile", "Entropy")
+_STRUCTURES: tuple[Structure, ...] = ("QDQ", "QOperator")
+VARIANTS = tuple(Variant(s, c, per_channel) for c, s, per_channel in itertools.product(_CALIBRATIONS, _STRUCTURES, (True, False)))
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def quantize(artifact: Artifact, calibration: Samples, variants: Sequence[Varian
         for variant in variants:
             try:
                 yield Quantized(variant, _one(artifact, source, calibration, variant, Path(folder)))
-            except Exception as error:  # the quantizer raises anything; it becomes this variant's record
+            except Exception as error:  # noqa: BLE001 - the quantizer raises anything; it becomes this variant's record
                 yield Quantized(variant, None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
 
 
@@ -97,7 +96,7 @@ def _preprocess(artifact: Artifact, folder: Path) -> Path:
             with _silent(), quiet():
                 quant_pre_process(str(given), str(prepared), skip_symbolic_shape=skip_symbolic)
             return prepared
-        except Exception:  # its types are many; the next way is tried, and in the end the graph as it is
+        except Exception:  # noqa: BLE001 - its types are many; the next way is tried, and in the end the graph as it is
             prepared.unlink(missing_ok=True)
     return given
 

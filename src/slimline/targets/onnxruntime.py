@@ -79,14 +79,15 @@ class OnnxRuntime:
 
         model = _onnx_lowering.lower(program, example)
         artifact = Artifact(self.name, self.suffix, model.SerializeToString(deterministic=True), tuple(i.name for i in model.graph.input), tuple(o.name for o in model.graph.output))
-        try:
-            self.session(artifact)
-        except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
-            raise LoweringError(f"ONNX Runtime refuses the lowered model: {str(error).splitlines()[0][:300]}") from error
+        self.session(artifact)
         return artifact
 
     def session(self, artifact: Artifact, *, threads: int = 1, optimised: Path | None = None, profile: Path | None = None) -> onnxruntime.InferenceSession:
-        """A session with all graph optimisations, ``threads`` within operations and one operation at a time."""
+        """A session with all graph optimisations, ``threads`` within operations and one operation at a time.
+
+        Raises:
+            LoweringError: the runtime refuses the file.
+        """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -100,7 +101,10 @@ class OnnxRuntime:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        return onnxruntime.InferenceSession(artifact.payload, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(artifact.payload, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
+            raise LoweringError(f"ONNX Runtime refuses the model: {(str(error).splitlines() or [''])[0][:300]}") from error
 
     def run(self, artifact: Artifact, inputs: Samples, *, threads: int = 1, batch: int = 256) -> tuple[torch.Tensor, ...]:
         import torch
@@ -178,8 +182,8 @@ class OnnxRuntime:
             if made.artifact is not None:
                 try:
                     self.session(made.artifact)
-                except Exception as error:  # the runtime refuses its own quantizer's file: that variant's record
-                    made = replace(made, artifact=None, error=str(error).splitlines()[0][:300])
+                except LoweringError as error:  # the runtime refuses its own quantizer's file: that variant's record
+                    made = replace(made, artifact=None, error=error.message)
             yield made
 
 
@@ -201,7 +205,7 @@ def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
     model = onnx.load_from_string(artifact.payload)
     owners: dict[str, str] = {}
     for place, node in enumerate(model.graph.node):
-        weight, node.name = node.name, f"node_{place}"
+        weight, node.name = node.name.partition("@")[0], f"node_{place}"
         if weight:
             owners[node.name] = weight
             owners |= dict.fromkeys(node.output, weight)

@@ -135,7 +135,8 @@ class Program:
         names = self.names
         for node in self.graph.nodes:
             if names.get(node.name) == value:
-                return node
+                found: fx.Node = node
+                return found
         raise KeyError(value)
 
     def parameter(self, name: str) -> torch.Tensor:
@@ -164,8 +165,10 @@ class Program:
     def weights(self) -> Mapping[str, WeightUse]:
         """Parameter name -> its use, in graph order. Biases and norms are no weights."""
         if self._weights is None:
-            self._weights = MappingProxyType({use.parameter: use for use in reversed(list(self._find_weights()))})
-            self._weights = MappingProxyType(dict(reversed(self._weights.items())))
+            first: dict[str, WeightUse] = {}
+            for use in self._find_weights():
+                first.setdefault(use.parameter, use)
+            self._weights = MappingProxyType(first)
         return self._weights
 
     def _find_weights(self) -> Iterator[WeightUse]:
@@ -175,7 +178,7 @@ class Program:
             for op, weight, bias in weight_arguments(node):
                 if weight.op != "get_attr":
                     continue
-                last, fused = activation_after(node) if op not in ("lstm", "gru", "embedding") else (node, "")
+                last, fused = activation_after(node) if op not in ("lstm", "gru", "embedding") else _alone(node)
                 source = through_transparent(node.args[1] if op == "embedding" else node.args[0])
                 shape = shapes[weight.name]
                 out = shapes.get(node.name, ())
@@ -323,6 +326,10 @@ def groups_of(node: fx.Node) -> int:
     value = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     assert isinstance(value, int)
     return value
+
+
+def _alone(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6"]]:
+    return node, ""
 
 
 def activation_after(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6"]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -132,7 +133,7 @@ def seconds_per_step(model: nn.Module, samples: Samples, batch: int, bf16: bool)
     how = Distillation(steps=5, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16)
     times = [time.perf_counter()]
     distil(student, student.parameters(), model, samples, how, on_step=lambda _: times.append(time.perf_counter()))
-    return min(b - a for a, b in zip(times[1:], times[2:], strict=False))
+    return min(b - a for a, b in itertools.pairwise(times[1:]))
 
 
 def _float(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 from torch.nn import functional
@@ -115,10 +117,10 @@ def _pair(value: tuple[int, ...]) -> tuple[int, int]:
 def _geometry(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...], int]:
     """Stride, padding (``None`` for "same"), dilation and groups of a convolution node."""
     assert node.target in CONVOLUTIONS
-    defaults = [(1,), (0,), (1,), 1]
-    given = list(node.args[3:7])
+    defaults: list[Any] = [(1,), (0,), (1,), 1]
+    given: list[Any] = list(node.args[3:7])
     names = ("stride", "padding", "dilation", "groups")
-    values = [given[i] if i < len(given) else node.kwargs.get(n, d) for i, (n, d) in enumerate(zip(names, defaults, strict=True))]
+    values: list[Any] = [given[i] if i < len(given) else node.kwargs.get(n, d) for i, (n, d) in enumerate(zip(names, defaults, strict=True))]
     padding = values[1]
     padding = None if padding == "same" else (0,) if padding == "valid" else tuple(padding)
     return tuple(values[0]), padding, tuple(values[2]), int(values[3])

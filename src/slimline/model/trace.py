@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,13 +49,13 @@ def trace(model: nn.Module, example: Samples) -> torch.export.ExportedProgram:
         try:
             with quiet(), torch.no_grad():
                 return torch.export.export(model, samples.args, dict(samples.kwargs), dynamic_shapes=flat, strict=strict)
-        except Exception as error:  # every way that remains is tried; the last failure is raised below
+        except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's code raises; every way that remains is tried; the last failure is raised below
             failure = error
     assert failure is not None
     raise ModelError(f"The model cannot be exported: {where(failure)}{type(failure).__name__}: {str(failure).strip().splitlines()[0]}.", hint="Rewrite that line without data-dependent Python control flow.") from failure
 
 
-def _by_name(model: nn.Module, samples: Samples, dynamic: tuple[tuple[object, ...], dict[str, object]]) -> dict[str, object]:
+def _by_name(model: nn.Module, samples: Samples, dynamic: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
     """Shapes keyed by the forward's argument names, as ``torch.export`` wants them with keyword arguments."""
     import inspect
 

@@ -24,7 +24,7 @@ class Keep(Method):
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
-        return (cls(),)
+        return (cls(),) if site.kind == "weight" else ()
 
     def rewrite(self, model: Any, site: Site, statistics: Any) -> tuple[Edit, ...]:
         return ()

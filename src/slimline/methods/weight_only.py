@@ -49,6 +49,8 @@ class WeightOnly(Method):
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
+        if site.kind != "weight":
+            return ()
         if site.op == "embedding":
             return (cls(), cls(granularity="per_tensor"), cls(bits=4))
         options = [cls(), cls(bits=4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np
         Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004, chapter 11.
 
     Example:
-        >>> allocate([np.array([3.0, 1.0]), np.array([2.0, 0.0])], [([np.array([0.0, 1.0]), np.array([0.0, 1.0])], 1.0)])
+        >>> allocate([np.array([3.0, 1.0]), np.array([4.0, 0.0])], [([np.array([0.0, 1.0]), np.array([0.0, 1.0])], 1.0)])
         (0, 1)
     """
     sizes = [len(row) for row in objective]
@@ -36,4 +37,4 @@ def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np
     found = optimize.milp(c / scale, constraints=constraints, integrality=np.ones(total), bounds=optimize.Bounds(0, 1), options={"mip_rel_gap": GAP, "time_limit": SECONDS})
     if found.x is None:
         return None
-    return tuple(int(np.argmax(found.x[a:b])) for a, b in zip(starts, starts[1:], strict=False))
+    return tuple(int(np.argmax(found.x[a:b])) for a, b in itertools.pairwise(starts))

@@ -16,9 +16,9 @@ from slimline.core.plan import Decision, Method
 from slimline.core.samples import Samples
 from slimline.core.site import Member, Refusal, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
-from slimline.numerics.divergence import divergence
 from slimline.model.program import Program, Run
 from slimline.model.quantizers import FakeValue
+from slimline.numerics.divergence import divergence
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
 

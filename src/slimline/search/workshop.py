@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from slimline.core.contracts import Artifact, Target
-from slimline.core.edits import Encode, Keep, Numerics, Structure
+from slimline.core.edits import Encode, Numerics, Structure
 from slimline.core.formats import Format
 from slimline.core.plan import Decision, Method, Plan
 from slimline.core.samples import Samples
@@ -19,7 +19,7 @@ from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
-from slimline.model.reconstruct import recalibrate_batch_norm, reconstruct
+from slimline.model.reconstruct import reconstruct
 from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 from slimline.search.space import Option
@@ -74,9 +74,8 @@ class Workshop:
             edits = self.structure_edits(decisions)
             module = apply_structure(self.model, edits)
             if self.calibration is not None and edits:
-                if any(isinstance(e, Keep) for e in edits):
-                    module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed)
-                module = recalibrate_batch_norm(module, self.calibration)
+                # Least squares alone: recalibrating batch norms after it was measured to lose again.
+                module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed)
             self._structures = {decisions: module}  # only the last: models can be large
         return copy.deepcopy(self._structures[decisions])
 

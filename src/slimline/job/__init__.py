@@ -1,0 +1,243 @@
+"""The main job, one straight line: a task and a model in, a measured and certified artefact with its reasons out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time as clock
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.budget import Budget, parse_seconds
+from slimline.core.contracts import Artifact, Task
+from slimline.core.progress import Progress, Silent
+from slimline.core.registry import find
+from slimline.core.request import Request
+from slimline.core.result import Report
+from slimline.core.samples import Samples
+from slimline.core.trial import Trial
+from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
+from slimline.job import candidates, deliver
+from slimline.job.candidates import Finalist, Found
+from slimline.job.context import Job, Source, open_job
+from slimline.measure import quality
+from slimline.model.sites import find_sites
+from slimline.report.write import write_outputs
+from slimline.sources.validate import check_task
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``compress`` gives: the report, and the folder that holds the artefact."""
+
+    report: Report
+    directory: Path
+
+    def load(self) -> nn.Module:
+        """The compressed model as a module that can be trained further."""
+        return load(self.directory)
+
+
+def compress(
+    model: nn.Module, task: Task, *, target: str = "onnxruntime", budget: Budget = Budget(), time: str = "10m", out: str | Path = "build",
+    methods: Sequence[str] = (), without: Sequence[str] = (), strategy: str = "allocate", seed: int = 0, metric: str = "", resume: bool = False, force: bool = False, progress: Progress | None = None,
+) -> Result:
+    """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call.
+
+    Raises:
+        SlimlineError: what must be mended; the message says how.
+
+    Example:
+        ``slimline.compress(model, task, budget=Budget(max_drop="1%"), time="5m").report.sentence``
+    """
+    source = _PythonTask(model, task)
+    request = Request(
+        target=target, budget=budget, seconds=parse_seconds(time), methods=tuple(methods), without=tuple(without), strategy=strategy, seed=seed, metric=metric, out=Path(out),
+        resume=resume, force=force, model_name=source.name, command=" ".join(map(shlex.quote, sys.argv)), started=clock.monotonic(),
+    )
+    report = compress_request(source, request, progress if progress is not None else Silent())
+    assert report is not None
+    return Result(report, request.out)
+
+
+def compress_request(source: Source, request: Request, progress: Progress) -> Report | None:
+    """The job behind the command line; ``None`` after a dry run."""
+    torch.manual_seed(request.seed)
+    check_task(source.model(), source)
+    if request.dry_run:
+        progress.found(tuple(analyze(source, request).splitlines()))
+        return None
+    job = open_job(source, request, progress)
+    found: Found | None = None
+    with job.journal:
+        try:
+            found = candidates.prepare(job)
+            candidates.search(job, found)
+            finalists = _finalists(job, found)
+            outcome = deliver.certify(job, found, deliver.order(job, found, finalists))
+            return _deliver(job, found, outcome, finalists, interrupted=False)
+        except KeyboardInterrupt:
+            if found is None or not any(t.measurement for t in found.trials):
+                raise
+            progress.note("interrupted: writing the best so far")
+            return _best_so_far(job, found)
+
+
+def _finalists(job: Job, found: Found) -> list[Finalist]:
+    """The untrained front's safest member and the race's winners, finished."""
+    base = found.baseline_measurement.quality
+    halfwidth = deliver.half_width(job, found, [])
+    last = candidates.recover(job, found, halfwidth)
+    threshold = None if base is None else 0.5 * max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
+    tried = [t for t in found.trials if t.measurement is not None]
+    if not tried:
+        raise _nothing_worked(found.trials)
+    safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), t.measured_loss if t.measured_loss is not None else 0.0))
+    chosen = list({t.plan.digest: t for t in [safest, *_candidates_to_finish(job, found, last)]}.values())
+    finished: list[Finalist] = []
+    for trial in chosen:
+        if finished and job.clock.over(0.93):
+            job.note(f"{len(chosen) - len(finished)} finalists: no time was left to finish them")
+            break
+        try:
+            with candidates.timed(job, "finishing the best", 0.86):
+                finished.append(candidates.finish(job, found, trial, threshold if found.schedule.recovery_steps else None))
+        except SlimlineError as error:
+            job.note(f"a finalist failed: {error.message[:200]}")
+    if not finished:
+        raise _nothing_worked(found.trials)
+    return finished
+
+
+def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Trial]:
+    """Without training the measured drops decide already: the best objectives that keep the allowance, and their neighbours."""
+    base = found.baseline_measurement.quality
+    if found.modules or base is None:
+        return last[: found.schedule.finalists]
+    allowed = job.request.budget.max_drop.allowed(base)
+    good = [t for t in last if t.measurement is not None and t.measurement.quality is not None and base - t.measurement.quality <= allowed]
+    ranked = sorted(good or last[:1], key=lambda t: t.measurement.cost(job.request.budget.minimize) if t.measurement is not None else 0.0)
+    return ranked[: found.schedule.finalists]
+
+
+def _nothing_worked(trials: list[Trial]) -> SlimlineError:
+    said = next((t.error for t in trials if t.error), "no candidate met the limits on paper")
+    return BudgetNotMet(f"No candidate could be built: {said}", hint="Loosen the budget, or allow more methods (slimline methods).")
+
+
+def _deliver(job: Job, found: Found, outcome: deliver.Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
+    compared = [] if interrupted else deliver.references(job, found, outcome)
+    base, result, references = deliver.final_round(job, found, outcome, compared)
+    report = deliver.build_report(job, found, outcome, base, result, references, finalists, interrupted=interrupted)
+    write_outputs(job.directory, report, deliver.files_of(job, found, outcome))
+    job.journal.append("done", {"verdict": report.verdict, "plan": outcome.finalist.trial.plan.digest}, job.clock.elapsed)
+    return report
+
+
+def _best_so_far(job: Job, found: Found) -> Report:
+    """What an interrupted run leaves: the best measured trial, without a certificate."""
+    tried = [t for t in found.trials if t.measurement is not None]
+    good = [t for t in tried if not t.violations] or tried
+    best = min(good, key=lambda t: t.measurement.cost(job.request.budget.minimize) if not t.violations else (t.measured_loss or 0.0)) if good else tried[0]  # type: ignore[union-attr]
+    finalist = candidates.finish(job, found, best, None)
+    m = finalist.trial.measurement
+    outcome = deliver.Outcome(finalist, "inconclusive", None, None, None, finalist.trial.agreement, m.quality if m is not None else None, found.baseline_measurement.quality, None, None, None)
+    job.note("the certificate: the run was interrupted; go on with --resume")
+    return _deliver(job, found, outcome, [finalist], interrupted=True)
+
+
+def analyze(source: Source, request: Request) -> str:
+    """Where the model can be compressed and what is offered there, as text; nothing is written."""
+    model = source.model()
+    sites, refused = find_sites(model, source.example())
+    from slimline.job.context import _methods
+
+    methods = _methods(request)
+    lines = [f"{source.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(sites)} sites"]
+    for site in sites:
+        stage = "numerics" if site.kind == "weight" else "structure"
+        options = [o.label for n, m in methods.items() if site.kind in m.kinds and m.stage == stage for o in m.candidates(site)]
+        lines.append(f"  {site.id:44} {site.op:10} {' x '.join(map(str, site.shape)):16} {'; '.join(options) or 'nothing is offered'}")
+    lines += [f"  left alone: {r.where}: {r.reason}" for r in refused]
+    return "\n".join(lines)
+
+
+def load(directory: str | Path) -> nn.Module:
+    """The compressed float model of a finished run, in eval mode; it can be trained and exported again.
+
+    Raises:
+        UsageError: there is no finished run there.
+        ModelError: the file is not the one that the run wrote.
+    """
+    import json
+
+    from slimline.job.context import sha256
+
+    folder = Path(directory)
+    file, manifest = folder / "program.pt2", folder / "manifest.json"
+    if not file.is_file() or not manifest.is_file():
+        raise UsageError(f"There is no finished run in {folder}.", hint="Give the --out folder of `slimline compress`.")
+    if json.loads(manifest.read_text())["files"].get("program.pt2") != sha256(file.read_bytes()):
+        raise ModelError(f"{file} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")
+    from slimline.model.trace import quiet
+
+    with quiet():
+        module = torch.export.load(file).module()
+    return module
+
+
+def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1) -> dict[str, Any]:
+    """Bytes, latency and quality of an artefact file on a task's holdout (else search) samples, in its runtime."""
+    path = Path(artefact)
+    path = path / "model.onnx" if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f"There is no artefact {path}.", hint="Give a model file, or the --out folder of `slimline compress`.")
+    runtime = find("targets", target)()
+    bare = Artifact(target, path.suffix, path.read_bytes(), (), ())
+    session = runtime.session(bare)
+    whole = Artifact(target, path.suffix, bare.payload, tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()))
+    samples = task.data("holdout") or task.data("search")
+    if samples is None:
+        raise UsageError("The task gives no holdout or search samples.", hint="Define data(split).")
+    outputs = runtime.run(whole, samples, threads=threads)
+    shaped = outputs[0] if len(outputs) == 1 else outputs
+    function = quality.named(metric) if metric else task.metric
+    (latency,) = runtime.latency([whole], samples[:1], batch=batch, threads=threads)
+    return {"size_bytes": whole.size_bytes, "latency_ms": latency.model_dump(), "quality": quality.evaluate(function, shaped, samples.targets)[0]}
+
+
+class _PythonTask:
+    """A model and a task object as a source."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self._model = model
+        self._task = task
+        self.name = type(model).__name__
+        self.has_metric = hasattr(task, "metric")
+        self._splits: dict[str, Samples | None] = {}
+
+    def model(self) -> nn.Module:
+        return self._model
+
+    def example(self) -> Samples:
+        return self._task.example()
+
+    def data(self, split: str) -> Samples | None:
+        if split not in self._splits:
+            self._splits[split] = self._task.data(split)
+        return self._splits[split]
+
+    @property
+    def holdout_source(self) -> str | None:
+        return "user" if self.data("holdout") is not None else None
+
+    def metric(self, outputs: Any, targets: Any) -> Any:
+        return self._task.metric(outputs, targets)
+
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor | None:
+        return self._task.loss(outputs, targets) if hasattr(self._task, "loss") else None

@@ -1,0 +1,499 @@
+"""The search: options measured, candidates stitched and measured, the promising ones recovered."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.budget import Quantity
+from slimline.core.contracts import Artifact
+from slimline.core.plan import Method, Plan, Recovery
+from slimline.core.progress import Best
+from slimline.core.registry import find
+from slimline.core.result import Schedule
+from slimline.core.samples import Samples
+from slimline.core.site import Refusal, Site
+from slimline.core.trial import Latency, Measurement, Trial
+from slimline.errors import BudgetNotMet, SlimlineError
+from slimline.job.context import Job, as_outputs, flat
+from slimline.measure.agreement import agreement
+from slimline.measure.size import download_bytes
+from slimline.model.augment import Augmentation, find_augmentation
+from slimline.model.recover import Distillation, distil, evaluate, seconds_per_step
+from slimline.model.sites import find_sites
+from slimline.numerics.divergence import divergence
+from slimline.search.race import Entry, Rung, race, rungs
+from slimline.search.schedule import Probe, make_schedule
+from slimline.search.sensitivity import Sensitivity
+from slimline.search.space import Option, Place, Space, layers_of
+from slimline.search.timing import measure_timing
+from slimline.search.workshop import Built, Workshop
+from slimline.store.cache import key
+
+BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is given up
+QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
+QAT_RATE = 0.25  # of the learning rate
+TRIAL_SECONDS = 0.4
+SMALL_BATCH = 4_000  # training samples: below, batches of 64
+CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, where there is no training data
+CALIBRATION_BATCH = 16
+
+
+@dataclass
+class Found:
+    """What the search knows: grows as it goes."""
+
+    workshop: Workshop
+    space: Space
+    refused: list[Refusal]
+    schedule: Schedule
+    baseline: Artifact
+    baseline_measurement: Measurement
+    original: Any
+    baseline_scores: torch.Tensor | None
+    bf16: bool
+    batch: int
+    augmentation: Augmentation
+    trials: list[Trial] = field(default_factory=list)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
+    """A stage: announced, and its seconds counted."""
+    job.progress.stage(name, fraction, max(0.0, job.clock.left))
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        job.spent[name] = round(job.spent.get(name, 0.0) + time.monotonic() - start, 2)
+
+
+def prepare(job: Job) -> Found:
+    """Sites, schedule, option database, timing: everything before the first candidate.
+
+    Raises:
+        BudgetNotMet: a budget below what any plan can reach.
+    """
+    budget = job.request.budget
+    with timed(job, "looking at the model", 0.01):
+        sites, refused = find_sites(job.model, job.example)
+        sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
+        workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, job.loss if job.train is not None else None, job.request.seed)
+        baseline = job.target.lower(workshop.program, job.example)
+        (latency,) = job.target.latency([baseline], job.example, batch=budget.batch, threads=budget.threads, seconds=1.0)
+        samples = job.evaluation if job.evaluation is not None else job.example
+        original = evaluate(job.model, samples)
+        quality, scores = job.score(original, samples, original) if job.evaluation is not None else (None, None)
+        measured = measure(job, workshop, baseline, latency, quality, workshop.program)
+    if quality is not None:
+        budget.max_drop.allowed(quality)
+    offered = {s.id: offers(job, s) for s in sites}
+    schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
+    _announce(job, workshop, sites, refused, measured, schedule)
+    with timed(job, "measuring options", 0.08):
+        places, more = _option_database(job, workshop, sites, offered, schedule.samples_loss)
+    with timed(job, "timing layers", 0.18):
+        timing = _timing(job, workshop, baseline, places)
+    overhead, per_layer = _overhead(workshop, baseline)
+    space = Space(job.fingerprint, tuple(places), layers_of(workshop.program.weights, places), timing, overhead, per_layer, 0, Recovery(steps=schedule.recovery_steps, batch=batch), job.request.seed)
+    _check_reachable(job, space)
+    augmentation = Augmentation()
+    if schedule.recovery_steps and job.evaluation is not None:
+        with timed(job, "looking for safe augmentations", 0.2):
+            augmentation = find_augmentation(lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0], job.evaluation[:2_000], few=2_000, seed=job.request.seed) if job.evaluation.targets is not None else Augmentation()
+            if job.train is None:
+                augmentation = Augmentation(augmentation.flip, augmentation.shift, mix=True)
+    return Found(workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation)
+
+
+def offers(job: Job, site: Site) -> list[Method]:
+    """Every option of the allowed methods at a site, ``keep`` left out (it is always there)."""
+    stage = "numerics" if site.kind == "weight" else "structure"
+    return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds and m.stage == stage for o in m.candidates(site)]
+
+
+def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:
+    kinds = {k: sum(s.kind == k for s in sites) for k in ("weight", "channels", "block")}
+    quality = "no labelled data" if measured.quality is None else f"{job.metric_name} {measured.quality:.4f}"
+    recovery = f"{schedule.recovery_steps} training steps" if schedule.recovery_steps else "no training (no train split)" if job.train is None else "no training (too little time)"
+    job.progress.found((
+        f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
+        f"{kinds['weight']} weights to quantize, {kinds['channels']} sets of channels to prune, {kinds['block']} blocks to drop; {len(refused)} places left alone, with reasons",
+        f"for {job.target.name} {type(job.target).version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
+    ))
+
+
+def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, bool, int]:
+    """From the journal if it is there (a resumed run keeps it), else from a probe."""
+    kept = job.journal.last("schedule")
+    if kept is not None:
+        return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"])
+    with timed(job, "probing throughput", 0.04):
+        source = job.calibration if job.calibration is not None else job.example
+        few = source[: min(len(source), 64)]
+        with torch.inference_mode():
+            workshop.program.run(few)
+            start = time.perf_counter()
+            workshop.program.run(few)
+        forward = (time.perf_counter() - start) / len(few)
+        batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
+        bf16, step = False, 1.0
+        if job.train is not None:
+            step = seconds_per_step(job.model, job.train, batch, False)
+            half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 else step
+            bf16 = half * BF16_GAIN < step
+            step = half if bf16 else step
+        start = time.perf_counter()
+        job.target.lower(workshop.program, job.example)
+        candidate = time.perf_counter() - start + 3 * TRIAL_SECONDS + 1.0
+    samples = len(source)
+    schedule = make_schedule(job.clock.seconds, job.clock.left, Probe(forward, step, candidate), options=options, samples=samples, train=len(job.train) if job.train is not None else 0, batch=batch)
+    if job.train is None and job.calibration is not None:
+        schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, forward)})
+    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch}, job.clock.elapsed)
+    return schedule, bf16, batch
+
+
+def _calibration_steps(job: Job, forward: float) -> int:
+    """Steps of label-free distillation on the calibration samples that a third of the time allows."""
+    per_step = 6 * forward * CALIBRATION_BATCH  # a quantized forward and backward, and the teacher's forward
+    steps = int(0.3 * job.clock.left / max(per_step, 1e-9))
+    return min(CALIBRATION_STEPS, steps - steps % 50)
+
+
+def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int) -> tuple[list[Place], list[Refusal]]:
+    samples = (job.calibration if job.calibration is not None else job.example)[:count]
+    places: list[Place] = []
+    refused: list[Refusal] = []
+    sensitivity: Sensitivity | None = None
+    for number, site in enumerate(sites):
+        name = key("options", job.fingerprint.model_dump(), site.model_dump(), [(m.name, m.model_dump()) for m in offered[site.id]], count, job.request.seed)
+        stored = job.cache.get(name)
+        if stored is None:
+            sensitivity = sensitivity or Sensitivity(workshop, samples)
+            place, more = sensitivity.place(site, offered[site.id], keep_option)
+            job.cache.put(name, {"none": torch.zeros(1)}, {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in more]})
+        else:
+            place = Place(site, tuple(_option_from_json(o) for o in stored[1]["options"]))
+            more = [Refusal.model_validate(r) for r in stored[1]["refused"]]
+        places.append(place)
+        refused += more
+        job.progress.stage("measuring options", 0.08 + 0.1 * number / len(sites), max(0.0, job.clock.left))
+    return places, refused
+
+
+def keep_option(site: Site) -> Option:
+    """Leave the site as it is."""
+    return Option("keep", channels=site.shape[0] if site.kind == "channels" else None)
+
+
+def _option_to_json(option: Option) -> dict[str, Any]:
+    from slimline.core.formats import Affine
+
+    return {
+        "label": option.label, "decisions": [d.model_dump(mode="json") for d in option.decisions], "loss": option.loss, "channels": option.channels,
+        "dropped": option.dropped, "execute": option.execute, "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
+    }
+
+
+def _option_from_json(data: dict[str, Any]) -> Option:
+    from slimline.core.formats import Affine, Float
+    from slimline.core.plan import Decision
+
+    format = Affine.model_validate(data["format"]) if data["format"] else Float()
+    return Option(data["label"], tuple(Decision.model_validate(d) for d in data["decisions"]), data["loss"], data["channels"], data["dropped"], format, data["execute"])
+
+
+def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place]) -> Any:
+    from slimline.search.space import Timing
+
+    kept = job.journal.last("timing")
+    if kept is not None:  # measured once: a resumed run must choose by the same costs
+        return Timing(kept["full"], kept["half"], kept["rest"])
+    timing, _ = measure_timing(workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads)
+    job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest}, job.clock.elapsed)
+    return timing
+
+
+def _overhead(workshop: Workshop, baseline: Artifact) -> tuple[int, int]:
+    """Bytes of the graph around the weights: of the whole and per layer; corrected by the first trials."""
+    tensors = sum(4 * t.numel() for t in workshop.program.parameters().values())
+    rest = max(baseline.size_bytes - tensors, 0)
+    layers = max(1, len(workshop.program.weights))
+    return rest // 2, rest // (2 * layers)
+
+
+def _check_reachable(job: Job, space: Space) -> None:
+    for quantity, limit in job.request.budget.limits().items():
+        least = space.least("size" if quantity == "memory" else quantity)
+        if quantity in ("size", "macs", "memory") and limit < least:
+            unit = "multiply-adds" if quantity == "macs" else "bytes"
+            raise BudgetNotMet(
+                f"No plan reaches {quantity} {limit:,.0f} {unit}: with the smallest option everywhere the weights alone take {least:,.0f}." if quantity != "macs" else f"No plan reaches {limit:,.0f} multiply-adds: the narrowest takes {least:,.0f}.",
+                hint=f"Allow at least {least:,.0f}, or more methods (slimline methods).",
+            )
+
+
+def measure(job: Job, workshop: Workshop, artifact: Artifact, latency: Latency, quality: float | None, program: Any, rss: int | None = None) -> Measurement:
+    """Everything about an artefact but its latency and quality, which are handed in."""
+    download, codec = download_bytes(artifact.payload)
+    return Measurement(
+        size_bytes=artifact.size_bytes, download_bytes=download, download_codec=codec, memory_bytes=job.target.memory(artifact, job.example), rss_bytes=rss,
+        parameters=sum(t.numel() for t in program.parameters().values() if t.is_floating_point()), macs=program.macs(), latency_ms=latency, quality=quality,
+    )
+
+
+def search(job: Job, found: Found) -> None:
+    """Candidates of the strategy, built without training and measured in the runtime, until the schedule is done."""
+    resumed = [Trial.model_validate(t) for t in job.journal.events("trial")]
+    found.trials += resumed
+    strategy_class = find("strategies", job.request.strategy)
+    strategy = strategy_class(found.schedule.candidates)
+    loss_samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
+    reference = evaluate(job.model, loss_samples)
+    count = 0
+    while not job.clock.over(0.45) or not any(t.measurement for t in found.trials):
+        plan = strategy.propose(found.space, job.request.budget, found.trials)
+        if plan is None:
+            break
+        count += 1
+        with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):
+            trial = _try(job, found, plan, strategy.name, loss_samples, reference)
+        found.trials.append(trial)
+        job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
+        if trial.status == "failed":
+            job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")
+
+
+def _try(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, reference: Any) -> Trial:
+    start = time.monotonic()
+    choice = found.space.choice(plan)
+    predicted = None if choice is None else found.space.loss(choice)
+    costs = {} if choice is None else {k: float(v) for k, v in found.space.costs(choice).items()}
+    try:
+        built = found.workshop.build(plan)
+        artifact = found.workshop.lower(built)
+        verify_execution(job, built, artifact)
+        _, latency = job.target.latency([found.baseline, artifact], job.example, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=TRIAL_SECONDS)
+        outputs = job.target.run(artifact, samples, threads=2)
+        loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, flat(reference), strict=True) if a.is_floating_point()]).mean())
+        quality = artifact_quality(job, found, artifact)
+        measured = measure(job, found.workshop, artifact, latency, quality, built.program)
+        close = agreement(job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else ())
+    except SlimlineError as error:
+        return Trial(plan=plan, origin=origin, status="failed", error=str(error), predicted_loss=predicted, predicted=costs, seconds=round(time.monotonic() - start, 2))
+    violations = job.request.budget.violations(measured, found.baseline_measurement)
+    return Trial(
+        plan=plan, origin=origin, status="missed" if violations else "met", measurement=measured, predicted_loss=predicted, measured_loss=loss, predicted=costs,
+        agreement=close, violations=violations, seconds=round(time.monotonic() - start, 2),
+    )
+
+
+def artifact_quality(job: Job, found: Found, artifact: Artifact) -> float | None:
+    """On the evaluation samples, from the artefact's own outputs; ``None`` without data."""
+    if job.evaluation is None:
+        return None
+    outputs = as_outputs(job.target.run(artifact, job.evaluation, threads=2), found.original)
+    return job.score(outputs, job.evaluation, found.original)[0]
+
+
+def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
+    """A layer that the plan calls integer and the runtime runs in float fails the plan.
+
+    Raises:
+        SlimlineError: naming the layers.
+    """
+    wanted = {p for p, e in (built.stored.encoded if built.stored is not None else {}).items() if e.execute in ("integer", "dynamic")}
+    if not wanted:
+        return
+    operations = job.target.operations(artifact, job.example, threads=1)
+    weighted = [o for o in operations if o.weight in wanted]
+    floating = sorted({o.weight for o in weighted if o.executes != "integer"})
+    if floating:
+        raise SlimlineError(f"{job.target.name} runs {', '.join(floating[:3])} in float although the plan says integer.")
+    missing = sorted(wanted - {o.weight for o in weighted})
+    if missing:
+        job.note(f"whether {', '.join(missing[:3])} run in integers could not be read back from {job.target.name}")
+
+
+def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
+    """The race: promising candidates are trained; returns those that ended it (or the untrained ones without training data)."""
+    budget = job.request.budget
+    assert found.baseline_measurement.quality is None or job.evaluation is not None
+    tried = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
+    front = _front(tried, budget.minimize)
+    if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
+        return front
+    allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
+    entries = [Entry(t.plan, _objective(t, budget.minimize)) for t in _spread(front, _lanes(found.schedule.recovery_steps))]
+    plan = rungs(int(found.schedule.recovery_steps * (1 - QAT_SHARE)), len(entries))
+    total = sum(r.entries * r.steps for r in plan)
+    done = 0
+
+    def train(entry: Entry, rung: Rung) -> float | None:
+        nonlocal done
+        with timed(job, "recovering", 0.4 + 0.4 * done / max(total, 1)):
+            drop = _train(job, found, entry, rung)
+        done += rung.steps
+        return drop
+
+    last = race(entries, plan, train, allowed)
+    by_plan = {t.plan.digest: t for t in front}
+    return [by_plan[e.plan.digest] for e in last]
+
+
+def _lanes(steps: int) -> int:
+    """How many candidates enter the race: each needs enough steps to show what it can do."""
+    return 6 if steps >= 1500 else 4 if steps >= 300 else 2
+
+
+def _objective(trial: Trial, quantity: Quantity) -> float:
+    assert trial.measurement is not None
+    return trial.measurement.cost(quantity)
+
+
+def _front(trials: list[Trial], quantity: Quantity) -> list[Trial]:
+    """Trials that none beats in objective and measured loss, the safest first."""
+    ranked = sorted(trials, key=lambda t: (t.measured_loss if t.measured_loss is not None else 0.0, _objective(t, quantity)))
+    front: list[Trial] = []
+    for trial in ranked:
+        if not front or _objective(trial, quantity) < 0.995 * _objective(front[-1], quantity):
+            front.append(trial)
+    return front
+
+
+def _spread(front: list[Trial], count: int) -> list[Trial]:
+    """At most ``count`` of a front, evenly over it; its safest member needs no training and is left out where others are."""
+    inner = front[1:] if len(front) > 1 else front
+    if len(inner) <= count:
+        return inner
+    places = [round(i * (len(inner) - 1) / (count - 1)) for i in range(count)] if count > 1 else [len(inner) // 2]
+    return [inner[i] for i in dict.fromkeys(places)]
+
+
+def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
+    """One rung of one entry: the module is taken up where it was, or from the cache of an earlier run."""
+    digest = entry.plan.digest
+    name = key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps)
+    assert job.evaluation is not None and job.train is not None
+    module = found.modules.get(digest)
+    if module is None:
+        module = found.workshop.structure(entry.plan)
+    stored = job.cache.get(name)
+    if stored is not None:
+        module.load_state_dict(stored[0])
+    else:
+        if job.clock.over(0.85):
+            return None
+        module = module.to(memory_format=torch.channels_last) if job.example.tensors[0].ndim == 4 else module
+        module.train()
+        how = Distillation(
+            steps=rung.steps, batch=found.batch, seed=job.request.seed + entry.steps, bf16=found.bf16, augmentation=found.augmentation,
+        )
+        finished = distil(module, module.parameters(), job.model, job.train, how, loss=job.loss, modules=module, stop=lambda: job.clock.over(0.88))
+        module.eval()
+        if finished == rung.steps:
+            job.cache.put(name, module.state_dict())
+    module.eval()
+    found.modules[digest] = module
+    quality, _ = job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)
+    assert found.baseline_measurement.quality is not None
+    drop = found.baseline_measurement.quality - quality
+    trial = next(t for t in found.trials if t.plan.digest == digest)
+    if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
+        _show(job, found, trial.measurement, drop, entry.plan)
+    return drop
+
+
+def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan) -> None:
+    base = found.baseline_measurement
+    job.progress.best(Best(plan.digest, m.size_bytes, base.size_bytes / m.size_bytes, m.latency_ms.median, base.latency_ms.median / m.latency_ms.median, drop))
+
+
+@dataclass
+class Finalist:
+    """A plan as it could be delivered: recovered, quantized, lowered and measured on the evaluation samples."""
+
+    trial: Trial
+    built: Built
+    artifact: Artifact
+    scores: torch.Tensor | None
+
+    @property
+    def drop(self) -> float | None:
+        return None if self.trial.measurement is None else self.trial.measurement.quality
+
+
+def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Finalist:
+    """Quantize the recovered structure, train with the quantizers in the loop where that is called for, lower, measure.
+
+    ``threshold``: the drop up to which nothing more is done.
+
+    Raises:
+        SlimlineError: the plan cannot be carried out after all.
+    """
+    start = time.monotonic()
+    plan = trial.plan
+    built = found.workshop.build(plan, found.modules.get(plan.digest))
+    artifact = found.workshop.lower(built)
+    quality, scores = _scored(job, found, artifact)
+    base = found.baseline_measurement.quality
+    if quality is not None and base is not None and threshold is not None and base - quality > threshold and plan.stage("numerics"):
+        tuned = _with_quantizers(job, found, built, plan)
+        if tuned is not None:
+            other = found.workshop.lower(tuned)
+            better, better_scores = _scored(job, found, other)
+            if better is not None and better > quality:
+                built, artifact, quality, scores = tuned, other, better, better_scores
+    verify_execution(job, built, artifact)
+    _, latency = job.target.latency([found.baseline, artifact], job.example, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=2 * TRIAL_SECONDS)
+    measured = measure(job, found.workshop, artifact, latency, quality, built.program)
+    assert built.stored is not None
+    few = (job.calibration if job.calibration is not None else job.example)[:64]
+    close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)))
+    violations = job.request.budget.violations(measured, found.baseline_measurement)
+    final = trial.model_copy(update={
+        "origin": f"{trial.origin} + recovery" if found.modules.get(plan.digest) is not None else trial.origin, "measurement": measured, "violations": violations,
+        "status": "missed" if violations else "met", "agreement": close, "seconds": round(time.monotonic() - start, 2),
+    })
+    job.journal.append("finalist", final.model_dump(mode="json"), job.clock.elapsed)
+    return Finalist(final, built, artifact, scores)
+
+
+def _scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, torch.Tensor | None]:
+    if job.evaluation is None:
+        return None, None
+    outputs = as_outputs(job.target.run(artifact, job.evaluation, threads=2), found.original)
+    return job.score(outputs, job.evaluation, found.original)
+
+
+def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:
+    """A copy trained with quantizers in the loop; ``None`` where there is no time or nothing to train on."""
+    samples = job.train if job.train is not None else job.calibration
+    steps = int(found.schedule.recovery_steps * (QAT_SHARE / 2 if job.train is not None else 1.0))
+    if samples is None or steps < 10:
+        return None
+    training = built.training.copy()
+    name = key("quantized", plan.digest, steps, found.schedule.recovery_steps)
+    stored = job.cache.get(name)
+    if stored is not None:
+        training.module.load_state_dict(stored[0])
+    elif job.clock.over(0.85):
+        return None
+    else:
+        with timed(job, "training with quantizers in the loop", 0.85):
+            how = Distillation(
+                steps=steps, batch=found.batch if job.train is not None else CALIBRATION_BATCH, seed=job.request.seed + 7, bf16=False, augmentation=found.augmentation,
+                learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1), weight_decay=0.0,
+            )
+            done = distil(training.module, training.module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(0.9))
+        if done == steps:
+            job.cache.put(name, training.module.state_dict())
+    return Built(plan, built.module, built.program, training)

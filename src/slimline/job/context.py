@@ -1,0 +1,227 @@
+"""Everything that a job has at hand: the model, its samples, its target, its memory and its clock."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils import _pytree
+
+from slimline.core.contracts import Target, Task
+from slimline.core.plan import Fingerprint, Method, Plan
+from slimline.core.progress import Progress
+from slimline.core.registry import find, registered
+from slimline.core.request import Request
+from slimline.core.samples import Samples
+from slimline.errors import DataError, OutputError, UsageError
+from slimline.measure import quality
+from slimline.model.recover import evaluate
+from slimline.search.schedule import Clock
+from slimline.store.cache import Cache, fingerprint
+from slimline.store.journal import Journal
+
+CALIBRATION = 512
+STATE = ".slimline"
+PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json")
+
+
+class Source(Task, Protocol):
+    """A task that also says what it is called and where its holdout comes from."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def holdout_source(self) -> str | None: ...
+    def model(self) -> nn.Module: ...
+
+
+@dataclass
+class Job:
+    """One run. ``evaluation`` chooses between candidates, ``calibration`` sets ranges; they never overlap."""
+
+    request: Request
+    source: Source
+    progress: Progress
+    target: Target
+    model: nn.Module
+    example: Samples
+    train: Samples | None
+    calibration: Samples | None
+    evaluation: Samples | None
+    metric_name: str
+    metric: quality.Metric
+    fingerprint: Fingerprint
+    journal: Journal
+    cache: Cache
+    clock: Clock
+    methods: Mapping[str, type[Method]]
+    notes: list[str] = field(default_factory=list)
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        return self.request.out
+
+    @property
+    def base_plan(self) -> Plan:
+        return Plan(model=self.fingerprint, seed=self.request.seed)
+
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor | None:
+        """The task's loss; ``None``: distillation only."""
+        return None if targets is None else self.source.loss(outputs, targets)
+
+    def note(self, text: str) -> None:
+        """Something for the report's list of what was not checked, and for the screen."""
+        if text not in self.notes:
+            self.notes.append(text)
+            self.progress.note(text)
+
+    def score(self, outputs: Any, samples: Samples, original: Any) -> tuple[float, torch.Tensor | None]:
+        """Quality and per-sample scores; unlabelled samples are held against the original's outputs."""
+        targets = samples.targets if samples.targets is not None else original
+        return quality.evaluate(self.metric, outputs, targets)
+
+    def model_quality(self, model: Callable[..., Any], samples: Samples, original: Any, *, bf16: bool = False) -> tuple[float, torch.Tensor | None]:
+        """Of a torch model on ``samples``."""
+        return self.score(evaluate(model, samples, bf16=bf16), samples, original)
+
+
+def open_job(source: Source, request: Request, progress: Progress) -> Job:
+    """Load and check everything that the user gave, then open the output folder.
+
+    Raises:
+        SlimlineError: whatever the user can mend, before anything is written.
+    """
+    target_class = find("targets", request.target)
+    target_class.require()
+    find("strategies", request.strategy)
+    model = source.model()
+    splits = {name: source.data(name) for name in ("train", "search")}
+    example = source.example()
+    calibration, evaluation = _parts(splits["train"], splits["search"], request.seed)
+    metric_name, metric = _metric(source, request, model, example, evaluation or calibration)
+    mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
+    header = {"model": mark.model_dump(), "task": source.name, "request": request.model_dump(mode="json", exclude={"out", "resume", "force", "command", "started", "dry_run", "model_name"})}
+    _check_directory(request)
+    request.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal.open(request.out / STATE, header, resume=request.resume)
+    clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
+    return Job(
+        request=request, source=source, progress=progress, target=target_class(), model=model, example=example, train=splits["train"], calibration=calibration, evaluation=evaluation,
+        metric_name=metric_name, metric=metric, fingerprint=mark, journal=journal, cache=Cache(request.out / STATE / "cache"), clock=clock, methods=_methods(request),
+    )
+
+
+def _methods(request: Request) -> dict[str, type[Method]]:
+    known = registered("methods")
+    for name in (*request.methods, *request.without):
+        find("methods", name)
+    wanted = set(request.methods or known) - set(request.without) | {"keep"}
+    return {n: m for n, m in known.items() if n in wanted}
+
+
+def _parts(train: Samples | None, search: Samples | None, seed: int) -> tuple[Samples | None, Samples | None]:
+    """Calibration from ``train``; from one half of ``search`` only where there is no ``train``."""
+    generator = torch.Generator().manual_seed(seed)
+    if train is not None:
+        return train[torch.randperm(len(train), generator=generator)[:CALIBRATION]], search
+    if search is None:
+        return None, None
+    if len(search) < 4:
+        return search, search
+    order = torch.randperm(len(search), generator=generator)
+    half = len(search) // 2
+    return search[order[:half].sort().values][:CALIBRATION], search[order[half:].sort().values]
+
+
+def _metric(source: Source, request: Request, model: nn.Module, example: Samples, samples: Samples | None) -> tuple[str, quality.Metric]:
+    if request.metric and request.metric != "metric":
+        return request.metric, quality.named(request.metric)
+    if getattr(source, "has_metric", True):
+        return "metric", source.metric
+    few = (samples if samples is not None else example)[:8]
+    outputs = evaluate(model, few)
+    return quality.default(outputs, few.targets)
+
+
+def _thumb(samples: Samples) -> torch.Tensor:
+    """What stands for the data in the fingerprint: counts and the first samples' bytes."""
+    parts = [t[:64].detach().reshape(-1).view(torch.uint8) if t.numel() else t.new_zeros(0, dtype=torch.uint8) for t in (s.contiguous() for s in samples.tensors)]
+    return torch.cat([torch.tensor([len(samples)], dtype=torch.int64).view(torch.uint8), *parts])
+
+
+def _check_directory(request: Request) -> None:
+    """An output folder is empty, or ours to resume or to replace."""
+    out = request.out
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"{out} is a file.", hint="Give a folder to --out.")
+    held = [p.name for p in out.iterdir()]
+    if not held or request.resume:
+        if request.resume and not (out / STATE / "journal.jsonl").exists():
+            raise UsageError(f"There is no run to resume in {out}.", hint="Leave --resume out.")
+        return
+    if not request.force:
+        raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
+    own = {*PRODUCTS, STATE, *(n for n in held if n.startswith("model."))}
+    foreign = sorted(set(held) - own)
+    if foreign and not (out / STATE).exists():
+        raise OutputError(f"{out} holds {', '.join(foreign[:3])}, which Slimline did not make.", hint="Give another --out.")
+    for name in set(held) & own:
+        path = out / name
+        if path.is_dir():
+            import shutil
+
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def environment() -> dict[str, str]:
+    """Versions and the machine, for the report and the manifest."""
+    import importlib.metadata
+
+    found = {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(), "cores": str(os.cpu_count())}
+    for package in ("slimline", "torch", "onnx", "onnxruntime", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def flat(outputs: Any) -> tuple[torch.Tensor, ...]:
+    """The tensors of an output pytree."""
+    return tuple(t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor))
+
+
+def as_outputs(tensors: tuple[torch.Tensor, ...], original: Any) -> Any:
+    """Flat outputs of an artefact in the original's own structure.
+
+    Raises:
+        DataError: the counts differ.
+    """
+    leaves, spec = _pytree.tree_flatten(original)
+    if len(leaves) != len(tensors):
+        raise DataError(f"The artefact has {len(tensors)} outputs, the model {len(leaves)}.")
+    return _pytree.tree_unflatten(list(tensors), spec)

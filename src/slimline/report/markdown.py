@@ -1,0 +1,36 @@
+"""``report.md``: for a pull request or a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slimline.core.result import Report
+from slimline.report import rows
+
+
+def render(report: Report) -> str:
+    """The report as Markdown."""
+    head, body = rows.summary(report)
+    parts = [f"# {report.model}: {report.verdict}", "", report.sentence, "", *_table(head, body), "", "## Certificate", "", rows.certificate_words(report)]
+    if report.references:
+        parts += ["", "## References", "", *_table(*rows.references(report))]
+    parts += ["", "## Decisions", "", *_table(*rows.decisions(report))]
+    if report.refused:
+        parts += ["", "## Left alone", "", *(f"- `{_cell(r.where)}`: {_cell(r.reason)}" for r in report.refused)]
+    p = report.predictions
+    if p.rank_correlation is not None:
+        parts += ["", "## Predicted against measured", "", f"Rank correlation of predicted and measured loss over {len(p.candidates)} candidates: {p.rank_correlation:.3f}."]
+    parts += ["", "## Not checked", "", *(f"- {_cell(n)}" for n in report.not_checked or ("nothing is known to be unchecked",))]
+    environment = ", ".join(f"{k} {v}" for k, v in report.environment.items())
+    parts += ["", "## How to reproduce", "", "```", report.command, "```", "", f"Seed {report.seed}; {environment}."]
+    if report.artefact is not None:
+        parts += ["", f"`{report.artefact.file}`: sha256 `{report.artefact.sha256}`"]
+    return "\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(map(_cell, head)) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(map(_cell, row)) + " |" for row in body)]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from slimline.core.result import Report
+from slimline.errors import OutputError
+from slimline.report import html, markdown
+from slimline.report import json as report_json
+
+
+def write_outputs(directory: Path, report: Report, files: Mapping[str, bytes]) -> None:
+    """Write ``files``, the report in three forms, and last the manifest with the sha256 of all of them.
+
+    All are first written under temporary names beside their own; only then are they renamed.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable; nothing half-written stays.
+    """
+    whole = {**files, "report.json": report_json.dumps(report).encode(), "report.md": markdown.render(report).encode(), "report.html": html.render(report).encode()}
+    manifest = {
+        "files": {name: hashlib.sha256(payload).hexdigest() for name, payload in sorted(whole.items())}, "versions": report.environment, "seed": report.seed, "command": report.command,
+    }
+    whole["manifest.json"] = json.dumps(manifest, indent=2).encode()
+    parts = {name: directory / f".{name}.part" for name in whole}
+    try:
+        for name, payload in whole.items():
+            with parts[name].open("wb") as handle:
+                handle.write(payload)
+                handle.flush()
+                os.fsync(handle.fileno())
+        for name in whole:  # the manifest is the last one
+            os.replace(parts[name], directory / name)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"The disk that holds {directory} is full: {sum(map(len, whole.values())):,} bytes are needed.", hint="Free some space, then run again with --resume.") from error
+        raise OutputError(f"{directory} cannot be written: {error.strerror}.", hint="Check its permissions, or give another --out.") from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)

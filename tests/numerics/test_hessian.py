@@ -1,0 +1,111 @@
+"""Second-order rounding against the plain algorithm that it speeds up, and against nearest rounding."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from slimline.core.formats import Affine
+from slimline.errors import UnsupportedFormat
+from slimline.numerics.hessian import DAMPING, output_error, round_second_order
+from slimline.numerics.rounding import encode
+
+
+def correlated(n: int, rows: int = 400) -> torch.Tensor:
+    """Inputs ``[rows, n]`` whose neighbours go together, as those of a convolution do, with some louder than others."""
+    mix = torch.eye(n) + 0.8 * torch.diag(torch.ones(n - 1), 1) + 0.5 * torch.diag(torch.ones(n - 2), 2)
+    return torch.randn(rows, n) @ mix * torch.linspace(0.3, 2.0, n)
+
+
+def optimal_brain_quantizer(weight: torch.Tensor, moment: torch.Tensor, scale: float, limit: int) -> torch.Tensor:
+    """GPTQ's equations 2 and 3 literally: round one column, move the others, invert the smaller matrix anew."""
+    n = weight.shape[1]
+    h = moment.double() + DAMPING * moment.diagonal().mean().double() * torch.eye(n, dtype=torch.float64)
+    w, q = weight.double().clone(), torch.zeros_like(weight, dtype=torch.float64)
+    for i in range(n):
+        inverse = torch.linalg.inv(h[i:, i:])
+        q[:, i] = (w[:, i] / scale).round().clamp(-limit, limit)
+        error = (w[:, i] - scale * q[:, i]) / inverse[0, 0]
+        w[:, i:] -= error[:, None] * inverse[0]
+    return q.to(torch.int8)
+
+
+@pytest.mark.parametrize("n", [5, 140])
+def test_it_is_the_plain_algorithm_column_by_column(n: int) -> None:
+    x, weight = correlated(n), torch.randn(4, n)
+    moment = x.T @ x / len(x)
+    fast = round_second_order(weight, moment, torch.full((1, 1), 0.25), 7, order="columns")
+    # Blocks of 128 columns and one Cholesky factor give the same numbers; a value at .5 may fall either way.
+    assert (fast != optimal_brain_quantizer(weight, moment, 0.25, 7)).float().mean() < 0.005
+
+
+def test_by_energy_is_by_columns_after_sorting() -> None:
+    x, weight = correlated(12), torch.randn(3, 12)
+    moment = x.T @ x / len(x)
+    order = moment.diagonal().argsort(descending=True)
+    sorted_first = round_second_order(weight[:, order], moment[order][:, order], torch.full((1, 1), 0.3), 7, order="columns")
+    assert torch.equal(round_second_order(weight, moment, torch.full((1, 1), 0.3), 7)[:, order], sorted_first)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_beats_nearest_rounding_on_the_outputs(bits: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight = correlated(48), torch.randn(16, 48)
+    moment = x.T @ x / len(x)
+    format = Affine(bits=bits)  # type: ignore[arg-type]
+    scale = format.encode(weight)["scale"]
+    nearest = format.decode(format.quantize(weight, scale))
+    second = format.decode({"values": round_second_order(weight, moment, scale[:, None], format.limit), "scale": scale})
+    assert ((second - weight) @ x.T).square().sum() < 0.7 * ((nearest - weight) @ x.T).square().sum()
+
+
+def test_it_comes_close_to_the_best_of_all_roundings() -> None:
+    x, weight = correlated(6), torch.randn(1, 6)
+    moment, scale = x.T @ x / len(x), 0.4
+    floors = (weight / scale).floor()
+    errors = [float(output_error(scale * (floors + torch.tensor([bits])) - weight, moment)) for bits in itertools.product((0.0, 1.0), repeat=6)]
+    found = scale * round_second_order(weight, moment, torch.full((1, 1), scale), 127).float() - weight
+    nearest = scale * (weight / scale).round() - weight
+    assert float(output_error(found, moment)) <= float(output_error(nearest, moment))
+    assert float(output_error(found, moment)) <= sorted(errors)[6]  # of 64
+
+
+def test_uncorrelated_inputs_give_nearest_rounding() -> None:
+    weight = torch.randn(5, 9)
+    found = round_second_order(weight, torch.eye(9), torch.full((1, 1), 0.2), 127)
+    assert torch.equal(found, (weight / 0.2).round().to(torch.int8))
+
+
+def test_output_error_is_the_mean_square_of_what_changes() -> None:
+    x, delta = torch.randn(300, 6), torch.randn(4, 6)
+    moment = x.T @ x / len(x)
+    assert float(output_error(delta, moment)) == pytest.approx(float((x @ delta.T).square().sum(1).mean()), rel=1e-4)
+
+
+def test_inputs_that_are_always_zero_or_copies_do_no_harm() -> None:
+    x = torch.randn(100, 4)
+    x = torch.cat((x, x[:, :2], torch.zeros(100, 2)), 1)
+    found = round_second_order(torch.randn(3, 8), x.T @ x / len(x), torch.full((1, 1), 0.1), 127)
+    assert found.dtype == torch.int8 and int(found.abs().max()) < 127
+    assert round_second_order(torch.randn(3, 8), torch.zeros(8, 8), torch.full((1, 1), 0.1), 7).shape == (3, 8)
+
+
+def test_grouped_convolutions_are_rounded_group_by_group() -> None:
+    weight = torch.randn(6, 2, 3, 3)
+    moments = torch.stack([m.T @ m / 400 for m in (correlated(18), correlated(18))])
+    format = Affine(bits=4)
+    parts = encode(weight, format, "second_order", moments)
+    for g in (0, 1):
+        alone = encode(weight[3 * g : 3 * g + 3], format, "second_order", moments[g])
+        assert torch.equal(parts["values"][3 * g : 3 * g + 3], alone["values"])
+        torch.testing.assert_close(parts["scale"][3 * g : 3 * g + 3], alone["scale"])
+
+
+def test_second_order_without_moments_is_refused() -> None:
+    with pytest.raises(UnsupportedFormat, match="second moments"):
+        encode(torch.randn(2, 3), Affine(), "second_order", None)
+    with pytest.raises(UnsupportedFormat, match="dimension 0"):
+        encode(torch.randn(2, 3), Affine(axis=1), "second_order", torch.eye(3))

@@ -154,6 +154,18 @@ def test_keyword_inputs_keep_their_names_and_outputs_are_flat() -> None:
     agree(artifact, program, samples, 1e-5)
 
 
+def test_an_input_called_like_a_short_name_stays_itself() -> None:
+    class Sum(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(a * 2 + torch.exp(b)) + a
+
+    samples = Samples((), {"a": torch.rand(4, 3), "b": torch.rand(4, 3)})
+    program = build(Sum, samples)
+    artifact = TARGET.lower(freeze(program), samples[:2])
+    assert artifact.inputs == ("a", "b")
+    agree(artifact, program, samples, 1e-5)
+
+
 def test_lowering_is_deterministic() -> None:
     samples = images()
     program = freeze(build(Net, samples))

@@ -22,9 +22,15 @@ def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
         return Agreement(top1=None, cosine=1.0, max_abs=0.0)
     first, second = pairs[0]
     scores = first.ndim == 2 and first.shape[1] > 1
-    similar = [torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).mean() for a, b in pairs if a.ndim > 1]
+    similar = [_cosine(a.flatten(1), b.flatten(1)) for a, b in pairs if a.ndim > 1]
     return Agreement(
         top1=float((first.argmax(1) == second.argmax(1)).double().mean()) if scores else None,
         cosine=float(sum(similar) / len(similar)) if similar else 1.0,
         max_abs=max(float((a - b).abs().max()) for a, b in pairs),
     )
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean cosine of the rows; two rows of zeros are alike."""
+    similar = torch.nn.functional.cosine_similarity(a, b, dim=1)
+    return torch.where((a == 0).all(1) & (b == 0).all(1), 1.0, similar).mean()

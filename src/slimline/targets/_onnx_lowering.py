@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from slimline.core.edits import Encode
@@ -17,15 +15,12 @@ from slimline.core.samples import Samples
 from slimline.errors import LoweringError, UnsupportedFormat
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
-from slimline.model.trace import quiet, where
+from slimline.targets._onnx_export import export
+from slimline.targets._onnx_names import detached, name_transposed, tidy
 
-OPSET = 21  # the first with 4-bit integers
-OPSET_INT2 = 25
-IR_VERSION, IR_VERSION_INT2 = 10, 13
+OPSET_INT2, IR_VERSION_INT2 = 25, 13
 PACKED = {4: (TensorProto.INT4, "int4"), 2: (TensorProto.INT2, "int2")}
 GROUPS = (16, 32, 64, 128, 256)  # block sizes that MatMulNBits takes
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "MatMulInteger", "LSTM", "GRU", "DynamicQuantizeLSTM", "Gather")
-VALUES = ("values", "packed", "transposed")  # what follows a weight's name where its integers are stored
 
 
 def lower(program: Program, example: Samples) -> onnx.ModelProto:
@@ -42,98 +37,6 @@ def lower(program: Program, example: Samples) -> onnx.ModelProto:
     name_transposed(model.graph, program)
     tidy(model, tuple(program.encoded), example)
     return model
-
-
-def export(program: Program, example: Samples) -> onnx.ModelProto:
-    """The exporter's own graph, metadata removed."""
-    two = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    batch = torch.export.Dim.AUTO
-    names = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
-    shapes: Any = tuple({0: batch} for _ in two.args) if not two.kwargs else None
-    if two.kwargs:
-        shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
-    module = without_groups(program)
-    failure: Exception | None = None
-    for direct in (True, False):  # decomposing first takes twice as long, but translates more operations
-        try:
-            with quiet(), torch.no_grad():
-                exported = torch.export.export(module, two.args, dict(two.kwargs), dynamic_shapes=shapes, strict=False)
-                if direct:
-                    skip_decomposition(exported)
-                onnx_program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
-        except Exception as error:  # the exporters raise dozens of types; each means that this graph cannot be lowered that way
-            failure = error
-            continue
-        assert onnx_program is not None
-        model: onnx.ModelProto = onnx_program.model_proto
-        return model
-    assert failure is not None
-    raise LoweringError(f"The model cannot be lowered to ONNX: {where(failure)}{_root(failure)}.") from failure
-
-
-def without_groups(program: Program) -> torch.fx.GraphModule:
-    """The module; a copy where weights are decoded by groups, which the exporter has no translation for.
-
-    There one scale per row stands in, so that the decoding can be found again; ``realise`` takes the groups' own scales.
-    """
-    ops = torch.ops.quantized_decomposed
-    if not any(n.target is ops.dequantize_per_channel_group.default for n in program.graph.nodes):
-        return program.module
-    module = program.copy().module
-    for node in [n for n in module.graph.nodes if n.target is ops.dequantize_per_channel_group.default]:
-        values, low, high, dtype = node.args[0], node.args[3], node.args[4], node.args[5]
-        rows = module.get_buffer(str(values.target)).shape[0]
-        stem = str(values.target).removesuffix("__values")
-        module.register_buffer(f"{stem}__scale", torch.ones(rows))
-        module.register_buffer(f"{stem}__zero", torch.zeros(rows, dtype=torch.int64))
-        with module.graph.inserting_before(node):
-            scale, zero = (module.graph.get_attr(f"{stem}__{part}") for part in ("scale", "zero"))
-            new = module.graph.call_function(ops.dequantize_per_channel.default, (values, scale, zero, 0, low, high, dtype))
-        node.replace_all_uses_with(new)
-        module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
-
-
-def _root(error: BaseException) -> str:
-    """The first line of the error that began it: the exporter wraps what it means in what it was doing."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}".rstrip(".")
-
-
-def skip_decomposition(exported: torch.export.ExportedProgram) -> None:
-    """Let ``exported`` through the exporter as it is, if none of its operations has to be decomposed.
-
-    The exporter decomposes what it has no translation for by tracing the whole graph again, which is half of
-    all lowering time. Where the graph holds nothing of that kind, and nothing that works in place (which tracing
-    would make functional), the second trace changes nothing.
-    """
-    again = exported.run_decompositions
-
-    def run_decompositions(table: Any = None, **options: Any) -> torch.export.ExportedProgram:
-        targets = {n.target for n in exported.graph.nodes if n.op == "call_function"}
-        plain = all(not isinstance(t, torch._ops.OpOverload) or not (t._schema.is_mutable or t in table) for t in targets) if table is not None else False
-        nested = any(n.op == "get_attr" for n in exported.graph.nodes)  # a branch or loop with a graph of its own
-        return exported if plain and not nested else again(table, **options)
-
-    exported.run_decompositions = run_decompositions  # type: ignore[method-assign]
-
-
-def name_transposed(graph: onnx.GraphProto, program: Program) -> None:
-    """Give float matrices that the exporter transposed ahead of time, under a name of its own, their parameter's name back."""
-    by_content = {p.detach().numpy().T.tobytes(): name for name, p in program.parameters().items() if p.dtype == torch.float32 and p.ndim == 2}
-    taken = {tensor.name for tensor in graph.initializer}
-    for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
-            continue
-        name = by_content.get(numpy_helper.to_array(tensor).tobytes(), "")
-        if name and name not in taken:
-            taken.add(name)
-            for node in graph.node:
-                node.input[:] = [name if i == tensor.name else i for i in node.input]
-            tensor.name = name
 
 
 @dataclass
@@ -183,18 +86,11 @@ class Rewriter:
             nodes += self.trailing.get(id(node), [])
         read = {i for n in nodes for i in n.input} | {o.name for o in self.graph.output}
         used = [t for name, t in self.initializers.items() if name in read]
-        nodes = [helper_copy(n) for n in nodes]
-        used = [helper_copy(t) for t in used]
+        nodes = [detached(n) for n in nodes]
+        used = [detached(t) for t in used]
         del self.graph.node[:], self.graph.initializer[:]
         self.graph.node.extend(nodes)
         self.graph.initializer.extend(used)
-
-
-def helper_copy(message: Any) -> Any:
-    """A copy that does not point into the graph it came from."""
-    new = type(message)()
-    new.CopyFrom(message)
-    return new
 
 
 def realise(graph: Rewriter, parameter: str, encode: Encode) -> None:
@@ -346,7 +242,9 @@ def _n_bits(graph: Rewriter, stem: str, decoder: onnx.NodeProto, user: onnx.Node
     inputs = [activation, graph.put(f"{stem}__packed", packed), graph.put(f"{stem}__blocks", scale.reshape(-1))]
     if bias is not None:
         inputs += ["", "", bias]
-    new = helper.make_node("MatMulNBits", inputs, [product.output[0]], domain="com.microsoft", K=k, N=n, bits=format.bits, block_size=format.group, accuracy_level=4)
+    new = helper.make_node(
+        "MatMulNBits", inputs, [product.output[0]], domain="com.microsoft", K=k, N=n, bits=format.bits, block_size=format.group, accuracy_level=4
+    )
     new.name = product.name
     graph.before(new, product)
     graph.drop(product)
@@ -362,7 +260,9 @@ def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto
     for user in graph.users(decoder.output[0]):
         found = _linear_user(graph, decoder, user)
         if found is None:
-            raise UnsupportedFormat(f"dynamic_int8 at {parameter}: {user.op_type} has no dynamically quantized kernel in ONNX Runtime.", hint="Use weight_only there.")
+            raise UnsupportedFormat(
+                f"dynamic_int8 at {parameter}: {user.op_type} has no dynamically quantized kernel in ONNX Runtime.", hint="Use weight_only there."
+            )
         activation, bias, transpose = found
         product = graph.users(transpose.output[0])[0] if transpose is not None else user
         out = product.output[0]
@@ -384,115 +284,3 @@ def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto
         if transpose is not None:
             graph.drop(transpose)
     graph.drop(decoder)
-
-
-def tidy(model: onnx.ModelProto, weights: Sequence[str], example: Samples) -> None:
-    """Strip metadata, merge equal small constants, shorten names; nodes with a weight are named after its module."""
-    graph = model.graph
-    for thing in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        if hasattr(thing, "metadata_props"):
-            del thing.metadata_props[:]
-        thing.ClearField("doc_string")
-    del graph.value_info[:]
-    del model.functions[:]
-    model.producer_name, model.producer_version = "slimline", ""
-    model.ir_version = max(IR_VERSION, model.ir_version if model.opset_import[0].version > OPSET else IR_VERSION)
-    for stale in [o for o in model.opset_import if o.domain not in {n.domain for n in graph.node} | {""}]:
-        model.opset_import.remove(stale)
-    _drop_zero_points(graph)
-    _merge_constants(graph)
-    _rename(model, {mangled(w): w for w in weights}, example)
-
-
-def _drop_zero_points(graph: onnx.GraphProto) -> None:
-    """A weight's zero points are all zero, which is what a missing input means; ONNX Runtime insists on them for Gemm and MatMul."""
-    products = {i for n in graph.node if n.op_type in ("Gemm", "MatMul") for i in n.input}
-    zeros = {i.name for i in graph.initializer if i.data_type == TensorProto.INT8 and i.dims and not numpy_helper.to_array(i).any()}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[2] in zeros and node.output[0] not in products:
-            del node.input[2:]
-    read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
-    kept = [helper_copy(i) for i in graph.initializer if i.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _merge_constants(graph: onnx.GraphProto) -> None:
-    seen: dict[tuple[Any, ...], str] = {}
-    same: dict[str, str] = {}
-    for tensor in graph.initializer:
-        key = (tensor.data_type, tuple(tensor.dims), tensor.SerializeToString() if tensor.external_data else numpy_helper.to_array(tensor).tobytes())
-        same[tensor.name] = seen.setdefault(key, tensor.name)
-    for node in graph.node:
-        node.input[:] = [same.get(i, i) for i in node.input]
-    outputs = {o.name for o in graph.output}
-    kept = [helper_copy(t) for t in graph.initializer if same[t.name] == t.name or t.name in outputs]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _rename(model: onnx.ModelProto, stems: Mapping[str, str], example: Samples) -> None:
-    graph = model.graph
-    names: dict[str, str] = {"": ""}
-    given = [*(["input"] if len(example.args) == 1 else [f"input_{i}" for i in range(len(example.args))]), *example.kwargs]
-    names |= {value.name: name for value, name in zip(graph.input, given, strict=False)}
-    names |= {value.name: "output" + (f"_{i}" if i else "") for i, value in enumerate(graph.output) if value.name not in names}
-    nodes = list(graph.node)  # held, so that their ids stay
-    owner = dict(_owners(nodes, graph, stems))
-    for place, name in enumerate(_all_names(graph)):
-        names.setdefault(name, _base36(place))
-    for node in nodes:
-        node.name = owner.get(id(node), "")
-        node.input[:] = [names[i] for i in node.input]
-        node.output[:] = [names[o] for o in node.output]
-    for thing in (*graph.initializer, *graph.input, *graph.output):
-        thing.name = names[thing.name]
-    for value in (*graph.input, *graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = "batch" if dim is value.type.tensor_type.shape.dim[0] or dim.dim_param == graph.input[0].type.tensor_type.shape.dim[0].dim_param else dim.dim_param
-    graph.name = "model"
-
-
-def _owners(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, stems: Mapping[str, str]) -> Iterator[tuple[int, str]]:
-    """Nodes that consume a weight, with the weight's name; found through what only reads constants (casts, scales, transposes).
-
-    A weight's second consumer is ``WEIGHT@2`` and so on: node names are unique.
-    """
-    carries: dict[str, str] = {}
-    constant = {tensor.name for tensor in graph.initializer}
-    seen: dict[str, int] = {}
-    for tensor in graph.initializer:
-        stem, _, part = tensor.name.rpartition("__")
-        if stem in stems and part in VALUES:
-            carries[tensor.name] = stems[stem]
-        elif tensor.name in stems.values() or tensor.name.rpartition(".")[2].startswith("weight"):
-            carries[tensor.name] = tensor.name
-    for node in nodes:
-        found = [carries[i] for i in node.input if i in carries]
-        if found and node.op_type in WEIGHTED:
-            seen[found[0]] = seen.get(found[0], 0) + 1
-            yield id(node), found[0] if seen[found[0]] == 1 else f"{found[0]}@{seen[found[0]]}"
-        elif all(i in constant for i in node.input if i):
-            constant |= set(node.output)
-            carries |= dict.fromkeys(node.output, found[0]) if found else {}
-
-
-def _all_names(graph: onnx.GraphProto) -> list[str]:
-    uses: dict[str, int] = {}
-    for node in graph.node:
-        for name in (*node.input, *node.output):
-            uses[name] = uses.get(name, 0) + 1
-    return sorted(uses, key=lambda n: (-uses[n], n))  # what is written most often gets the shortest name
-
-
-def _base36(number: int) -> str:
-    digits = "abcdefghijklmnopqrstuvwxyz0123456789"
-    text = digits[number % 26]
-    number //= 26
-    while number:
-        text += digits[number % 36]
-        number //= 36
-    return text
-
-

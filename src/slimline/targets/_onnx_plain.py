@@ -108,9 +108,16 @@ def _one(artifact: Artifact, source: Path, calibration: Samples, variant: Varian
     made.unlink(missing_ok=True)
     with _silent(), quiet():
         quantize_static(
-            str(source), str(made), Reader(artifact, calibration), quant_format=QuantFormat[variant.structure], per_channel=variant.per_channel,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod[variant.calibration],
-            calibration_cache_path=folder / f"{variant.calibration}.json", extra_options={"CalibStridedMinMax": 1},
+            str(source),
+            str(made),
+            Reader(artifact, calibration),
+            quant_format=QuantFormat[variant.structure],
+            per_channel=variant.per_channel,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[variant.calibration],
+            calibration_cache_path=folder / f"{variant.calibration}.json",
+            extra_options={"CalibStridedMinMax": 1},
         )
     model = onnx.load(made)
     strip(model)

@@ -78,7 +78,13 @@ class OnnxRuntime:
         from slimline.targets import _onnx_lowering
 
         model = _onnx_lowering.lower(program, example)
-        artifact = Artifact(self.name, self.suffix, model.SerializeToString(deterministic=True), tuple(i.name for i in model.graph.input), tuple(o.name for o in model.graph.output))
+        artifact = Artifact(
+            self.name,
+            self.suffix,
+            model.SerializeToString(deterministic=True),
+            tuple(i.name for i in model.graph.input),
+            tuple(o.name for o in model.graph.output),
+        )
         self.session(artifact)
         return artifact
 
@@ -202,11 +208,13 @@ def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
     """
     import onnx
 
+    from slimline.targets._onnx_names import WEIGHTED
+
     model = onnx.load_from_string(artifact.payload)
     owners: dict[str, str] = {}
     for place, node in enumerate(model.graph.node):
         weight, node.name = node.name.partition("@")[0], f"node_{place}"
-        if weight:
+        if weight and node.op_type in WEIGHTED:  # other tools name every node
             owners[node.name] = weight
             owners |= dict.fromkeys(node.output, weight)
         elif node.op_type in FUSED_AFTER:
@@ -251,5 +259,3 @@ def _value(name: str) -> Any:
     import onnx
 
     return onnx.helper.make_empty_tensor_value_info(name)
-
-

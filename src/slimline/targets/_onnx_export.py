@@ -1,0 +1,95 @@
+"""What PyTorch's exporter makes of a program, before anything is rewritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+
+from slimline.core.samples import Samples
+from slimline.errors import LoweringError
+from slimline.model.program import Program
+from slimline.model.trace import quiet, where
+
+OPSET = 21  # the first with 4-bit integers
+
+
+def export(program: Program, example: Samples) -> onnx.ModelProto:
+    """The exporter's own graph, metadata removed."""
+    two = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
+    batch = torch.export.Dim.AUTO
+    names = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
+    shapes: Any = tuple({0: batch} for _ in two.args) if not two.kwargs else None
+    if two.kwargs:
+        shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
+    module = without_groups(program)
+    try:
+        return _export(module, two, shapes, direct=True)
+    except LoweringError:
+        return _export(module, two, shapes, direct=False)
+
+
+def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, direct: bool) -> onnx.ModelProto:
+    """``direct``: without decomposing first, which takes half the time, but translates fewer operations."""
+    try:
+        with quiet(), torch.no_grad():
+            exported = torch.export.export(module, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
+            if direct:
+                skip_decomposition(exported)
+            onnx_program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+    except Exception as error:  # the exporters raise dozens of types; each means that this graph cannot be lowered
+        raise LoweringError(f"The model cannot be lowered to ONNX: {where(error)}{_root(error)}.") from error
+    assert onnx_program is not None
+    model: onnx.ModelProto = onnx_program.model_proto
+    return model
+
+
+def _root(error: BaseException) -> str:
+    """The first line of the error that began it: the exporter wraps what it means in what it was doing."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}".rstrip(".")
+
+
+def without_groups(program: Program) -> torch.fx.GraphModule:
+    """The module; a copy where weights are decoded by groups, which the exporter has no translation for.
+
+    There one scale per row stands in, so that the decoding can be found again; ``realise`` takes the groups' own scales.
+    """
+    ops = torch.ops.quantized_decomposed
+    if not any(n.target is ops.dequantize_per_channel_group.default for n in program.graph.nodes):
+        return program.module
+    module = program.copy().module
+    for node in [n for n in module.graph.nodes if n.target is ops.dequantize_per_channel_group.default]:
+        values, low, high, dtype = node.args[0], node.args[3], node.args[4], node.args[5]
+        rows = module.get_buffer(str(values.target)).shape[0]
+        stem = str(values.target).removesuffix("__values")
+        module.register_buffer(f"{stem}__scale", torch.ones(rows))
+        module.register_buffer(f"{stem}__zero", torch.zeros(rows, dtype=torch.int64))
+        with module.graph.inserting_before(node):
+            scale, zero = (module.graph.get_attr(f"{stem}__{part}") for part in ("scale", "zero"))
+            new = module.graph.call_function(ops.dequantize_per_channel.default, (values, scale, zero, 0, low, high, dtype))
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def skip_decomposition(exported: torch.export.ExportedProgram) -> None:
+    """Let ``exported`` through the exporter as it is, if none of its operations has to be decomposed.
+
+    The exporter decomposes what it has no translation for by tracing the whole graph again, which is half of
+    all lowering time. Where the graph holds nothing of that kind, and nothing that works in place (which tracing
+    would make functional), the second trace changes nothing.
+    """
+    again = exported.run_decompositions
+
+    def run_decompositions(table: Any = None, **options: Any) -> torch.export.ExportedProgram:
+        targets = {n.target for n in exported.graph.nodes if n.op == "call_function"}
+        plain = all(not isinstance(t, torch._ops.OpOverload) or not (t._schema.is_mutable or t in table) for t in targets) if table is not None else False
+        nested = any(n.op == "get_attr" for n in exported.graph.nodes)  # a branch or loop with a graph of its own
+        return exported if plain and not nested else again(table, **options)
+
+    setattr(exported, "run_decompositions", run_decompositions)  # noqa: B010  (a method of this one object)

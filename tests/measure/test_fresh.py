@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from slimline.core.samples import Samples
+from slimline.errors import LoweringError
+from slimline.measure.fresh import run_fresh
+
+
+def write(path: Path) -> Path:
+    """A file that adds its inputs ``a`` and ``b`` and gives the sum and its negative."""
+    kind = TensorProto.FLOAT
+    values = [helper.make_tensor_value_info(n, kind, ["batch", 3]) for n in ("a", "b", "sum", "negative")]
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Neg", ["sum"], ["negative"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:2], values[2:]), opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+def test_outputs_come_from_the_file_in_another_process_in_order_and_whole(tmp_path: Path) -> None:
+    file = write(tmp_path / "model.onnx")
+    a, b = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), torch.ones(7, 3)
+    outputs, rss = run_fresh(file, ("a", "b"), Samples((a, b), {}), threads=1, batch=3)
+    assert torch.equal(outputs[0], a + b)
+    assert torch.equal(outputs[1], -(a + b))
+    assert 10_000_000 < rss < 2_000_000_000  # a Python process with the runtime, without torch
+
+
+def test_keyword_inputs_go_by_name(tmp_path: Path) -> None:
+    file = write(tmp_path / "model.onnx")
+    a, b = torch.zeros(2, 3), torch.ones(2, 3)
+    outputs, _ = run_fresh(file, ("a", "b"), Samples((), {"b": b, "a": a}), threads=1)
+    assert torch.equal(outputs[0], b)
+
+
+def test_a_file_that_the_runtime_refuses_is_a_typed_error_with_its_words(tmp_path: Path) -> None:
+    file = tmp_path / "broken.onnx"
+    file.write_bytes(b"nonsense")
+    with pytest.raises(LoweringError, match=r"broken\.onnx failed in a fresh process"):
+        run_fresh(file, ("a",), Samples.of(torch.zeros(1, 3)), threads=1)

@@ -187,8 +187,7 @@ def load(directory: str | Path) -> nn.Module:
     from slimline.model.trace import quiet
 
     with quiet():
-        module = torch.export.load(file).module()
-    return module
+        return torch.export.load(file).module()
 
 
 def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1) -> dict[str, Any]:

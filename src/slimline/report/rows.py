@@ -39,7 +39,7 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the references, the result last."""
     head = ("", "file", "latency", "quality", "fidelity", "note")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, r in report.references.items():
         fidelity = "" if r.fidelity is None else f"{r.fidelity.top1:.4f}" if r.fidelity.top1 is not None else f"cosine {r.fidelity.cosine:.4f}"
         rows.append((name, bytes_text(r.size_bytes), time_text(r.latency_ms.median), "" if r.quality is None else f"{r.quality:.4f}", fidelity, r.note))
@@ -53,7 +53,7 @@ def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of every site: what it was, what it is, what that cost, and why."""
     head = ("site", "decision", "before", "after", "bits", "bytes", "ms", "loss", "why")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for d in report.decisions:
         options = ", ".join(f"{k}={v}" for k, v in d.options.items())
         cost = d.cost

@@ -40,6 +40,8 @@ BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is
 QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
 QAT_RATE = 0.25  # of the learning rate
 TRIAL_SECONDS = 0.4
+LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
+ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
 SMALL_BATCH = 4_000  # training samples: below, batches of 64
 CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, where there is no training data
 CALIBRATION_BATCH = 16
@@ -62,6 +64,7 @@ class Found:
     augmentation: Augmentation
     trials: list[Trial] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
+    quantized: dict[str, Built] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -152,7 +155,7 @@ def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, boo
             step = half if bf16 else step
         start = time.perf_counter()
         job.target.lower(workshop.program, job.example)
-        candidate = time.perf_counter() - start + 3 * TRIAL_SECONDS + 1.0
+        candidate = time.perf_counter() - start + 2 * TRIAL_SECONDS + 0.3
     samples = len(source)
     schedule = make_schedule(job.clock.seconds, job.clock.left, Probe(forward, step, candidate), options=options, samples=samples, train=len(job.train) if job.train is not None else 0, batch=batch)
     if job.train is None and job.calibration is not None:
@@ -259,7 +262,7 @@ def search(job: Job, found: Found) -> None:
     loss_samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
     reference = evaluate(job.model, loss_samples)
     count = 0
-    while not job.clock.over(0.45) or not any(t.measurement for t in found.trials):
+    while not job.clock.over(0.5) or sum(t.measurement is not None for t in found.trials) < LEAST_TRIALS:
         plan = strategy.propose(found.space, job.request.budget, found.trials)
         if plan is None:
             break
@@ -379,37 +382,71 @@ def _spread(front: list[Trial], count: int) -> list[Trial]:
 
 
 def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
-    """One rung of one entry: the module is taken up where it was, or from the cache of an earlier run."""
+    """One rung of one entry, taken up where it was, or from the cache of an earlier run; its drop then.
+
+    The structure is trained in float (with its batch norms) first; where the numerics are rough, the
+    later rungs train the exported graph with the quantizers in the loop.
+    """
     digest = entry.plan.digest
-    name = key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps)
-    assert job.evaluation is not None and job.train is not None
-    module = found.modules.get(digest)
-    if module is None:
-        module = found.workshop.structure(entry.plan)
-    stored = job.cache.get(name)
-    if stored is not None:
-        module.load_state_dict(stored[0])
-    else:
-        if job.clock.over(0.85):
-            return None
-        module = module.to(memory_format=torch.channels_last) if job.example.tensors[0].ndim == 4 else module
-        module.train()
-        how = Distillation(
-            steps=rung.steps, batch=found.batch, seed=job.request.seed + entry.steps, bf16=found.bf16, augmentation=found.augmentation,
-        )
-        finished = distil(module, module.parameters(), job.model, job.train, how, loss=job.loss, modules=module, stop=lambda: job.clock.over(0.88))
-        module.eval()
-        if finished == rung.steps:
-            job.cache.put(name, module.state_dict())
-    module.eval()
-    found.modules[digest] = module
-    quality, _ = job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)
-    assert found.baseline_measurement.quality is not None
+    rough = _numerics_loss(found, entry.plan) > ROUGH
+    with_quantizers = rough and (entry.steps > 0 or not entry.plan.stage("structure"))
+    assert job.evaluation is not None and job.train is not None and found.baseline_measurement.quality is not None
+    if digest not in found.modules:
+        found.modules[digest] = found.workshop.structure(entry.plan)
+    module = found.modules[digest]
+    if with_quantizers:
+        if digest not in found.quantized:
+            found.quantized[digest] = found.workshop.build(entry.plan, module if entry.plan.stage("structure") else None)
+        module = found.quantized[digest].training.module
+    elif job.example.tensors[0].ndim == 4:
+        module = module.to(memory_format=torch.channels_last)
+    how = Distillation(
+        steps=rung.steps, batch=found.batch, seed=job.request.seed + entry.steps, bf16=found.bf16, augmentation=found.augmentation,
+        **({"learning_rate": Distillation(steps=0).learning_rate * QAT_RATE, "weight_decay": 0.0} if with_quantizers else {}),
+    )
+    if not _trained(job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.85):
+        return None
+    quality = _quality_now(job, found, entry, module, with_quantizers)
     drop = found.baseline_measurement.quality - quality
     trial = next(t for t in found.trials if t.plan.digest == digest)
     if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
         _show(job, found, trial.measurement, drop, entry.plan)
     return drop
+
+
+def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
+    """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time."""
+    stored = job.cache.get(name)
+    if stored is not None:
+        module.load_state_dict(stored[0])
+        return True
+    if job.clock.over(latest):
+        return False
+    is_graph = isinstance(module, torch.fx.GraphModule)
+    if not is_graph:
+        module.train()
+    done = distil(module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.03))
+    if not is_graph:
+        module.eval()
+    if done == how.steps:
+        job.cache.put(name, module.state_dict())
+    return True
+
+
+def _numerics_loss(found: Found, plan: Plan) -> float:
+    """What the plan's numerics lose on paper."""
+    choice = found.space.choice(plan)
+    return 0.0 if choice is None else sum(p.options[c].loss for p, c in zip(found.space.places, choice, strict=True) if p.site.kind == "weight")
+
+
+def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> float:
+    """Quality on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
+    assert job.evaluation is not None
+    if with_quantizers:
+        quality = artifact_quality(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))
+        assert quality is not None
+        return quality
+    return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)[0]
 
 
 def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan) -> None:
@@ -441,7 +478,7 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     """
     start = time.monotonic()
     plan = trial.plan
-    built = found.workshop.build(plan, found.modules.get(plan.digest))
+    built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
     artifact = found.workshop.lower(built)
     quality, scores = _scored(job, found, artifact)
     base = found.baseline_measurement.quality
@@ -481,19 +518,11 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built 
     if samples is None or steps < 10:
         return None
     training = built.training.copy()
-    name = key("quantized", plan.digest, steps, found.schedule.recovery_steps)
-    stored = job.cache.get(name)
-    if stored is not None:
-        training.module.load_state_dict(stored[0])
-    elif job.clock.over(0.85):
-        return None
-    else:
-        with timed(job, "training with quantizers in the loop", 0.85):
-            how = Distillation(
-                steps=steps, batch=found.batch if job.train is not None else CALIBRATION_BATCH, seed=job.request.seed + 7, bf16=False, augmentation=found.augmentation,
-                learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1), weight_decay=0.0,
-            )
-            done = distil(training.module, training.module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(0.9))
-        if done == steps:
-            job.cache.put(name, training.module.state_dict())
+    how = Distillation(
+        steps=steps, batch=found.batch if job.train is not None else CALIBRATION_BATCH, seed=job.request.seed + 7, bf16=found.bf16, augmentation=found.augmentation,
+        learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1), weight_decay=0.0,
+    )
+    with timed(job, "training with quantizers in the loop", 0.85):
+        if not _trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.87):
+            return None
     return Built(plan, built.module, built.program, training)

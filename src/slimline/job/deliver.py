@@ -15,7 +15,19 @@ from slimline.core.contracts import Artifact
 from slimline.core.formats import Affine
 from slimline.core.plan import Plan
 from slimline.core.result import (
-    ArtefactFile, Certificate, Cost, DecisionRecord, DropInterval, Point, Prediction, Predictions, Reference, Refused, Report, Verdict, ratios,
+    ArtefactFile,
+    Certificate,
+    Cost,
+    DecisionRecord,
+    DropInterval,
+    Point,
+    Prediction,
+    Predictions,
+    Reference,
+    Refused,
+    Report,
+    Verdict,
+    ratios,
 )
 from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
@@ -26,11 +38,14 @@ from slimline.measure.agreement import agreement
 from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh
 from slimline.measure.plain import Candidate, choose
+from slimline.model.program import Program
 from slimline.model.recover import evaluate
+from slimline.model.trace import quiet, trace
 from slimline.report.sentence import sentence
 from slimline.search.space import Choice, Space
 from slimline.search.strategies.allocate import corrections_from, solve
 from slimline.search.timing import per_layer
+from slimline.search.workshop import Built
 
 FINAL_SECONDS = 1.5  # of latency measurement for each artefact of the last round
 PLAIN_SHARE = 0.12  # of the time budget that the reference "plain int8" may take
@@ -462,6 +477,16 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
     return text
 
 
+def decoded(built: Built) -> Program:
+    """The float program with the weights that the artefact has: trained, and rounded to what is stored."""
+    program = built.program.copy()
+    encoded = built.stored.encoded if built.stored is not None else {}
+    with torch.no_grad():
+        for name, value in program.parameters().items():
+            value.copy_(encoded[name].format.decode(encoded[name].parts) if name in encoded else built.training.parameter(name))
+    return program
+
+
 def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     """The artefact, the plan, what the plan resolved to, and the compressed model as a program that trains."""
     import io
@@ -478,14 +503,11 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     if built.stored is not None:
         for name, encode in built.stored.encoded.items():
             tensors |= {f"parts/{name}/{part}": t.contiguous() for part, t in encode.parts.items()}
-    tensors |= {f"float/{name}": t.detach().contiguous().clone() for name, t in built.program.parameters().items()}
+    program = decoded(built)
+    tensors |= {f"float/{name}": t.detach().contiguous().clone() for name, t in program.parameters().items()}
     stream = io.BytesIO()
-    example = job.example[torch.tensor([0, min(1, len(job.example) - 1)])]
-    from slimline.model.trace import quiet, trace
-
-    del example
     with quiet():
-        torch.export.save(trace(built.program.module, job.example), stream)
+        torch.export.save(trace(program.module, job.example), stream)
     return {
         f"model{outcome.finalist.artifact.suffix}": outcome.finalist.artifact.payload, "plan.json": plan.model_dump_json(indent=2).encode(),
         "plan.safetensors": save(tensors), "program.pt2": stream.getvalue(),

@@ -268,7 +268,9 @@ class Program:
 
     def copy(self) -> Program:
         """A deep copy; nothing is shared."""
-        return Program(copy.deepcopy(self.module), self.output_spec, self.example, self.form, self.encoded)
+        with quiet():
+            module = copy.deepcopy(self.module)
+        return Program(module, self.output_spec, self.example, self.form, self.encoded)
 
 
 @dataclass(frozen=True, eq=False)

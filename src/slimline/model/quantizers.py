@@ -20,18 +20,28 @@ from slimline.errors import UnsupportedFormat
 from slimline.model.program import PADS, Program, is_transparent
 
 decomposed = torch.ops.quantized_decomposed
+TINY = 1e-12  # a channel of zeros has no scale of its own
 
 
 class FakeWeight(nn.Module):
-    """Projects a float weight onto ``format`` under fixed scales; gradients pass straight through."""
+    """Projects a float weight onto ``format``; gradients pass straight through to the weight, and to its scales.
 
-    scale: torch.Tensor
+    The scales are trained as logarithms: a step changes each by the same share, whatever its size.
+
+    References:
+        Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3.
+    """
 
     def __init__(self, parameter: str, format: Format, parts: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.parameter = parameter
         self.format = format
-        self.register_buffer("scale", parts["scale"].clone())
+        self.log_scale = nn.Parameter(parts["scale"].float().clamp_min(TINY).log())
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """In the shape that the format gives it."""
+        return self.log_scale.exp()
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return self.format.project(weight, {"scale": self.scale})
@@ -138,7 +148,7 @@ def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: En
     module, graph, format = program.module, program.graph, layer.format
     if not isinstance(format, Affine):
         raise UnsupportedFormat(f"{format.name} at {layer.parameter}: only affine formats have a stored form in the graph.")
-    parts = format.quantize(program.parameter(layer.parameter), layer.scale)
+    parts = format.quantize(program.parameter(layer.parameter), layer.scale.detach())
     stem = mangled(layer.parameter)
     scale = parts["scale"] if format.granularity != "per_tensor" else parts["scale"].reshape(())
     buffers = {f"{stem}__values": parts["values"], f"{stem}__scale": scale}

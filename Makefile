@@ -1,6 +1,6 @@
 # make demo    compress a digits network, trained on the spot, and say where the report lies
 # make test    all tests
-# make check   format, lint, types, layers
+# make check   lint, types, layers
 # make clean   remove everything that the above made, but for .venv
 #
 # Each needs only Python 3.11 to 3.13 and make; the rest goes into .venv/.
@@ -22,7 +22,6 @@ test: $(STAMP)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
-	$(BIN)/ruff format --check --diff
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache

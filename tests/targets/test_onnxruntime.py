@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import onnx
 import pytest
@@ -19,9 +20,11 @@ from slimline.core.samples import Samples
 from slimline.errors import DataError, LoweringError, UnsupportedFormat
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
+from slimline.targets._onnx_plain import VARIANTS
 from slimline.targets.onnxruntime import OnnxRuntime, repeat
 
 TARGET = OnnxRuntime()
+BITS: tuple[Literal[2, 4, 8], ...] = (8, 4, 2)
 
 
 class Net(nn.Module):
@@ -83,6 +86,7 @@ def value_edit(program: Program, name: str, samples: Samples) -> QuantizeValue:
     """A min-max grid for a value, zero on it."""
     values = program.run(samples, keep=True).values
     x = values[program.node(name).name]
+    x = x.detach()
     low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
     scale = max(high - low, 1e-6) / 255
     return QuantizeValue(name, 8, False, scale, round(-low / scale))
@@ -112,6 +116,21 @@ def agree(artifact: Artifact, program: Program, samples: Samples, atol: float) -
         assert torch.allclose(a, b.detach(), atol=atol), float((a - b).abs().max())
 
 
+@functools.cache
+def integer(bits: Literal[2, 4, 8]) -> tuple[Program, Artifact]:
+    """``Net`` with all layers in integers, stored in ``bits``: made once for all facts about it."""
+    samples = images()
+    program = stored(build(Net, samples), Affine(bits=bits), "integer", samples)
+    return program, TARGET.lower(program, samples[:2])
+
+
+@functools.cache
+def plain() -> tuple[Program, Artifact]:
+    """``Net`` in float."""
+    program = build(Net, images())
+    return program, TARGET.lower(freeze(program), images()[:2])
+
+
 def types(operations: Sequence[Operation]) -> Counter[str]:
     return Counter(o.type for o in operations)
 
@@ -125,16 +144,14 @@ def graph_of(artifact: Artifact) -> onnx.GraphProto:
 
 def test_float_artefact_gives_the_models_outputs_at_any_batch() -> None:
     samples = images()
-    program = build(Net, samples)
-    artifact = TARGET.lower(freeze(program), samples[:2])
+    program, artifact = plain()
     agree(artifact, program, samples, 1e-5)
     agree(artifact, program, samples[:1], 1e-5)
     assert (artifact.inputs, artifact.outputs, artifact.suffix) == (("input",), ("output",), ".onnx")
 
 
 def test_file_holds_names_a_reader_understands_and_no_metadata() -> None:
-    samples = images()
-    model = onnx.load_from_string(TARGET.lower(freeze(build(Net, samples)), samples[:2]).payload)
+    model = onnx.load_from_string(plain()[1].payload)
     graph = model.graph
     onnx.checker.check_model(model)
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -168,8 +185,8 @@ def test_an_input_called_like_a_short_name_stays_itself() -> None:
 
 def test_lowering_is_deterministic() -> None:
     samples = images()
-    program = freeze(build(Net, samples))
-    assert TARGET.lower(program, samples[:2]).payload == TARGET.lower(program, samples[:2]).payload
+    program, artifact = plain()
+    assert TARGET.lower(freeze(program), samples[:2]).payload == artifact.payload
 
 
 def test_missing_input_is_named() -> None:
@@ -187,11 +204,10 @@ def test_bytes_that_are_no_model_raise_a_typed_error() -> None:
 # -- integer ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bits", BITS)
 def test_integer_layers_run_in_integers_whatever_bits_they_are_stored_in(bits: Any) -> None:
     samples = images()
-    program = stored(build(Net, samples), Affine(bits=bits), "integer", samples)
-    artifact = TARGET.lower(program, samples[:2])
+    program, artifact = integer(bits)
     operations = TARGET.operations(artifact, samples, runs=2)
     by_weight = {o.weight: (o.type, o.executes) for o in operations if o.weight}
     assert by_weight == {"stem.weight": ("QLinearConv", "integer"), "conv.weight": ("QLinearConv", "integer"), "head.weight": ("QGemm", "integer")}
@@ -201,10 +217,9 @@ def test_integer_layers_run_in_integers_whatever_bits_they_are_stored_in(bits: A
 
 
 def test_four_bits_halve_and_two_bits_quarter_a_weight_in_the_file() -> None:
-    samples = images()
     sizes = {}
-    for bits in (8, 4, 2):
-        artifact = TARGET.lower(stored(build(Net, samples), Affine(bits=bits), "integer", samples), samples[:2])  # type: ignore[arg-type]
+    for bits in BITS:
+        _, artifact = integer(bits)
         kinds = {TensorProto.INT8: 8, TensorProto.INT4: 4, TensorProto.INT2: 2}
         sizes[bits] = sum(len(i.raw_data) for i in graph_of(artifact).initializer if kinds.get(i.data_type) == bits and len(i.dims) > 1)
     weights = 16 * 3 * 9 + 16 * 16 * 9 + 5 * 16
@@ -369,7 +384,7 @@ def test_it_claims_only_what_it_executes() -> None:
 
 def test_latency_counts_every_artefact_alike() -> None:
     samples = images()
-    artifact = TARGET.lower(freeze(build(Net, samples)), samples[:2])
+    _, artifact = plain()
     first, second = TARGET.latency([artifact, artifact], samples, batch=3, seconds=0.05)
     assert first.runs >= 20 and second.runs >= 20
     assert 0 < first.median <= first.p95
@@ -378,7 +393,7 @@ def test_latency_counts_every_artefact_alike() -> None:
 
 def test_profile_gives_every_operation_a_time() -> None:
     samples = images()
-    artifact = TARGET.lower(freeze(build(Net, samples)), samples[:2])
+    _, artifact = plain()
     operations = TARGET.operations(artifact, samples, runs=2)
     assert all(o.milliseconds is not None and o.milliseconds >= 0 for o in operations)
     assert {"stem.weight", "conv.weight", "head.weight"} <= {o.weight for o in operations}
@@ -394,7 +409,7 @@ def test_memory_is_weights_plus_the_peak_of_live_activations() -> None:
 
 def test_four_bit_weights_take_eight_bits_in_memory() -> None:
     samples = images()
-    artifacts = [TARGET.lower(stored(build(Net, samples), Affine(bits=bits), "integer", samples), samples[:2]) for bits in (8, 4)]  # type: ignore[arg-type]
+    artifacts = [integer(8)[1], integer(4)[1]]
     eight, four = (TARGET.memory(a, samples) for a in artifacts)
     assert eight == four
     assert artifacts[1].size_bytes < artifacts[0].size_bytes
@@ -408,8 +423,6 @@ def test_repeat_fills_a_batch_from_fewer_samples() -> None:
 
 
 class Wide(nn.Module):
-    name: ClassVar[str] = "wide"
-
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)
@@ -436,8 +449,6 @@ def test_plain_int8_makes_every_variant_of_the_runtimes_own_quantizer() -> None:
 
 def test_plain_int8_records_what_the_quantizer_refuses() -> None:
     nonsense = Artifact("onnxruntime", ".onnx", b"nonsense", ("input",), ("output",))
-    from slimline.targets._onnx_plain import VARIANTS
-
     (refused,) = TARGET.plain_int8(nonsense, images(), VARIANTS[:1])
     assert refused.artifact is None
     assert refused.error

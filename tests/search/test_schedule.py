@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from slimline.search.schedule import Probe, make_schedule
@@ -12,7 +14,7 @@ PROBES = [Probe(1e-5, 0.002, 1.0), Probe(1e-4, 0.15, 4.0), Probe(1e-2, 3.0, 20.0
 @pytest.mark.parametrize("probe", PROBES)
 def test_more_time_never_buys_less(probe: Probe) -> None:
     schedules = [make_schedule(t, t, probe, options=150, samples=5000, train=45_000, batch=128) for t in (30, 60, 120, 600, 1800, 7200)]
-    for less, more in zip(schedules, schedules[1:], strict=False):
+    for less, more in itertools.pairwise(schedules):
         assert less.recovery_steps <= more.recovery_steps
         assert less.candidates <= more.candidates
         assert less.samples_loss <= more.samples_loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -118,8 +119,7 @@ def prepare(job: Job) -> Found:
 
 def offers(job: Job, site: Site) -> list[Method]:
     """Every option of the allowed methods at a site, ``keep`` left out (it is always there)."""
-    stage = "numerics" if site.kind == "weight" else "structure"
-    return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds and m.stage == stage for o in m.candidates(site)]
+    return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
 
 
 def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:
@@ -202,7 +202,7 @@ def _option_to_json(option: Option) -> dict[str, Any]:
 
     return {
         "label": option.label, "decisions": [d.model_dump(mode="json") for d in option.decisions], "loss": option.loss, "channels": option.channels,
-        "dropped": option.dropped, "execute": option.execute, "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
+        "dropped": option.dropped, "execute": option.execute, "factors": option.factors, "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
     }
 
 
@@ -211,7 +211,7 @@ def _option_from_json(data: dict[str, Any]) -> Option:
     from slimline.core.plan import Decision
 
     format = Affine.model_validate(data["format"]) if data["format"] else Float()
-    return Option(data["label"], tuple(Decision.model_validate(d) for d in data["decisions"]), data["loss"], data["channels"], data["dropped"], format, data["execute"])
+    return Option(data["label"], tuple(Decision.model_validate(d) for d in data["decisions"]), data["loss"], data["channels"], data["dropped"], format, data["execute"], tuple(map(tuple, data["factors"])))
 
 
 def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place]) -> Any:
@@ -399,11 +399,12 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
             found.quantized[digest] = found.workshop.build(entry.plan, module if entry.plan.stage("structure") else None)
         module = found.quantized[digest].training.module
     elif job.example.tensors[0].ndim == 4:
-        module = module.to(memory_format=torch.channels_last)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     how = Distillation(
         steps=rung.steps, batch=found.batch, seed=job.request.seed + entry.steps, bf16=found.bf16, augmentation=found.augmentation,
-        **({"learning_rate": Distillation(steps=0).learning_rate * QAT_RATE, "weight_decay": 0.0} if with_quantizers else {}),
     )
+    if with_quantizers:
+        how = dataclasses.replace(how, learning_rate=how.learning_rate * QAT_RATE, weight_decay=0.0)
     if not _trained(job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.85):
         return None
     quality = _quality_now(job, found, entry, module, with_quantizers)

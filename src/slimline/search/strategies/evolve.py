@@ -42,7 +42,9 @@ class Evolve:
         except ImportError as error:
             raise UsageError("The strategy evolve needs Optuna.", hint="Install it with: pip install 'slimline[evolve]'") from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        distributions = {str(i): optuna.distributions.IntDistribution(0, len(p.options) - 1) for i, p in enumerate(space.places) if len(p.options) > 1}
+        distributions: dict[str, optuna.distributions.BaseDistribution] = {
+            str(i): optuna.distributions.IntDistribution(0, len(p.options) - 1) for i, p in enumerate(space.places) if len(p.options) > 1
+        }
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=space.seed + len(mine), n_startup_trials=START_UP))
         for trial in mine:
             choice = space.choice(trial.plan)
@@ -54,6 +56,6 @@ class Evolve:
             asked = study.ask(distributions).params
             choice = tuple(asked.get(str(i), 0) for i in range(len(space.places)))
             plan = space.plan(choice)
-            if plan.digest not in tried and all(space.costs(choice)[q] <= limit for q, limit in budget.limits().items()):
+            if plan.digest not in tried and space.legal(choice) and all(space.costs(choice)[q] <= limit for q, limit in budget.limits().items()):
                 return plan
         return None

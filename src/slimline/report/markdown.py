@@ -14,6 +14,8 @@ def render(report: Report) -> str:
     parts = [f"# {report.model}: {report.verdict}", "", report.sentence, "", *_table(head, body), "", "## Certificate", "", rows.certificate_words(report)]
     if report.references:
         parts += ["", "## References", "", *_table(*rows.references(report))]
+    if report.obstacles or rows.next_steps(report):
+        parts += ["", "## What stood in the way, and what to do", "", *(f"- {_cell(o)}" for o in report.obstacles), *(f"- next: {_cell(n)}" for n in rows.next_steps(report))]
     parts += ["", "## Decisions", "", *_table(*rows.decisions(report))]
     if report.refused:
         parts += ["", "## Left alone", "", *(f"- `{_cell(r.where)}`: {_cell(r.reason)}" for r in report.refused)]

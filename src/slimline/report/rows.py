@@ -1,66 +1,110 @@
-"""The tables that every rendering shares, as plain text cells."""
+"""The tables and sentences that every rendering shares, as plain text."""
 
 from __future__ import annotations
 
-from slimline.core.result import Report
-from slimline.core.trial import Measurement
-from slimline.report.sentence import bytes_text, ratio_text, time_text
+from collections.abc import Callable
+
+from slimline.core.result import DecisionRecord, Report
+from slimline.core.trial import Agreement, Measurement
+from slimline.report.sentence import amount_text, bytes_text, count_text, difference_text, in_points, ratio_text, time_text
+
+SOURCES = {
+    "user": "your own holdout samples",
+    "from_search": "one half of your search samples, which nothing was chosen by",
+    "from_train": "samples of the training data, which the original has seen (so this can never be a pass)",
+}
 
 
 def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of before and after; plain int8 stands between where it was measured."""
-    columns: list[tuple[str, Measurement]] = [("original", report.baseline)]
+    base, result = report.baseline, report.compressed
+    columns: list[tuple[str, Measurement]] = [("original", base)]
     plain = report.references.get("plain int8")
     if plain is not None:
         columns.append(("plain int8", plain))
-    if report.compressed is not None:
-        columns.append(("Slimline", report.compressed))
-    head = ("", *(name for name, _ in columns), "against the original")
-    last = columns[-1][1]
+    if result is not None:
+        columns.append(("Slimline", result))
+    head = ("", *(name for name, _ in columns), *(("against the original",) if result is not None else ()))
 
-    def row(name: str, cell, before: float, after: float, better: str, worse: str) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
-        return (name, *(cell(m) for _, m in columns), ratio_text(before, after, better, worse))
+    def row(name: str, value: Callable[[Measurement], float | None], text: Callable[[float], str], better: str, worse: str) -> tuple[str, ...]:
+        cells = ["" if (v := value(m)) is None else text(v) for _, m in columns]
+        if result is not None:
+            before, after = value(base), value(result)
+            cells.append("" if before is None or after is None else ratio_text(before, after, better, worse))
+        return (name, *cells)
 
-    base = report.baseline
     rows = [
-        row("file", lambda m: bytes_text(m.size_bytes), base.size_bytes, last.size_bytes, "smaller", "larger"),
-        row(f"download ({base.download_codec})", lambda m: bytes_text(m.download_bytes), base.download_bytes, last.download_bytes, "smaller", "larger"),
-        row("memory", lambda m: bytes_text(m.memory_bytes), base.memory_bytes, last.memory_bytes, "smaller", "larger"),
-        row("latency", lambda m: time_text(m.latency_ms.median), base.latency_ms.median, last.latency_ms.median, "faster", "slower"),
-        row("multiply-adds", lambda m: f"{m.macs / 1e6:,.2f} M", base.macs, last.macs, "fewer", "more"),
-        row("parameters", lambda m: f"{m.parameters:,}", base.parameters, last.parameters, "fewer", "more"),
+        row("file", lambda m: m.size_bytes, bytes_text, "smaller", "larger"),
+        row(f"download ({base.download_codec})", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
+        row("memory", lambda m: m.memory_bytes, bytes_text, "smaller", "larger"),
+        row("latency", lambda m: m.latency_ms.median, time_text, "faster", "slower"),
+        row("multiply-adds", lambda m: m.macs, count_text, "fewer", "more"),
+        row("parameters", lambda m: m.parameters, lambda v: f"{v:,.0f}", "fewer", "more"),
     ]
     if base.quality is not None:
-        drop = f"{100 * (base.quality - (last.quality or 0.0)):+.2f} points lost" if last.quality is not None else ""
-        rows.append((f"quality ({report.metric})", *("" if m.quality is None else f"{m.quality:.4f}" for _, m in columns), drop))
+        quality = [f"quality ({report.metric})", *("" if m.quality is None else f"{m.quality:.4f}" for _, m in columns)]
+        if result is not None:
+            quality.append("" if result.quality is None else lost_text(base.quality - result.quality, base.quality))
+        rows.append(tuple(quality))
     return head, rows
+
+
+def lost_text(drop: float, quality: float | None) -> str:
+    """``0.62 points lost``, ``0.31 points gained``; in metric units where there are no points."""
+    return f"{difference_text(abs(drop), quality)} {'gained' if drop < 0 else 'lost'}"
+
+
+def fidelity_text(fidelity: Agreement | None) -> str:
+    """Share of equal top-1 where there are classes, else the cosine."""
+    if fidelity is None:
+        return ""
+    return f"{fidelity.top1:.4f}" if fidelity.top1 is not None else f"cosine {fidelity.cosine:.4f}"
 
 
 def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the references, the result last."""
-    head = ("", "file", "latency", "quality", "fidelity", "note")
-    rows: list[tuple[str, ...]] = []
-    for name, r in report.references.items():
-        fidelity = "" if r.fidelity is None else f"{r.fidelity.top1:.4f}" if r.fidelity.top1 is not None else f"cosine {r.fidelity.cosine:.4f}"
-        rows.append((name, bytes_text(r.size_bytes), time_text(r.latency_ms.median), "" if r.quality is None else f"{r.quality:.4f}", fidelity, r.note))
+    head = ("", "file", "latency", "quality", "fidelity", "recovery steps", "note")
+
+    def row(name: str, m: Measurement, fidelity: Agreement | None, steps: str, note: str) -> tuple[str, ...]:
+        return (name, bytes_text(m.size_bytes), time_text(m.latency_ms.median), "" if m.quality is None else f"{m.quality:.4f}", fidelity_text(fidelity), steps, note)
+
+    rows = [row(name, r, r.fidelity, f"{r.recovery_steps:,}", r.note) for name, r in report.references.items()]
     if report.compressed is not None:
-        c, f = report.compressed, report.fidelity
-        fidelity = "" if f is None else f"{f.top1:.4f}" if f.top1 is not None else f"cosine {f.cosine:.4f}"
-        rows.append(("this result", bytes_text(c.size_bytes), time_text(c.latency_ms.median), "" if c.quality is None else f"{c.quality:.4f}", fidelity, ""))
+        rows.append(row("this result", report.compressed, report.fidelity, "", ""))
     return head, rows
 
 
 def decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Head and rows of every site: what it was, what it is, what that cost, and why."""
-    head = ("site", "decision", "before", "after", "bits", "bytes", "ms", "loss", "why")
-    rows: list[tuple[str, ...]] = []
-    for d in report.decisions:
-        options = ", ".join(f"{k}={v}" for k, v in d.options.items())
-        cost = d.cost
-        size = "" if cost.bytes_before is None else f"{cost.bytes_before:,} -> {cost.bytes_measured or 0:,}"
-        ms = "" if cost.ms_before is None else f"{cost.ms_before:.3f} -> {cost.ms_measured or 0.0:.3f}"
-        rows.append((d.site, d.method + (f" ({options})" if options else ""), d.before, d.after, "" if d.bits is None else str(d.bits), size, ms, "" if cost.loss_predicted is None else f"{cost.loss_predicted:.2g}", d.why))
-    return head, rows
+    """Head and rows of every site: what it was, what it is, what that cost, and why. Columns without any entry are left out."""
+    head = ("site", "decision", "before", "after", "bits", "width", "rank", "bytes", "ms", "loss", "why")
+    rows = [
+        (
+            d.site, method_text(d), d.before, d.after, bits_text(d), "" if d.width is None else f"{d.width[1]} of {d.width[0]}", "" if d.rank is None else str(d.rank),
+            from_to(d.cost.bytes_before, d.cost.bytes_measured, lambda v: f"{v:,.0f}"), from_to(d.cost.ms_before, d.cost.ms_measured, lambda v: f"{v:.4f}"),
+            "" if d.cost.loss_predicted is None else f"{d.cost.loss_predicted:.2g}", d.why,
+        )
+        for d in report.decisions
+    ]  # fmt: skip
+    kept = [i for i, name in enumerate(head) if name in ("site", "decision", "why") or any(row[i] for row in rows)]
+    return tuple(head[i] for i in kept), [tuple(row[i] for i in kept) for row in rows]
+
+
+def method_text(decision: DecisionRecord) -> str:
+    """The method with its options: ``static_int8 (bits=4, range=mse)``."""
+    options = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in decision.options.items())
+    return decision.method + (f" ({options})" if options else "")
+
+
+def bits_text(decision: DecisionRecord) -> str:
+    """``8``, or ``32 float``."""
+    return "" if decision.bits is None else "32 float" if decision.bits == 32 else str(decision.bits)
+
+
+def from_to(before: float | None, after: float | None, text: Callable[[float], str]) -> str:
+    """``9,216 -> 2,304``; what was not measured says so."""
+    if before is None and after is None:
+        return ""
+    return " -> ".join("not measured" if v is None else text(v) for v in (before, after))
 
 
 def certificate_words(report: Report) -> str:
@@ -68,11 +112,26 @@ def certificate_words(report: Report) -> str:
     drop, certificate = report.drop, report.certificate
     if drop is None or certificate is None:
         return "No certificate: " + ("the run was interrupted." if report.interrupted else "there was no data to test on.")
-    source = {"user": "your own holdout samples", "from_search": "one half of your search samples, which nothing was chosen by", "from_train": "samples of the training data, which the original has seen (so this can never be a pass)"}[certificate.source]
-    steps = len(certificate.sequence)
-    passed = sum(s.passed for s in certificate.sequence)
+    quality = report.baseline.quality
+    unit = "" if in_points(quality) else " in metric units"
+    outcome = f"{'lost' if drop.observed >= 0 else 'gained'} {difference_text(abs(drop.observed), quality)}{unit}"
+    steps, passed = len(certificate.sequence), sum(s.passed for s in certificate.sequence)
+    sequence = f"{steps} finalist{'s were' if steps != 1 else ' was'} fixed in order before these samples were opened and tested until the first failure; {passed} passed, so the chance of any false pass is at most 5 %."
     return (
-        f"The original and the delivered file answered the same {drop.samples:,} samples ({source}). The file lost {100 * drop.observed:.2f} points; with 95 % confidence the true loss lies below "
-        f"{100 * drop.upper_95:.2f} (and above {100 * drop.lower_95:.2f}); {100 * drop.allowed:.2f} are allowed. Test: {certificate.test}. "
-        f"{steps} finalist{'s were' if steps != 1 else ' was'} fixed in order before these samples were opened and tested until the first failure; {passed} passed, so the chance of any false pass is at most 5 %."
-    )
+        f"The original and the delivered file answered the same {drop.samples:,} samples ({SOURCES[certificate.source]}). The file {outcome}; with 95 % confidence the true loss lies below "
+        f"{amount_text(drop.upper_95, quality)}, and with 95 % confidence above {amount_text(drop.lower_95, quality)}; {amount_text(drop.allowed, quality)} are allowed. Test: {certificate.test}. "
+        + (sequence if steps else "")
+    ).strip()
+
+
+def next_steps(report: Report) -> list[str]:
+    """What to do about a verdict that is not ``pass``."""
+    if report.interrupted:
+        return ["run the same command with --resume to go on"]
+    if report.verdict == "inconclusive" and report.drop is not None and report.drop.needed_samples:
+        return [f"give {report.drop.needed_samples:,} holdout samples, or allow a larger --max-drop"]
+    if report.verdict == "inconclusive" and report.drop is None:
+        return ["define data(split) in the task file, so that quality can be measured"]
+    if report.verdict == "fail":
+        return ["allow more drop, loosen the budget, or give more --time"]
+    return []

@@ -10,47 +10,99 @@ from slimline.core.trial import Measurement
 
 def bytes_text(count: float) -> str:
     """``217 KB``, ``1.46 MB``; KB is 1,000 bytes."""
-    if count < 1_000:
-        return f"{count:.0f} B"
-    if count < 1_000_000:
-        return f"{count / 1e3:.3g} KB" if count < 100_000 else f"{count / 1e3:.0f} KB"
-    return f"{count / 1e6:.3g} MB"
+    return f"{count:.0f} B" if count < 999.5 else _scaled(count, ("B", "KB", "MB", "GB", "TB"))
+
+
+def count_text(count: float) -> str:
+    """``40.6 M``, ``2.1 k``: a number of things, short."""
+    return f"{count:.0f}" if count < 999.5 else _scaled(count, ("", "k", "M", "G", "T"))
 
 
 def time_text(milliseconds: float) -> str:
     """``0.343 ms``, ``12.4 ms``, ``1.2 s``."""
-    return f"{milliseconds / 1e3:.3g} s" if milliseconds >= 1_000 else f"{milliseconds:.3g} ms"
+    return f"{milliseconds / 1e3:.3g} s" if milliseconds >= 999.5 else f"{milliseconds:.3g} ms"
 
 
-def ratio_text(before: float, after: float, better: str, worse: str) -> str:
-    """``4.1x smaller (24 % of the original)``."""
+def _scaled(count: float, units: Sequence[str]) -> str:
+    """Three digits and the unit that they are of."""
+    power = 0
+    while count >= 999.5 and power < len(units) - 1:
+        count, power = count / 1e3, power + 1
+    return f"{count:,.0f} {units[power]}" if count >= 100 else f"{count:.3g} {units[power]}"
+
+
+def times_text(ratio: float) -> str:
+    """``4.1x``, ``23x``, ``1,050x``: a factor above 1."""
+    return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:,.0f}x"
+
+
+def percent_text(share: float) -> str:
+    """``24 %``, ``4.8 %``: enough digits to tell small shares apart."""
+    return f"{100 * share:,.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
+
+
+def change_text(before: float, after: float, better: str, worse: str) -> str:
+    """``4.1x smaller``; ``unchanged`` within half a percent."""
     if after <= 0 or before <= 0:
         return "not comparable"
     ratio = before / after
-    return f"{ratio:.2g}x {better} ({after / before:.0%} of the original)".replace("%", " %") if ratio >= 1 else f"{1 / ratio:.2g}x {worse} ({after / before:.0%} of the original)".replace("%", " %")
+    if abs(ratio - 1) < 0.005:
+        return "unchanged"
+    if 1 / 1.05 < ratio < 1.05:  # as a factor these would all read 1.0x
+        return f"{percent_text(abs(after / before - 1))} {better if ratio > 1 else worse}"
+    return f"{times_text(ratio)} {better}" if ratio > 1 else f"{times_text(1 / ratio)} {worse}"
+
+
+def ratio_text(before: float, after: float, better: str, worse: str) -> str:
+    """Both ways: ``4.1x smaller (24 % of the original)``."""
+    change = change_text(before, after, better, worse)
+    return change if change in ("not comparable", "unchanged") else f"{change} ({percent_text(after / before)} of the original)"
 
 
 def points(fraction: float) -> str:
     """A difference of quality in points: ``0.62``."""
-    return f"{100 * fraction:.2f}"
+    return f"{100 * fraction + 0.0:.2f}".replace("-0.00", "0.00")
+
+
+def in_points(quality: float | None) -> bool:
+    """Whether differences from this quality can be told in points: only a metric in [0, 1] has them."""
+    return quality is not None and 0.0 <= quality <= 1.0
+
+
+def amount_text(difference: float, quality: float | None) -> str:
+    """A difference from ``quality``: ``0.62`` points for a metric in [0, 1], else in metric units."""
+    return points(difference) if in_points(quality) else f"{difference:.3g}"
+
+
+def difference_text(difference: float, quality: float | None) -> str:
+    """With its unit: ``0.62 points``, or ``3.1`` in metric units."""
+    return amount_text(difference, quality) + (" points" if in_points(quality) else "")
 
 
 def sentence(verdict: Verdict, baseline: Measurement, compressed: Measurement | None, drop: DropInterval | None, obstacles: Sequence[str] = ()) -> str:
     """One sentence of verdict."""
     if compressed is None:
-        return f"{verdict.capitalize()}: nothing was delivered. {'; '.join(obstacles)}"
+        return "; ".join([f"{verdict.capitalize()}: nothing was delivered", *obstacles]) + "."
     gains = (
         f"{ratio_text(baseline.size_bytes, compressed.size_bytes, 'smaller', 'larger')}, {bytes_text(compressed.size_bytes)}; "
         f"{ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, 'faster', 'slower')}, {time_text(compressed.latency_ms.median)}"
     )
-    if drop is None:
-        certainty = "the drop is not certified"
-    elif verdict == "pass":
-        certainty = f"the drop is at most {points(drop.upper_95)} points with 95 % confidence, {points(drop.allowed)} are allowed"
-    elif drop.lower_95 > drop.allowed:
-        certainty = f"the drop is at least {points(drop.lower_95)} points with 95 % confidence, {points(drop.allowed)} are allowed"
-    else:
-        more = f", it takes {drop.needed_samples:,} samples to decide" if drop.needed_samples else ""
-        certainty = f"the drop is {points(drop.observed)} points, between {points(drop.lower_95)} and {points(drop.upper_95)} on {drop.samples:,} samples, {points(drop.allowed)} are allowed{more}"
     why = f" In the way: {'; '.join(obstacles)}." if verdict == "fail" and obstacles else ""
-    return f"{verdict.capitalize()}: {gains}; {certainty}.{why}"
+    return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}"
+
+
+def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | None) -> str:
+    """What is known about the drop, and how surely."""
+    if drop is None:
+        return "the drop is not certified"
+
+    def number(value: float) -> str:
+        return amount_text(value, quality)
+
+    allowed, unit = f"{number(drop.allowed)} are allowed", " points" if in_points(quality) else ""
+    if verdict != "inconclusive" and drop.upper_95 <= drop.allowed:  # inconclusive below the allowance: on samples that the original has seen
+        return f"the drop is at most {number(drop.upper_95)}{unit} with 95 % confidence, {allowed}"
+    if drop.lower_95 > drop.allowed:
+        return f"the drop is at least {number(drop.lower_95)}{unit} with 95 % confidence, {allowed}"
+    more = f", it takes {drop.needed_samples:,} samples to decide" if drop.needed_samples else ""
+    return f"the drop is {number(drop.observed)}{unit}, between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"

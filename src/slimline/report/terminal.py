@@ -93,23 +93,11 @@ def print_verdict(report: Report, directory: Path, console: Console) -> None:
     console.print()
     for obstacle in report.obstacles:
         console.print(f"[{colour}]in the way:[/] {escape(obstacle)}", highlight=False)
-    for text in _next_steps(report):
+    for text in rows.next_steps(report):
         console.print(f"next: {escape(text)}", highlight=False)
     console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
     if report.artefact is not None:
         console.print(f"The model:  {directory / report.artefact.file}", highlight=False, soft_wrap=True)
-
-
-def _next_steps(report: Report) -> list[str]:
-    if report.interrupted:
-        return ["run the same command with --resume to go on"]
-    if report.verdict == "inconclusive" and report.drop is not None and report.drop.needed_samples:
-        return [f"give {report.drop.needed_samples:,} holdout samples, or allow a larger --max-drop"]
-    if report.verdict == "inconclusive" and report.drop is None:
-        return ["define data(split) in the task file, so that quality can be measured"]
-    if report.verdict == "fail":
-        return ["allow more drop, loosen the budget, or give more --time"]
-    return []
 
 
 def explain(directory: Path, console: Console) -> None:

@@ -1,0 +1,196 @@
+"""Where things lie in a plot: axes, ticks, marks and labels, in percent of the plotting area.
+
+Positions in percent let one drawing fit a phone and a wide screen with text of the same size, without
+a script that measures the window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["trial", "front", "chosen", "reference", "original"]
+Side = Literal["right", "left", "above", "below"]
+NARROW, WIDE = (272.0, 300.0), (860.0, 340.0)  # pixels of the plotting area on a phone, and on a desk
+LETTER, LINE = 6.6, 16.0  # pixels that a label's letter and line take
+GAP = 11.0  # between a mark's centre and its label
+
+
+@dataclass(frozen=True)
+class Tick:
+    """``at``: percent from the axis' low end."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range, and how values lie in it.
+
+    Example:
+        >>> Axis(1.0, 100.0, True, "bytes", ()).place(10.0)
+        50.0
+    """
+
+    low: float
+    high: float
+    log: bool
+    title: str
+    ticks: tuple[Tick, ...]
+
+    def place(self, value: float) -> float:
+        """Percent from the low end; what lies beyond an end is placed on it."""
+        low, high = self.low, self.high
+        value = min(max(value, low), high)
+        share = math.log(value / low) / math.log(high / low) if self.log else (value - low) / (high - low)
+        return round(100 * share, 2)
+
+    def beyond(self, value: float) -> bool:
+        """Whether the value does not fit in."""
+        return not self.low <= value <= self.high
+
+
+def axis(values: Iterable[float], title: str, text: Callable[[float], str], *, log: bool = False, margin: float = 0.06) -> Axis:
+    """An axis that holds all values with some air at its ends; logarithmic if asked, all are positive and they span a factor of three.
+
+    Raises:
+        ValueError: no values.
+    """
+    found = list(values)
+    low, high = min(found), max(found)
+    if log and low > 0 and high / low >= 3:
+        air = (high / low) ** margin
+        low, high = low / air, high * air
+        at = _log_ticks(low, high)
+    else:
+        log = False
+        air = margin * (high - low) or 0.5 * abs(high) or 1.0
+        low, high = low - air if low < 0 or low - air > 0 else 0.0 if low > 0 else low - air / 2, high + air
+        at = _even_ticks(low, high)
+    bare = Axis(low, high, log, title, ())
+    return Axis(low, high, log, title, tuple(Tick(bare.place(v), text(v)) for v in at))
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Four to six multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 4.5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * min((1, 2, 5, 10), key=lambda m: abs(m * power - rough))
+    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """At most six per axis, of the finest series that has so few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for series in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [m * 10.0**p for p in powers for m in series if low <= m * 10.0**p <= high]
+        if len(ticks) <= 6:
+            return ticks
+    return ticks[:: math.ceil(len(ticks) / 6)]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a plot. ``tip``: its title and then its facts; ``note``: what stands beside it, ``""`` for nothing."""
+
+    x: float
+    y: float
+    kind: Kind
+    tip: tuple[str, ...]
+    note: str = ""
+    beyond: bool = False
+    side: Side | None = None
+    wide_only: bool = False
+
+    @property
+    def spoken(self) -> str:
+        """The tip as one line, for a screen reader."""
+        return "; ".join(self.tip)
+
+
+@dataclass(frozen=True)
+class Line:
+    """From one place to another, in percent from the left and from the top."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One drawing: ``y`` counts from the top in its marks and lines, from the bottom in its axis' ticks."""
+
+    key: str
+    title: str
+    x: Axis
+    y: Axis
+    marks: tuple[Mark, ...]
+    lines: tuple[Line, ...] = ()
+    limits: tuple[Line, ...] = ()
+    beyond: int = 0
+
+
+def stairs(corners: Iterable[tuple[float, float]]) -> tuple[Line, ...]:
+    """The staircase through the points (percent from left, from top) that none beats in being left and low.
+
+    Example:
+        >>> [(s.x1, s.y1, s.x2, s.y2) for s in stairs([(10, 20), (30, 60), (40, 30)])]
+        [(10, 20, 30, 20), (30, 20, 30, 60)]
+    """
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(corners, key=lambda c: (c[0], -c[1])):
+        if not best or y > best[-1][1]:  # from the top: a larger number is lower
+            best.append((x, y))
+    pairs = zip(best, best[1:], strict=False)
+    return tuple(line for (x1, y1), (x2, y2) in pairs for line in (Line(x1, y1, x2, y1), Line(x2, y1, x2, y2)))
+
+
+def label(marks: Sequence[Mark]) -> tuple[Mark, ...]:
+    """Each noted mark with the side its label goes to, so that none covers a mark or another label.
+
+    A label that finds room on a wide screen only is told so; one that finds none anywhere has no side (the tip still names it).
+    """
+    sides: dict[int, tuple[Side, bool]] = {}
+    order = sorted((i for i, m in enumerate(marks) if m.note), key=lambda i: ("chosen", "original", "reference", "front", "trial").index(marks[i].kind))
+    for frame, wide in ((NARROW, False), (WIDE, True)):
+        taken = [_around(m, frame) for m in marks if m.kind != "trial"] + [_box(marks[i], side, frame) for i, (side, _) in sides.items()]
+        for i in (i for i in order if i not in sides):
+            for side in ("right", "left", "above", "below"):
+                box = _box(marks[i], side, frame)  # type: ignore[arg-type]
+                if _inside(box, frame) and not any(_overlap(box, other) for other in taken):
+                    sides[i] = (side, wide)  # type: ignore[assignment]
+                    taken.append(box)
+                    break
+    return tuple(Mark(m.x, m.y, m.kind, m.tip, m.note, m.beyond, *sides.get(i, (None, False))) for i, m in enumerate(marks))
+
+
+Box = tuple[float, float, float, float]
+
+
+def _around(mark: Mark, frame: tuple[float, float]) -> Box:
+    x, y = mark.x / 100 * frame[0], mark.y / 100 * frame[1]
+    return x - 7, y - 7, x + 7, y + 7
+
+
+def _box(mark: Mark, side: Side, frame: tuple[float, float]) -> Box:
+    """Left, top, right, bottom of a label in pixels."""
+    x, y, width = mark.x / 100 * frame[0], mark.y / 100 * frame[1], LETTER * len(mark.note)
+    if side in ("right", "left"):
+        left = x + GAP if side == "right" else x - GAP - width
+        return left, y - LINE / 2, left + width, y + LINE / 2
+    top = y - GAP - LINE if side == "above" else y + GAP
+    return x - width / 2, top, x + width / 2, top + LINE
+
+
+def _inside(box: Box, frame: tuple[float, float]) -> bool:
+    return box[0] >= 0 and box[1] >= -4 and box[2] <= frame[0] + 8 and box[3] <= frame[1]
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -42,11 +42,13 @@ from slimline.model.program import Program
 from slimline.model.recover import evaluate
 from slimline.model.trace import quiet, trace
 from slimline.report.sentence import sentence
-from slimline.search.space import Choice, Space
+from slimline.search.space import Space
 from slimline.search.strategies.allocate import corrections_from, solve
+from slimline.search.strategies.uniform import uniform_choice
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
 
+UNIFORM_KEEP = 0.7  # of all channels, with int8: what handwork begins with
 FINAL_SECONDS = 1.5  # of latency measurement for each artefact of the last round
 PLAIN_SHARE = 0.12  # of the time budget that the reference "plain int8" may take
 
@@ -220,9 +222,9 @@ def _parameters(program: Any) -> int:
 
 def _simple_plans(job: Job, found: Found, level: float) -> list[tuple[str, Plan]]:
     plans: list[tuple[str, Plan]] = []
-    uniform = _uniform(job, found.space)
-    if uniform is not None:
-        plans.append(("uniform pruning", uniform))
+    uniform = uniform_choice(found.space, UNIFORM_KEEP, 8)
+    if any(place.site.kind == "channels" for place in found.space.places):
+        plans.append(("uniform pruning", found.space.plan(uniform)))
     corrections = corrections_from(found.space, found.trials)
     for method in job.methods:
         space = only(found.space, method)
@@ -240,17 +242,6 @@ def only(space: Space, method: str) -> Space:
 
     places = tuple(replace(p, options=(p.options[0], *(o for o in p.options[1:] if all(d.method.name == method for d in o.decisions)))) for p in space.places)
     return replace(space, places=places)
-
-
-def _uniform(job: Job, space: Space) -> Plan | None:
-    """30 % of every set of channels, and int8 wherever it is offered: what handwork begins with."""
-    choice: list[int] = []
-    for place in space.places:
-        widths = [(abs((o.channels or 0) / place.site.shape[0] - 0.7), i) for i, o in enumerate(place.options) if o.channels is not None and o.decisions]
-        integers = [i for i, o in enumerate(place.options) if o.execute == "integer" and isinstance(o.format, Affine) and o.format.bits == 8]
-        choice.append(min(widths)[1] if place.site.kind == "channels" and widths else integers[0] if integers else 0)
-    chosen: Choice = tuple(choice)
-    return space.plan(chosen) if any(place.site.kind == "channels" and c for place, c in zip(space.places, chosen, strict=True)) else None
 
 
 def _plain(job: Job, found: Found) -> list[Compared]:
@@ -424,14 +415,14 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
         use = found.workshop.program.weights.get(site.id)
         new = finalist.built.program.weights.get(site.id)
         gone = site.kind != "block" and any(site.module == b or site.module.startswith(b + ".") for b in _dropped(plan))
-        encoded = finalist.built.stored.encoded.get(site.id) if finalist.built.stored is not None else None
-        stored = encoded.format.nbytes(encoded.parts) if encoded is not None else 4 * math.prod(new.shape) if new is not None else 0
+        names = [n for n in finalist.built.program.weights if n == site.id or (option.factors and n.startswith(site.module + "."))]
+        stored = sum(_stored_bytes(finalist.built, n) for n in names)
         cost = Cost(loss_predicted=option.loss)
         if use is not None:
             cost = Cost(
-                bytes_before=4 * math.prod(use.shape), bytes_predicted=0 if gone else option.format.estimate(new.shape if new is not None else use.shape), bytes_measured=0 if gone else stored,
+                bytes_before=4 * math.prod(use.shape), bytes_predicted=0 if gone else sum(map(option.format.estimate, option.factors or (new.shape if new is not None else use.shape,))), bytes_measured=0 if gone else stored,
                 ms_before=before.get(site.id), ms_predicted=None if gone else space.timing.of(site.id, option.execute, math.prod(new.shape) / math.prod(use.shape) if new is not None else 1.0),
-                ms_measured=0.0 if gone else after.get(site.id), loss_predicted=option.loss,
+                ms_measured=0.0 if gone else sum(after.get(n, 0.0) for n in names) if names else None, loss_predicted=option.loss,
             )
         decision = option.decisions[0] if option.decisions else None
         records.append(DecisionRecord(
@@ -440,10 +431,16 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
             before=_shape(use.shape) if use is not None else f"{site.shape[0]} channels" if site.kind == "channels" else "present",
             after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else f"{option.channels} channels" if option.channels is not None else "present",
             bits=None if gone or use is None else option.format.bits if isinstance(option.format, Affine) else 32,
-            width=(site.shape[0], option.channels) if option.channels is not None else None, cost=cost,
+            rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None, width=(site.shape[0], option.channels) if option.channels is not None else None, cost=cost,
             considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
         ))
     return tuple(records)
+
+
+def _stored_bytes(built: Built, name: str) -> int:
+    """Bytes of a weight's parts in the artefact, or of the float weight."""
+    encoded = built.stored.encoded.get(name) if built.stored is not None else None
+    return encoded.format.nbytes(encoded.parts) if encoded is not None else 4 * built.program.parameter(name).numel()
 
 
 def _dropped(plan: Plan) -> list[str]:

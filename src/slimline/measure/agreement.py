@@ -17,7 +17,7 @@ def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
         >>> agreement([a], [a]).top1
         1.0
     """
-    pairs = [(a.double(), b.double()) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]
     if not pairs:
         return Agreement(top1=None, cosine=1.0, max_abs=0.0)
     first, second = pairs[0]

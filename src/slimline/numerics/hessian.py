@@ -26,34 +26,43 @@ def output_error(delta: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
 
 
 def round_second_order(weight: torch.Tensor, moment: torch.Tensor, scale: torch.Tensor, limit: int, order: Order = "energy") -> torch.Tensor:
-    """Integers ``[out, n]`` of ``weight [out, n]`` under ``scale`` (broadcastable to it), column by column, each error pushed onto the columns to come.
+    """Integers ``[..., out, n]`` of ``weight`` under ``scale`` (broadcastable to it), column by column, each error pushed onto the columns to come.
 
-    ``moment [n, n]`` is ``E[x xᵀ]`` of the layer's input. ``order``: by falling energy of the input
-    (what matters most is rounded while the most columns can still make up for it), or as the columns lie.
+    ``moment [..., n, n]`` is ``E[x xᵀ]`` of the layer's input; leading dimensions (groups of a convolution) go
+    side by side. ``order``: by falling energy of the input (what matters most is rounded while the most columns
+    can still make up for it), or as the columns lie.
 
     Example:
         >>> w, m = torch.tensor([[0.4, 0.4]]), torch.tensor([[1.0, 0.99], [0.99, 1.0]])
         >>> round_second_order(w, m, torch.ones(1, 1), 7).tolist()   # nearest rounding gives 0, 0: an output of 0 for 0.8
         [[0, 1]]
     """
-    n = weight.shape[1]
-    sequence = torch.argsort(moment.diagonal(), descending=True, stable=True) if order == "energy" else torch.arange(n)
-    w = weight.detach().double()[:, sequence].clone()
-    s = scale.detach().double().expand(weight.shape)[:, sequence]
-    h = moment.double()[sequence][:, sequence]
-    dead = h.diagonal() <= 0
-    h = h + torch.diag(dead.double()) + torch.eye(n, dtype=torch.float64) * (DAMPING * h.diagonal().mean().clamp_min(1e-12))
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
+    h = moment.double()
+    n = h.shape[-1]
+    energy = h.diagonal(dim1=-2, dim2=-1)
+    sequence = energy.argsort(dim=-1, descending=True, stable=True) if order == "energy" else torch.arange(n).expand(energy.shape)
+    across, down = sequence.unsqueeze(-2), sequence.unsqueeze(-1)
+    upper = _inverse_root(h.gather(-2, down.expand(h.shape)).gather(-1, across.expand(h.shape)))
+    places = across.expand(weight.shape)
+    w = weight.detach().double().gather(-1, places)
+    s = scale.detach().double().expand(weight.shape).gather(-1, places)
     q = torch.empty_like(w)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
-        errors = torch.empty(w.shape[0], stop - start, dtype=torch.float64)
+        errors = torch.empty_like(w[..., start:stop])
         for i in range(start, stop):
-            q[:, i] = torch.round(w[:, i] / s[:, i]).clamp_(-limit, limit)
-            error = (w[:, i] - q[:, i] * s[:, i]) / upper[i, i]
-            w[:, i:stop] -= error[:, None] * upper[i, i:stop]
-            errors[:, i - start] = error
-        w[:, stop:] -= errors @ upper[start:stop, stop:]
-    back = torch.empty_like(sequence)
-    back[sequence] = torch.arange(n)
-    return q[:, back].to(torch.int8)
+            q[..., i] = torch.round(w[..., i] / s[..., i]).clamp_(-limit, limit)
+            error = (w[..., i] - q[..., i] * s[..., i]) / upper[..., i, i, None]
+            w[..., i:stop] -= error[..., None] * upper[..., i, None, i:stop]
+            errors[..., i - start] = error
+        w[..., stop:] -= errors @ upper[..., start:stop, stop:]
+    return torch.empty_like(q).scatter_(-1, places, q).to(torch.int8)
+
+
+def _inverse_root(h: torch.Tensor) -> torch.Tensor:
+    """Upper Cholesky factor of the damped inverse, whose row i is what the error of column i does to those after it."""
+    diagonal = h.diagonal(dim1=-2, dim2=-1)
+    dead = (diagonal <= 0).double()  # inputs that are always zero
+    damped = h + torch.diag_embed(dead + DAMPING * diagonal.mean(-1, keepdim=True).clamp_min(1e-12))
+    factor: torch.Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    return factor

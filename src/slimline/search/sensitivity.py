@@ -10,17 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.utils import _pytree
 
 from slimline.core.edits import Encode, Keep, QuantizeValue, SetParameter
 from slimline.core.plan import Decision, Method
 from slimline.core.samples import Samples
 from slimline.core.site import Member, Refusal, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
+from slimline.model.apply import apply_structure
 from slimline.model.program import Program, Run
 from slimline.model.quantizers import FakeValue
 from slimline.numerics.divergence import divergence
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
+
+
+FACTOR_SAMPLES = 128  # a factored layer is measured by running the whole model, so on fewer samples
 
 
 @dataclass
@@ -103,11 +108,40 @@ class Sensitivity:
             value = self.reference.values[entering.name]
             yield Option(method.label, (Decision(site=site.id, method=method),), self.loss({}, {leaving.name: value}), dropped=True)
 
+    def factored(self, site: Site, methods: Sequence[Method], numerics: Sequence[Option]) -> Iterator[Option | Refusal]:
+        """A weight replaced by factors, each stored as the best of the site's own numeric options are."""
+        few = self.samples[:FACTOR_SAMPLES]
+        reference = [t[: len(few)] for t in self.reference.outputs]
+        for method in methods:
+            try:
+                edits = method.rewrite(self.workshop.model, site, self.workshop.structure_statistics)
+                with torch.inference_mode():
+                    module = apply_structure(self.workshop.model, edits)  # type: ignore[arg-type]
+                    outputs = _pytree.tree_leaves(module(*few.args, **few.kwargs))
+            except UnsupportedSite as refusal:
+                yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
+                continue
+            loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]).mean())
+            replacement = edits[0].new  # type: ignore[union-attr]
+            shapes = {f"{site.module}.{name}": tuple(p.shape) for name, p in replacement.named_parameters() if p.ndim > 1}
+            for option in numerics:
+                inner = option.decisions[0].method if option.decisions else None
+                if inner is not None and getattr(inner, "group", 0):
+                    continue  # a group size that fits the whole weight need not fit its factors
+                decisions = (Decision(site=site.id, method=method), *(Decision(site=n, method=inner) for n in shapes if inner is not None))
+                label = method.label + (f" + {inner.label}" if inner is not None else "")
+                yield Option(label, decisions, max(loss, 0.0) + option.loss, format=option.format, execute=option.execute, factors=tuple(shapes.values()))
+
     def place(self, site: Site, methods: Sequence[Method], keep: Callable[[Site], Option]) -> tuple[Place, list[Refusal]]:
         """A site with its measured options: those that another beats in everything on paper are left out."""
         measure = {"weight": self.numerics, "channels": self.channels, "block": self.block}[site.kind]
-        found = list(measure(site, [m for m in methods if m.name != "keep"]))
+        structural = [m for m in methods if m.stage == "structure"] if site.kind == "weight" else []
+        found = list(measure(site, [m for m in methods if m.name != "keep" and m not in structural]))
         options = [o for o in found if isinstance(o, Option)]
+        if structural:
+            more = list(self.factored(site, structural, [keep(site), *_undominated(options)]))
+            found += more
+            options += [o for o in more if isinstance(o, Option)]
         return Place(site, (keep(site), *_undominated(options))), [r for r in found if isinstance(r, Refusal)]
 
 
@@ -115,7 +149,7 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
     """Of the options that cost the same (format, execution, width), the one that loses least."""
     best: dict[tuple[object, ...], Option] = {}
     for option in options:
-        key = (option.format, option.execute, option.channels, option.dropped)
+        key = (option.format, option.execute, option.channels, option.dropped, option.factors)
         if key not in best or option.loss < best[key].loss:
             best[key] = option
     return list(best.values())

@@ -21,7 +21,8 @@ FLOOR = 0.3  # of the time at half width, that a layer of no width would still t
 class Option:
     """One thing that can be done at a site. ``loss``: the output's divergence when this alone is done.
 
-    ``channels``: how many stay; ``format`` and ``execute``: how the weight is stored and runs.
+    ``channels``: how many stay; ``format`` and ``execute``: how the weight is stored and runs;
+    ``factors``: shapes of the weights that take its place.
     """
 
     label: str
@@ -31,6 +32,7 @@ class Option:
     dropped: bool = False
     format: Format = Float()
     execute: str = "float"
+    factors: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,14 @@ class Space:
             format, execute = (option.format, option.execute) if option is not None else (Float(), "float")
             removed_out, removed_in = self._removed(layer.outputs, choice), self._removed(layer.inputs, choice)
             shape = _narrowed(layer.use, removed_out, removed_in)
-            count = math.prod(shape)
+            stored = option.factors if option is not None and option.factors else (shape,)
+            count = sum(map(math.prod, stored))
             share = count / math.prod(layer.use.shape)
             outputs = shape[layer.use.axis]
-            size += format.estimate(shape) + 4 * outputs * (layer.use.bias is not None) + self.overhead_per_layer
+            size += sum(map(format.estimate, stored)) + 4 * outputs * (layer.use.bias is not None) + self.overhead_per_layer * len(stored)
             loaded += count * (1 if execute != "float" else 4)
             macs += layer.use.macs * share
-            latency += self.timing.of(layer.use.parameter, execute, share)
+            latency += sum(self.timing.of(layer.use.parameter, execute, math.prod(s) / math.prod(layer.use.shape)) for s in stored)
             activations = max(activations, layer.activations * outputs / layer.use.shape[layer.use.axis] * (1 if execute == "integer" else 4))
         found: dict[Quantity, float] = {"size": size, "download": size, "latency": latency, "memory": loaded + 2 * activations, "macs": macs}
         return {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
@@ -155,6 +158,18 @@ class Space:
             if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
         }
 
+    def conflicts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """(place of a weight, places of channels that it has): it cannot be factored while they are pruned."""
+        factored = {i: p.site.id for i, p in enumerate(self.places) if any(o.factors for o in p.options)}
+        return tuple(
+            (i, found) for i, name in factored.items()
+            if (found := tuple(j for j, p in enumerate(self.places) if p.site.kind == "channels" and any(m.parameter == name for m in p.site.members)))
+        )
+
+    def legal(self, choice: Choice) -> bool:
+        """Whether no factored weight has pruned channels."""
+        return not any(self.places[i].options[choice[i]].factors and any(choice[j] for j in others) for i, others in self.conflicts())
+
     def plan(self, choice: Choice) -> Plan:
         """The decisions of a choice, in the places' order."""
         gone = self._gone(choice)
@@ -166,8 +181,8 @@ class Space:
         wanted = {(d.site, d.method) for d in plan.decisions}
         chosen: list[int] = []
         for place in self.places:
-            fits = [i for i, o in enumerate(place.options) if o.decisions and all((d.site, d.method) in wanted for d in o.decisions)]
-            chosen.append(fits[0] if fits else 0)
+            fits = [(len(o.decisions), -i) for i, o in enumerate(place.options) if o.decisions and all((d.site, d.method) in wanted for d in o.decisions)]
+            chosen.append(-max(fits)[1] if fits else 0)  # a factored weight with formats, before the same without
             wanted -= {(d.site, d.method) for d in place.options[chosen[-1]].decisions}
         return tuple(chosen) if not wanted else None
 

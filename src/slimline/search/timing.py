@@ -65,7 +65,7 @@ def _try(workshop: Workshop, artifacts: dict[str, Artifact], name: str, base: Pl
 def _everywhere(places: Sequence[Place], method: str) -> tuple[Decision, ...]:
     found = []
     for place in places:
-        decisions = [d for o in place.options for d in o.decisions if d.method.name == method]
+        decisions = [d for o in place.options if not o.factors for d in o.decisions if d.method.name == method]
         if place.site.kind == "weight" and decisions:
             found.append(decisions[0])
     return tuple(found)

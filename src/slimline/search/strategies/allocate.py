@@ -101,7 +101,7 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
         limits = [([t["loss"] for t in tables], level)]
         for q, limit in budget.limits().items():
             limits.append(([t[q] for t in tables], limit * MARGIN - here[q]))
-        new = allocate(objective, limits)
+        new = allocate(objective, [*limits, *_exclusions(space)])
         if new is None:
             break
         score = _score(space, new, budget, base, level, corrections)
@@ -114,6 +114,18 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
         return None
     polished = _polish(space, best[1], budget, base, level, corrections)
     return polished if _feasible(space, polished, budget, level, corrections) else None
+
+
+def _exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
+    """A weight is factored, or its channels are pruned: for each pair at most one of both."""
+    rows = []
+    for i, others in space.conflicts():
+        for j in others:
+            row = [np.zeros(len(p.options)) for p in space.places]
+            row[i] = np.array([float(bool(o.factors)) for o in space.places[i].options])
+            row[j] = np.array([float(k > 0) for k in range(len(space.places[j].options))])
+            rows.append((row, 1.0))
+    return rows
 
 
 def _weights(budget: Budget, base: dict[Quantity, float]) -> dict[Quantity, float]:
@@ -138,6 +150,8 @@ def _score(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, fl
     """The objective, with a steep price on every limit that is broken."""
     costs = space.costs(choice, corrections)
     score = sum(w * costs[q] for q, w in _weights(budget, base).items())
+    if not space.legal(choice):
+        return float("inf")
     over = [costs[q] / (limit * MARGIN) - 1 for q, limit in budget.limits().items()] + [space.loss(choice, corrections) / level - 1]
     return score + 100 * sum(max(0.0, o) for o in over)
 

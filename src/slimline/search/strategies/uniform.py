@@ -49,5 +49,5 @@ def _width(place: Place, keep: float) -> int:
 
 
 def _format(place: Place, bits: int) -> int:
-    fits = [(o.execute != "integer", i) for i, o in enumerate(place.options) if isinstance(o.format, Affine) and o.format.bits == bits]
+    fits = [(o.execute != "integer", i) for i, o in enumerate(place.options) if isinstance(o.format, Affine) and o.format.bits == bits and not o.factors]
     return min(fits)[1] if fits else 0

@@ -70,7 +70,7 @@ def test_known_inputs_make_the_outputs_closer(kind: Any) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)).eval()
     statistics = StructureStatistics.collect(model, Samples.of(smooth(64)), None, seed=0, moments=True)
     x = smooth(32)
-    errors = [float((factored(model, "0.weight", s, rank=4, kind=kind)[0](x) - model[0](x)).square().mean()) for s in (None, statistics)]  # type: ignore[index, operator]
+    errors = [float((factored(model, "0.weight", s, rank=4, kind=kind)[0](x) - model[0](x)).square().mean().detach()) for s in (None, statistics)]  # type: ignore[index, operator]
     assert errors[1] < 0.8 * errors[0]
 
 
@@ -78,7 +78,7 @@ def test_a_linear_layer_minds_its_inputs_too() -> None:
     model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
     x = torch.randn(200, 16) * torch.linspace(0.05, 3, 16)
     statistics = StructureStatistics.collect(model, Samples.of(x), None, seed=0, moments=True)
-    errors = [float((factored(model, "0.weight", s, rank=4)[0](x) - model[0](x)).square().mean()) for s in (None, statistics)]  # type: ignore[index, operator]
+    errors = [float((factored(model, "0.weight", s, rank=4)[0](x) - model[0](x)).square().mean().detach()) for s in (None, statistics)]  # type: ignore[index, operator]
     assert errors[1] < 0.8 * errors[0]
 
 

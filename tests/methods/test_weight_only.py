@@ -51,7 +51,7 @@ def rewrite(net: tuple[Program, Any], name: str, **options: Any) -> Encode:
 def test_every_kind_of_layer_is_stored_with_a_scale_per_output(net: Any, name: str, axis: int, scales: int) -> None:
     edit = rewrite((net[0], None), name)
     assert edit.execute == "float" and edit.format.axis == axis and edit.parts["scale"].shape == (scales,)  # type: ignore[attr-defined]
-    weight = net[0].parameter(name)
+    weight = net[0].parameter(name).detach()
     assert float((edit.format.decode(edit.parts) - weight).abs().max()) < float(weight.abs().max()) / 100
 
 
@@ -62,7 +62,7 @@ def test_an_embedding_can_share_one_scale(net: Any) -> None:
 
 
 def test_groups_of_inputs_have_scales_of_their_own_and_lose_less(net: Any) -> None:
-    weight = net[0].parameter("last.weight")
+    weight = net[0].parameter("last.weight").detach()
     errors = {}
     for group in (0, 32):
         edit = rewrite(net, "last.weight", bits=4, group=group)
@@ -73,7 +73,7 @@ def test_groups_of_inputs_have_scales_of_their_own_and_lose_less(net: Any) -> No
 
 def test_searched_ranges_lose_no_more_than_the_full_range(net: Any) -> None:
     for bits in (2, 4, 8):
-        errors = [float((e.format.decode(e.parts) - net[0].parameter("head.weight")).square().sum()) for e in (rewrite(net, "head.weight", bits=bits, weight_range=r) for r in ("mse", "minmax"))]
+        errors = [float((e.format.decode(e.parts) - net[0].parameter("head.weight").detach()).square().sum()) for e in (rewrite(net, "head.weight", bits=bits, weight_range=r) for r in ("mse", "minmax"))]
         assert errors[0] <= errors[1] * (1 + 1e-5)
 
 

@@ -10,7 +10,7 @@ import torch
 from slimline.core.formats import Affine
 from slimline.errors import UnsupportedFormat
 from slimline.numerics.hessian import DAMPING, output_error, round_second_order
-from slimline.numerics.rounding import encode
+from slimline.numerics.rounding import SHARES, encode
 
 
 def correlated(n: int, rows: int = 400) -> torch.Tensor:
@@ -102,6 +102,37 @@ def test_grouped_convolutions_are_rounded_group_by_group() -> None:
         alone = encode(weight[3 * g : 3 * g + 3], format, "second_order", moments[g])
         assert torch.equal(parts["values"][3 * g : 3 * g + 3], alone["values"])
         torch.testing.assert_close(parts["scale"][3 * g : 3 * g + 3], alone["scale"])
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel", "per_group"])
+def test_searched_ranges_lose_no_more_output_than_the_full_range(bits: int, granularity: str) -> None:
+    x, weight = correlated(16), torch.randn(6, 16) ** 3
+    moment = x.T @ x / len(x)
+    format = Affine(bits=bits, granularity=granularity, group=8 if granularity == "per_group" else 0)  # type: ignore[arg-type]
+    searched, full = (encode(weight, format, "second_order", moment, r) for r in ("mse", "minmax"))
+    errors = [((format.decode(p) - weight) @ x.T).square().sum(1) for p in (searched, full)]
+    assert searched["scale"].shape == format.encode(weight)["scale"].shape
+    if granularity == "per_tensor":
+        assert float(errors[0].sum()) <= float(errors[1].sum()) * (1 + 1e-4)
+    else:
+        assert bool((errors[0] <= errors[1] * (1 + 1e-4)).all())  # output by output
+
+
+def test_the_chosen_share_is_the_best_of_trying_each_alone() -> None:
+    x, weight = correlated(16), torch.randn(3, 16) ** 3
+    moment, format = x.T @ x / len(x), Affine(bits=2)
+    scale = format.encode(weight)["scale"]
+    found = output_error_by_row(format.decode(encode(weight, format, "second_order", moment)) - weight, moment)
+    alone = []
+    for share in SHARES[2]:
+        values = round_second_order(weight, moment, scale[:, None] * share, format.limit)
+        alone.append(output_error_by_row(values * scale[:, None] * share - weight, moment))
+    torch.testing.assert_close(found, torch.stack(alone).amin(0), rtol=1e-4, atol=1e-5)
+
+
+def output_error_by_row(delta: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
+    return torch.stack([output_error(row[None], moment) for row in delta])
 
 
 def test_second_order_without_moments_is_refused() -> None:

@@ -176,16 +176,15 @@ def _least_error(histogram: Histogram, low: float, high: float, bits: int) -> tu
     return low * shares[0], high * shares[1]
 
 
-def weight_scale(weight: torch.Tensor, format: Affine, method: WeightRange = "minmax", importance: torch.Tensor | None = None) -> torch.Tensor:
+def weight_scale(weight: torch.Tensor, format: Affine, method: WeightRange = "minmax") -> torch.Tensor:
     """Scales of a weight, in the shape that ``format.encode`` gives.
 
-    ``mse`` searches shrunken ranges per channel or group for the least (weighted) squared error.
-    ``importance``: of each weight, broadcastable to its shape (as the mean square of its input).
+    ``mse`` searches shrunken ranges per channel or group for the least squared error.
 
     Example:
-        >>> w = torch.tensor([[10.0, 1.0, 0.9, -1.1, 1.2]])
-        >>> [round(float(weight_scale(w, Affine(bits=2), "mse", i)), 1) for i in (None, torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0]))]
-        [10.0, 1.1]
+        >>> w = torch.tensor([[2.0, 1.0, 0.9, -1.1, 1.2]])
+        >>> [round(float(weight_scale(w, Affine(bits=2), m)), 1) for m in ("minmax", "mse")]
+        [2.0, 1.2]
     """
     scale = format.encode(weight)["scale"]
     if method == "minmax":
@@ -196,8 +195,6 @@ def weight_scale(weight: torch.Tensor, format: Affine, method: WeightRange = "mi
     for share in torch.logspace(0.0, math.log10(smallest), steps).tolist():
         s = scale * share
         error = (format.decode(format.quantize(w, s)) - w) ** 2
-        if importance is not None:
-            error = error * importance
         total = _reduce(error, format)
         better = total < best
         best, chosen = torch.where(better, total, best), torch.where(better, s, chosen)

@@ -1,112 +1,171 @@
 """The certificate: how much quality was lost, at most, with 95 % confidence.
 
 The same samples are scored by the original and by the artefact, so the differences are paired.
-A limit is one-sided: ``upper_95`` is exceeded by the true drop in at most 5 % of all cases.
+A limit is one-sided: ``upper_95`` is exceeded by the true drop in at most 5 % of all cases. At the
+allowance that is the chance of a false ``pass``, whatever the number of samples and however few differ.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import optimize, stats
+from scipy import stats
 
 from slimline.core.result import Certificate, DropInterval, SequenceStep, Verdict
+from slimline.errors import DataError
+from slimline.numerics.statistics import CONFIDENCE, Values, mean_upper, paired_p_value, paired_score, paired_upper
 
-CONFIDENCE = 0.95
 Z = float(stats.norm.ppf(CONFIDENCE))
 Source = Literal["user", "from_search", "from_train"]
 RESAMPLES = 2_000
+MOST_FINALISTS = 3
+EXACT_SAMPLES = 50_000  # beyond this many, exact and asymptotic counts of samples agree within a percent
+GROWTH = 1.05  # steps in which the number of samples that is needed is sought
+LEAST_GAP = 1e-9  # a drop this close to the allowance is at it: no number of samples decides
 
 
 def drop_interval(baseline: torch.Tensor, compressed: torch.Tensor, allowed: float) -> tuple[DropInterval, str]:
-    """Interval of the mean of ``baseline - compressed`` (per-sample scores ``[N]``), and the test's name.
+    """Interval of the mean of ``baseline - compressed`` (per-sample scores ``[N]``, the same samples), and the test's name.
 
-    Scores of 0 and 1: the score interval for a difference of paired proportions, which holds its
-    level at small counts where the Wald interval does not. Any other scores: Student's t on the
-    paired differences.
+    Scores of 0 and 1: the exact unconditional test, ordered by the score statistic. Scores within [0, 1] or [-1, 1] (those
+    with a positive one among them: cosines, not negated errors): Gaffke's limit, which counts one more sample as lost entirely and
+    so holds without assumptions on how the differences are distributed. Any other scores have no worst value: the same limit, the
+    largest difference seen standing in for it; that a loss larger than any seen is rare, is then an assumption.
+
+    Raises:
+        DataError: no scores, unequal numbers of them, or one that is not finite.
 
     References:
-        Tango, "Equivalence test and confidence interval for the difference in proportions for the
-        paired-sample design", Statistics in Medicine 17, 1998, eq. 8-10.
+        ``slimline.numerics.statistics``, which holds both limits.
 
     Example:
         >>> a, b = torch.ones(1000), torch.ones(1000)
         >>> b[:2] = 0
         >>> interval, test = drop_interval(a, b, 0.01)
-        >>> interval.upper_95 < 0.01
-        True
+        >>> interval.upper_95 < 0.01, interval.needed_samples
+        (True, None)
     """
-    a, b = baseline.double().numpy(), compressed.double().numpy()
-    n, difference = len(a), a - b
-    observed = float(difference.mean())
-    if set(np.unique(a)) | set(np.unique(b)) <= {0.0, 1.0}:
-        lost, won = int((difference > 0).sum()), int((difference < 0).sum())
-        lower, upper = _tango(lost, won, n)
-        test = "score interval for paired proportions (Tango 1998)"
-        spread = (lost + won) / n - observed**2
-    else:
-        half = float(stats.t.ppf(CONFIDENCE, max(n - 1, 1)) * difference.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
-        lower, upper = observed - half, observed + half
-        test = "paired t interval on per-sample scores"
-        spread = float(difference.var(ddof=1)) if n > 1 else math.inf
-    return _interval(observed, lower, upper, allowed, n, spread), test
+    a, b = _scores(baseline, "original"), _scores(compressed, "compressed model")
+    if len(a) != len(b):
+        raise DataError(f"There are {len(a)} scores of the original and {len(b)} of the compressed model.", hint="metric(outputs, targets) must return one score for each sample.")
+    values = np.concatenate([a, b])
+    if np.isin(values, (0.0, 1.0)).all():
+        return _exact(int((a > b).sum()), int((a < b).sum()), len(a), allowed), "exact unconditional score test of paired proportions"
+    if values.min() >= -1 and 0 < values.max() <= 1:
+        return _gaffke(a - b, 1.0 if values.min() >= 0 else 2.0, allowed), "Gaffke's limit of bounded paired scores"
+    worst = float(np.abs(a - b).max()) or float(np.ptp(values)) or 1.0
+    return _gaffke(a - b, worst, allowed), "Gaffke's limit of paired scores, none worse than the worst seen"
 
 
-def bootstrap_interval(metric: Callable[[Any, Any], Any], baseline: Any, compressed: Any, targets: Any, allowed: float, seed: int) -> tuple[DropInterval, str]:
-    """Interval for a metric that is one number for all samples (F1, AUROC): samples are drawn again, the same for both models.
+def _scores(scores: torch.Tensor, whose: str) -> Values:
+    if scores.ndim != 1 or not len(scores):
+        raise DataError(f"The scores of the {whose} have the shape {tuple(scores.shape)}.", hint="A certificate takes at least one sample, and one score for each.")
+    found: Values = scores.detach().cpu().double().numpy()
+    if not np.isfinite(found).all():
+        raise DataError(f"{int((~np.isfinite(found)).sum())} of {len(found)} scores of the {whose} are not finite.", hint="Check metric(outputs, targets) and the outputs.")
+    return found
+
+
+def _exact(lost: int, won: int, n: int, allowed: float) -> DropInterval:
+    lower, upper = -paired_upper(won, lost, n), paired_upper(lost, won, n)
+    if upper <= allowed and paired_p_value(lost, won, n, allowed) > 1 - CONFIDENCE:
+        upper = math.nextafter(allowed, math.inf)  # p-values fall with the difference only nearly: the one at the allowance decides
+    observed = (lost - won) / n
+
+    def samples() -> int:
+        count = max(n + 1, math.ceil(n * (Z / float(paired_score(lost, won, n, allowed))) ** 2))
+        worse = observed > allowed
+        while count < EXACT_SAMPLES:
+            more, fewer = round(lost * count / n), round(won * count / n)
+            if (paired_p_value(fewer, more, count, -allowed) if worse else paired_p_value(more, fewer, count, allowed)) <= 1 - CONFIDENCE:
+                break
+            count = math.ceil(count * GROWTH)
+        return count
+
+    return _interval(observed, lower, upper, allowed, n, samples)
+
+
+def _gaffke(difference: Values, worst: float, allowed: float) -> DropInterval:
+    n, observed = len(difference), float(difference.mean())
+    seen, counts = np.unique(difference, return_counts=True)
+
+    def samples() -> int:
+        count = max(n + 1, math.ceil(Z * Z * float(difference.var()) / (allowed - observed) ** 2))
+        side = -1.0 if observed > allowed else 1.0
+        while mean_upper(side * seen, worst, counts * (count / n)) > side * allowed:
+            count = math.ceil(count * GROWTH)
+        return count
+
+    return _interval(observed, -mean_upper(-seen, worst, counts), mean_upper(seen, worst, counts), allowed, n, samples)
+
+
+def bootstrap_interval(
+    metric: Callable[[Any, Any], Any], baseline: Any, compressed: Any, targets: Any, allowed: float, seed: int, resamples: int = RESAMPLES
+) -> tuple[DropInterval, str]:
+    """Interval for a metric that is one number for all samples (F1, AUROC): samples are drawn again, the same ones for both models.
+
+    ``baseline``, ``compressed``, ``targets``: pytrees of tensors ``[N, ...]``. The percentiles are widened by what Student's
+    t is wider than the normal distribution, and the limits lie at least as far from the observed drop as a share
+    of samples goes that may have been missed altogether (``1 - 0.05 ** (1 / N)``, for metrics in [0, 1]): two models that agree on
+    every one of ten samples are not certified to be equal.
+
+    Raises:
+        DataError: no samples, or a metric that is not a finite number on some resample.
 
     References:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentile interval).
+        Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69, 2015, section 4.2 (expanded percentiles).
     """
     from torch.utils import _pytree
 
     def at(tree: Any, index: torch.Tensor) -> Any:
         return None if tree is None else _pytree.tree_map(lambda t: t[index], tree)
 
+    def qualities(index: torch.Tensor) -> tuple[float, float]:
+        truth = at(targets, index)
+        pair = float(metric(at(baseline, index), truth)), float(metric(at(compressed, index), truth))
+        if not all(map(math.isfinite, pair)):
+            raise DataError(f"The metric is {pair[0]} and {pair[1]} on a resample of {n} samples.", hint="It must be finite on any of them; return per-sample scores [N] if there are some.")
+        return pair
+
     n = len(_pytree.tree_leaves(baseline)[0])
+    if n < 2:
+        raise DataError(f"The holdout has {n} samples.", hint="A certificate takes at least two.")
+    whole = qualities(torch.arange(n))
     generator = torch.Generator().manual_seed(seed)
-    drops = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        index = torch.randint(n, (n,), generator=generator)
-        drops[i] = float(metric(at(baseline, index), at(targets, index))) - float(metric(at(compressed, index), at(targets, index)))
-    observed = float(metric(baseline, targets)) - float(metric(compressed, targets))
-    lower, upper = (float(v) for v in np.quantile(drops, [1 - CONFIDENCE, CONFIDENCE]))
-    return _interval(observed, lower, upper, allowed, n, float(drops.var()) * n), "paired bootstrap (percentile)"
+    pairs = np.array([qualities(torch.randint(n, (n,), generator=generator)) for _ in range(resamples)])
+    drops, observed = pairs[:, 0] - pairs[:, 1], whole[0] - whole[1]
+    level = float(stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf(CONFIDENCE, n - 1)))
+    least = 1 - (1 - CONFIDENCE) ** (1 / n) if pairs.min() >= 0 and pairs.max() <= 1 else 0.0
+    lower = min(float(np.quantile(drops, 1 - level, method="lower")), observed - least)
+    upper = max(float(np.quantile(drops, level, method="higher")), observed + least)
+
+    def samples() -> int:
+        gap = abs(allowed - observed)
+        return max(n + 1, math.ceil(Z * Z * float(drops.var()) * n / gap**2), math.ceil(n * least / gap))
+
+    return _interval(observed, lower, upper, allowed, n, samples), "paired bootstrap (expanded percentiles)"
 
 
-def _tango(lost: int, won: int, n: int) -> tuple[float, float]:
-    """Roots of the score statistic in the difference of paired proportions, one-sided 95 % each."""
-
-    def statistic(d: float) -> float:
-        a = 2 * n
-        b = -lost - won + (2 * n - lost + won) * d
-        c = -won * d * (1 - d)
-        q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-        variance = n * (2 * q + d * (1 - d))
-        gap = lost - won - n * d
-        return gap / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, gap) if gap else 0.0
-
-    point = (lost - won) / n
-    edge = 1 - 1e-9
-    upper = optimize.brentq(lambda d: statistic(d) + Z, point, edge) if point < edge and statistic(edge) < -Z else 1.0
-    lower = optimize.brentq(lambda d: statistic(d) - Z, -edge, point) if point > -edge and statistic(-edge) > Z else -1.0
-    return float(lower), float(upper)
-
-
-def _interval(observed: float, lower: float, upper: float, allowed: float, n: int, spread: float) -> DropInterval:
-    undecided = upper > allowed >= lower
-    needed = None
-    if undecided and observed != allowed and math.isfinite(spread):
-        needed = max(n + 1, math.ceil(Z * Z * max(spread, 1e-12) / (allowed - observed) ** 2))
-    return DropInterval(observed=observed, lower_95=lower, upper_95=upper, allowed=allowed, samples=n, needed_samples=needed)
+def _interval(observed: float, lower: float, upper: float, allowed: float, n: int, samples: Callable[[], int]) -> DropInterval:
+    """``needed_samples`` also stays ``None`` where the observed drop is exactly the allowed one: no number of samples like these decides."""
+    undecided = upper > allowed >= lower and abs(observed - allowed) > LEAST_GAP
+    return DropInterval(observed=observed, lower_95=lower, upper_95=upper, allowed=allowed, samples=n, needed_samples=samples() if undecided else None)
 
 
 def decide(interval: DropInterval, source: Source) -> Verdict:
-    """``pass`` if the upper limit is within the allowance (never on samples that the original was trained on), ``fail`` if the lower one is beyond it."""
+    """``pass`` if the upper limit is within the allowance (never on samples that the original was trained on), ``fail`` if the lower one is beyond it.
+
+    Example:
+        >>> near = DropInterval(observed=0.002, lower_95=0.001, upper_95=0.004, allowed=0.01, samples=5000)
+        >>> decide(near, "user"), decide(near, "from_train")
+        ('pass', 'inconclusive')
+    """
     if interval.lower_95 > interval.allowed:
         return "fail"
     if interval.upper_95 <= interval.allowed and source != "from_train":
@@ -117,10 +176,14 @@ def decide(interval: DropInterval, source: Source) -> Verdict:
 def fixed_sequence(intervals: Sequence[tuple[str, Callable[[], tuple[DropInterval, str]]]], source: Source) -> tuple[int, DropInterval, Certificate]:
     """Test finalists in their fixed order, each at 5 %, until the first that fails; the last that passed is delivered.
 
-    The order was fixed before the holdout was opened, and a later finalist is tested only if all before
-    it passed, so that the chance of any false pass is 5 % in all.
-    ``intervals``: ``(plan digest, function that measures and tests it)``. Returns the index of what is
+    The order was fixed before the holdout was opened, from the most conservative to the smallest, and a later finalist is tested only
+    if all before it passed. A false pass therefore needs the first truly inadmissible finalist in that order to pass
+    its own test, whose chance is 5 %: so is the chance of any false pass, without dividing the 5 % among them.
+    ``intervals``: at most three ``(plan digest, function that measures and tests it)``. Returns the index of what is
     delivered (the first if none passed), its interval and the certificate.
+
+    Raises:
+        ValueError: no finalist, or more than three.
 
     References:
         Maurer, Hothorn and Lehmacher, "Multiple comparisons in drug clinical trials and preclinical
@@ -128,33 +191,57 @@ def fixed_sequence(intervals: Sequence[tuple[str, Callable[[], tuple[DropInterva
         Westfall and Krishen, "Optimally weighted, fixed sequence and gatekeeper multiple testing
         procedures", Journal of Statistical Planning and Inference 99, 2001.
     """
+    if not 1 <= len(intervals) <= MOST_FINALISTS:
+        raise ValueError(f"{len(intervals)} finalists; the sequence is of one to {MOST_FINALISTS}")
     steps: list[SequenceStep] = []
-    chosen, kept, test = 0, None, ""
+    delivered: _Tested | None = None
     for place, (plan, measure) in enumerate(intervals):
         interval, test = measure()
         passed = interval.upper_95 <= interval.allowed
         steps.append(SequenceStep(plan=plan, observed=interval.observed, upper_95=interval.upper_95, passed=passed))
-        if kept is None or passed:
-            chosen, kept = place, interval
+        if passed or delivered is None:
+            delivered = _Tested(place, interval, test)
         if not passed:
             break
-    assert kept is not None
-    return chosen, kept, Certificate(source=source, test=test, sequence=tuple(steps))
+    assert delivered is not None
+    return delivered.place, delivered.interval, Certificate(source=source, test=delivered.test, sequence=tuple(steps))
+
+
+@dataclass(frozen=True)
+class _Tested:
+    place: int
+    interval: DropInterval
+    test: str
 
 
 def expected_half_width(discordance: float, samples: int) -> float:
-    """Half-width of the one-sided interval to expect on ``samples`` of the holdout, from the share of samples on which the two models differ."""
-    return Z * math.sqrt(max(discordance, 1.0 / max(samples, 1)) / max(samples, 1))
+    """What the upper limit on ``samples`` of the holdout will add to the observed drop, if the models differ on a share ``discordance`` of samples.
+
+    The normal half-width and ``1 / samples``, by which the limits of ``drop_interval`` are wider; at least that of one
+    differing sample. For scores other than 0 and 1, ``discordance`` is the mean square of the difference.
+
+    Example:
+        >>> exact = drop_interval(torch.ones(1000), torch.ones(1000).index_fill(0, torch.arange(20), 0), 0.5)[0]
+        >>> abs(expected_half_width(0.02, 1000) / (exact.upper_95 - exact.observed) - 1) < 0.1
+        True
+    """
+    n = max(samples, 1)
+    return Z * math.sqrt(max(discordance, 1 / n) / n) + 1 / n
 
 
 def shrunk(drop: float, discordance: float, samples: int, candidates: int) -> float:
-    """The drop to expect of the best of ``candidates`` by their drops on ``samples``.
+    """The drop to expect of the best of ``candidates`` by their drops on ``samples``: ``drop + E[max of k normals] * standard error``.
 
     The smallest of k noisy drops is too small by about its standard error times the expected
-    maximum of k standard normals.
+    maximum of k standard normals. That holds for equally good candidates with independent errors, and is too
+    much for others: it errs to the careful side.
 
     References:
         Blom, "Statistical Estimates and Transformed Beta-Variables", 1958 (expected order statistics).
+
+    Example:
+        >>> shrunk(0.004, 0.05, 5000, 1), round(shrunk(0.004, 0.05, 5000, 10), 4)
+        (0.004, 0.0089)
     """
     if candidates < 2 or samples < 1:
         return drop

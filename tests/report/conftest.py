@@ -32,10 +32,10 @@ HOSTILE = "</script><img src=x onerror=\"alert('1')\">`|\n&amp;"
 
 
 def _measured(kind: type[Measurement], size: int, ms: float, quality: float | None, **more: Any) -> Any:
-    fields = dict(
-        size_bytes=size, download_bytes=int(0.91 * size), download_codec="zstd -19", memory_bytes=int(1.4 * size) + 90_000, rss_bytes=80_000_000,
-        parameters=269_722, macs=40_551_424, latency_ms=Latency(median=ms, p95=1.12 * ms, runs=4_100), quality=quality,
-    )  # fmt: skip
+    fields = {
+        "size_bytes": size, "download_bytes": int(0.91 * size), "download_codec": "zstd -19", "memory_bytes": int(1.4 * size) + 90_000, "rss_bytes": 80_000_000,
+        "parameters": 269_722, "macs": 40_551_424, "latency_ms": Latency(median=ms, p95=1.12 * ms, runs=4_100), "quality": quality,
+    }  # fmt: skip
     return kind(**{**fields, **more})
 
 
@@ -89,10 +89,10 @@ def _others(draw: random.Random) -> list[DecisionRecord]:
         records.append(DecisionRecord(site=name, op="block", method="block_drop" if gone else "keep", options={}, why=why, before="present", after="removed" if gone else "present", cost=Cost(loss_predicted=0.21 if gone else 0.0)))
     for name in channels:
         width = 64 if "stages.2" in name else 32 if "stages.1" in name else 16
-        kept = 48 if name.startswith("stages.2") and "conv1" in name else width
+        kept = 48 if name.startswith(("stages.2.0", "stages.2.2")) and "conv1" in name else width
         records.append(DecisionRecord(
             site=name, op="channels", method="channel_prune" if kept < width else "keep", options={"keep": 0.75, "multiple": 16, "importance": "taylor"} if kept < width else {},
-            why=f"it loses {draw.uniform(0.01, 0.09):.2g} nats" if kept < width else "everything else costs more quality than it saves", before=f"{width} channels", after=f"{kept} channels", width=(width, kept),
+            why=f"it loses {draw.uniform(0.01, 0.09):.2g} nats" if kept < width else "everything else costs more quality than it saves", before=f"{width} channels", after="removed" if name.startswith("stages.2.1") else f"{kept} channels", width=(width, kept),
             cost=Cost(loss_predicted=draw.uniform(0.01, 0.09) if kept < width else 0.0),
         ))  # fmt: skip
     return records
@@ -131,26 +131,26 @@ def make(**changes: Any) -> Report:
         "uniform pruning": _measured(Reference, 217_300, 0.340, 0.8121, parameters=135_204, macs=20_330_000, note="30 % of every set of channels, and int8"),
         "static_int8 alone": _measured(Reference, 262_100, 0.338, 0.8702, fidelity=Agreement(top1=0.962, cosine=0.9951, max_abs=1.9)),
     }
-    fields: dict[str, Any] = dict(
-        slimline="0.1.0", verdict="pass", model="resnet20_cifar10", target="onnxruntime", device="host", metric="top1", minimize="latency", seed=0,
-        command="slimline compress resnet20_cifar10.py --target onnxruntime --max-drop 1% --time 10m --out build/",
-        schedule=Schedule(
+    fields: dict[str, Any] = {
+        "slimline": "0.1.0", "verdict": "pass", "model": "resnet20_cifar10", "target": "onnxruntime", "device": "host", "metric": "top1", "minimize": "latency", "seed": 0,
+        "command": "slimline compress resnet20_cifar10.py --target onnxruntime --max-drop 1% --time 10m --out build/",
+        "schedule": Schedule(
             seconds=600.0, samples_loss=512, candidates=24, recovery_steps=2_400, finalists=3,
             spent={"looking at the model": 7.2, "measuring options": 61.0, "timing layers": 22.5, "trying candidates": 88.1, "recovering": 301.3, "certifying on the holdout": 9.0, "measuring references": 41.2},
         ),
-        budget={"size_bytes": 300_000, "latency_ms": None, "max_drop": {"value": 0.01, "relative": False, "percent": True}, "minimize": "latency", "batch": 1, "threads": 1},
-        baseline=baseline, compressed=compressed, ratio=ratios(baseline, compressed), compression_ratio=compressed.size_bytes / baseline.size_bytes,
-        drop=DropInterval(observed=0.0038, lower_95=0.0004, upper_95=0.0074, allowed=0.01, samples=5_000),
-        certificate=Certificate(source="user", test="score interval for paired proportions (Tango 1998)", sequence=(
+        "budget": {"size_bytes": 300_000, "latency_ms": None, "max_drop": {"value": 0.01, "relative": False, "percent": True}, "minimize": "latency", "batch": 1, "threads": 1},
+        "baseline": baseline, "compressed": compressed, "ratio": ratios(baseline, compressed), "compression_ratio": compressed.size_bytes / baseline.size_bytes,
+        "drop": DropInterval(observed=0.0038, lower_95=0.0004, upper_95=0.0074, allowed=0.01, samples=5_000),
+        "certificate": Certificate(source="user", test="score interval for paired proportions (Tango 1998)", sequence=(
             SequenceStep(plan=f"{1:016x}", observed=0.0012, upper_95=0.0041, passed=True), SequenceStep(plan=f"{2:016x}", observed=0.0038, upper_95=0.0074, passed=True),
             SequenceStep(plan=f"{3:016x}", observed=0.0091, upper_95=0.0131, passed=False),
         )),
-        agreement=Agreement(top1=0.9998, cosine=0.99997, max_abs=0.061), fidelity=Agreement(top1=0.951, cosine=0.9931, max_abs=2.9), references=references, pareto=_points(draw),
-        decisions=(*_others(draw), *_weights(draw)), refused=(Refused(where="head#channels", reason="its channels are an output of the model"), Refused(where="stages.1.0#block", reason="its input and output differ in shape")),
-        predictions=_predictions(draw), artefact=ArtefactFile(file="model.onnx", sha256="512a5fb9460cbac9da347667ca90e0de55ff5a36fb1280e7241422c2cf3f0449"),
-        not_checked=("latency on any machine but this one", "the reference weight_only alone: no time was left"),
-        environment={"python": "3.11.7", "machine": "x86_64", "processor": "a processor", "cores": "2", "slimline": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.32.0"},
-    )  # fmt: skip
+        "agreement": Agreement(top1=0.9998, cosine=0.99997, max_abs=0.061), "fidelity": Agreement(top1=0.951, cosine=0.9931, max_abs=2.9), "references": references, "pareto": _points(draw),
+        "decisions": (*_others(draw), *_weights(draw)), "refused": (Refused(where="head#channels", reason="its channels are an output of the model"), Refused(where="stages.1.0#block", reason="its input and output differ in shape")),
+        "predictions": _predictions(draw), "artefact": ArtefactFile(file="model.onnx", sha256="512a5fb9460cbac9da347667ca90e0de55ff5a36fb1280e7241422c2cf3f0449"),
+        "not_checked": ("latency on any machine but this one", "the reference weight_only alone: no time was left"),
+        "environment": {"python": "3.11.7", "machine": "x86_64", "processor": "a processor", "cores": "2", "slimline": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.32.0"},
+    }  # fmt: skip
     fields |= changes
     fields.setdefault("sentence", sentence(fields["verdict"], fields["baseline"], fields["compressed"], fields["drop"], fields.get("obstacles", ())))
     return Report(**fields)
@@ -189,7 +189,7 @@ def hostile() -> Report:
     return make(
         model=HOSTILE, target=HOSTILE, device=HOSTILE, metric=HOSTILE, command=HOSTILE, sentence=HOSTILE, obstacles=(HOSTILE,), not_checked=(HOSTILE,), environment={HOSTILE: HOSTILE},
         decisions=tuple(d.model_copy(update={"site": HOSTILE, "method": HOSTILE, "op": d.op, "why": HOSTILE, "before": HOSTILE, "after": HOSTILE, "options": {HOSTILE: HOSTILE}, "considered": (HOSTILE,)}) for d in full.decisions),
-        pareto=tuple(p.model_copy(update={"label": HOSTILE, "plan": HOSTILE}) for p in full.pareto), references={HOSTILE: r.model_copy(update={"note": HOSTILE}) for r in full.references.values()},
+        pareto=tuple(p.model_copy(update={"label": HOSTILE, "plan": HOSTILE}) for p in full.pareto), references={HOSTILE: full.references["plain int8"].model_copy(update={"note": HOSTILE})},
         refused=(Refused(where=HOSTILE, reason=HOSTILE),), artefact=ArtefactFile(file=HOSTILE, sha256=HOSTILE),
         predictions=full.predictions.model_copy(update={"candidates": tuple(p.model_copy(update={"plan": HOSTILE}) for p in full.predictions.candidates)}),
         schedule=full.schedule.model_copy(update={"spent": {HOSTILE: 3.0}}),

@@ -1,15 +1,340 @@
-"""``report.html``: one self-contained page."""
+"""``report.html``: one self-contained page, readable without a network, without a script, on a phone and in the dark.
+
+The figures' geometry is in ``plots``; markup, style and script are in ``page/``. Everything that comes from
+outside (names of layers, paths, reasons) is escaped by the template, and the page's own content policy
+allows no script but the page's.
+"""
 
 from __future__ import annotations
 
-from html import escape
+import base64
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib import resources
 
-from slimline.core.result import Report
+import jinja2
+from markupsafe import Markup
+
+from slimline.core.budget import Budget
+from slimline.core.result import DecisionRecord, Point, Report
+from slimline.core.trial import Measurement
+from slimline.errors import UsageError
 from slimline.report import rows
+from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, label, stairs
+from slimline.report.sentence import amount_text, bytes_text, change_text, count_text, difference_text, in_points, percent_text, points, time_text
+
+BITS = (("float", "float"), ("8", "8 bits"), ("4", "4 bits"), ("2", "3 bits and fewer"), ("gone", "removed"))
+CORRELATION = 0.8  # rank correlation from which the estimates can be trusted to choose by
 
 
 def render(report: Report) -> str:
-    """The report as one HTML file without any outside reference."""
-    head, body = rows.summary(report)
-    cells = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in body)
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(report.model)}</title><h1>{escape(report.sentence)}</h1><table><tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr>{cells}</table></html>"
+    """The report as one HTML file without any outside reference.
+
+    Example:
+        >>> callable(render)
+        True
+    """
+    script = Markup(_file("page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        r=report, script=script, style=Markup(_file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
+        plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=_layers(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
+        blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
+        words=rows.certificate_words(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
+        lost=lambda value: difference_text(value, report.baseline.quality), percent=percent_text,
+    )  # fmt: skip
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_file("page.html.j2"))
+
+
+@functools.cache
+def _file(name: str) -> str:
+    return (resources.files("slimline.report") / "page" / name).read_text(encoding="utf-8")
+
+
+# -- at a glance ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure that matters, large, and what it is of."""
+
+    name: str
+    figure: str
+    detail: str
+
+
+def _tiles(report: Report) -> list[Tile]:
+    base, result, drop = report.baseline, report.compressed, report.drop
+    if result is None:
+        return []
+    tiles = [
+        Tile("file", change_text(base.size_bytes, result.size_bytes, "smaller", "larger"), f"{bytes_text(base.size_bytes)} → {bytes_text(result.size_bytes)}, {percent_text(result.size_bytes / base.size_bytes)} of the original"),
+        Tile("latency", change_text(base.latency_ms.median, result.latency_ms.median, "faster", "slower"), f"{time_text(base.latency_ms.median)} → {time_text(result.latency_ms.median)}, {percent_text(result.latency_ms.median / base.latency_ms.median)} of the original"),
+    ]  # fmt: skip
+    if drop is not None:
+        tiles.append(Tile(f"{report.metric} lost", difference_text(drop.observed, base.quality), f"at most {amount_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed"))
+    elif base.quality is not None and result.quality is not None:
+        tiles.append(Tile(f"{report.metric} lost", difference_text(base.quality - result.quality, base.quality), "observed, not certified"))
+    f = report.fidelity
+    if f is not None:
+        tiles.append(Tile("like the original", f"{100 * f.top1:.1f} %" if f.top1 is not None else f"{f.cosine:.4f}", "of answers have the same top class" if f.top1 is not None else "mean cosine of the outputs"))
+    return tiles
+
+
+def _asked(report: Report) -> list[str]:
+    """The budget in words."""
+    budget, base = Budget.model_validate(report.budget), report.baseline
+    texts = {"size": ("file", bytes_text), "download": ("download", bytes_text), "memory": ("memory", bytes_text), "latency": ("latency", time_text), "macs": ("multiply-adds", count_text)}
+    said = [f"{texts[q][0]} at most {texts[q][1](limit)}" for q, limit in budget.limits().items()]
+    allowed = _allowed(report)
+    if allowed is not None:
+        said.append(f"drop at most {difference_text(allowed, base.quality)}")
+    return [*said, f"as little {report.minimize} as possible", f"batch {budget.batch}, {budget.threads} thread{'s' if budget.threads != 1 else ''}"]
+
+
+def _allowed(report: Report) -> float | None:
+    """The allowance in metric units; ``None`` without a quality to allow anything of."""
+    if report.drop is not None:
+        return report.drop.allowed
+    if report.baseline.quality is None:
+        return None
+    try:
+        return Budget.model_validate(report.budget).max_drop.allowed(report.baseline.quality)
+    except UsageError:  # a run with such a budget ends before there is a report, but a report must not fail on it
+        return None
+
+
+# -- the front ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A point of the plane before it has a place: what it costs and what it loses."""
+
+    size: float
+    ms: float
+    drop: float | None
+    mark: Mark
+
+
+def _distinct(report: Report) -> list[Point]:
+    """Each measured point once, in order of bytes, the chosen one last so that nothing hides it."""
+    by_place = {(p.plan, p.size_bytes, p.latency_ms, p.drop): p for p in sorted(report.pareto, key=lambda p: p.chosen)}
+    return sorted(by_place.values(), key=lambda p: (p.chosen, p.on_front, p.size_bytes))
+
+
+def _seen(report: Report) -> list[Seen]:
+    base = report.baseline
+
+    def facts(size: float, ms: float, drop: float | None, where: str) -> tuple[str, ...]:
+        lost = "" if drop is None else f"{rows.lost_text(drop, base.quality)} {where}".strip()
+        gains = (f"{bytes_text(size)}, {change_text(base.size_bytes, size, 'smaller', 'larger')}", f"{time_text(ms)}, {change_text(base.latency_ms.median, ms, 'faster', 'slower')}")
+        return tuple(t for t in (*gains, lost) if t)
+
+    def fixed(name: str, m: Measurement, kind: Kind, where: str, note: str) -> Seen:
+        drop = None if base.quality is None or m.quality is None else base.quality - m.quality
+        tip = (name, *facts(m.size_bytes, m.latency_ms.median, drop, where), *((note,) if note else ()))
+        return Seen(m.size_bytes, m.latency_ms.median, drop, Mark(0, 0, kind, tip, name))
+
+    found = []
+    for p in _distinct(report):
+        kind: Kind = "chosen" if p.chosen else "front" if p.on_front else "trial"
+        title = {"chosen": "Chosen: ", "front": "On the front: ", "trial": ""}[kind] + p.label
+        alike = () if p.fidelity is None or p.fidelity.top1 is None else (f"{percent_text(p.fidelity.top1)} of answers like the original's",)
+        tip = (title, *facts(p.size_bytes, p.latency_ms, p.drop, "on the search samples"), *alike, f"plan {p.plan}")
+        found.append(Seen(p.size_bytes, p.latency_ms, p.drop, Mark(0, 0, kind, tip, "chosen" if p.chosen else "")))
+    where = "on the holdout" if report.drop is not None else ""
+    others = [fixed(name, r, "reference", where, r.note) for name, r in report.references.items()]
+    return [fixed("original", base, "original", "", ""), *others, *found]
+
+
+def _pareto(report: Report) -> list[Plot]:
+    """Bytes against drop, milliseconds against drop, and one against the other (the only one where nothing is known of quality)."""
+    seen = _seen(report)
+    if len(seen) < 2:
+        return []
+    limits = Budget.model_validate(report.budget).limits()
+    size, ms = [s.size for s in seen], [s.ms for s in seen]
+    x_size, x_ms = axis(size, "file size", bytes_text, log=True), axis(ms, "latency", time_text, log=True)
+    plots = []
+    drops = [s for s in seen if s.drop is not None]
+    if len(drops) > 1:
+        y = _drop_axis(report, [s.drop for s in drops if s.drop is not None])
+        allowed = _allowed(report)
+        plots.append(_plot("size", "Size / drop", x_size, y, [(s.size, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("size"), allowed))
+        plots.append(_plot("latency", "Latency / drop", x_ms, y, [(s.ms, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("latency"), allowed))
+    both = _plot("both", "Size / latency", x_size, x_ms, [(s.size, s.ms, s.mark) for s in seen], limits.get("size"), limits.get("latency"))
+    return sorted([*plots, both], key=lambda p: p.key != report.minimize)
+
+
+def _drop_axis(report: Report, drops: list[float]) -> Axis:
+    """From the best to a few allowances: a ruined trial must not squash all others; it is drawn at the edge."""
+    allowed = _allowed(report) or 0.0
+    told = [p.drop for p in report.pareto if p.drop is not None and (p.chosen or p.on_front)]
+    cap = max(4 * allowed, 1.3 * max((d for d in told if d <= 6 * allowed), default=0.0), 1e-6)
+    values = [*(d for d in drops if d <= cap), 0.0, max(drops) if max(drops) <= 1.5 * cap else cap]
+    scale = in_points(report.baseline.quality)
+    return axis(values, f"{report.metric} lost" + (", points" if scale else ""), lambda v: f"{100 * v:.3g}" if scale else f"{v:.3g}")
+
+
+def _plot(key: str, title: str, x: Axis, y: Axis, found: list[tuple[float, float, Mark]], limit_x: float | None, limit_y: float | None) -> Plot:
+    placed = [Mark(x.place(a), round(100 - y.place(b), 2), m.kind, m.tip, m.note, y.beyond(b) or x.beyond(a)) for a, b, m in found]
+    trials = [(m.x, m.y) for m in placed if m.kind in ("trial", "front", "chosen") and not m.beyond]
+    limits = []
+    if limit_x is not None and not x.beyond(limit_x):
+        limits.append(Line(x.place(limit_x), 0, x.place(limit_x), 100, "limit"))
+    if limit_y is not None and not y.beyond(limit_y):
+        at = round(100 - y.place(limit_y), 2)
+        limits.append(Line(0, at, 100, at, "allowed" if key != "both" else "limit"))
+    return Plot(key, title, x, y, label(placed), stairs(trials), tuple(limits), sum(m.beyond for m in placed))
+
+
+def _trials(report: Report) -> list[tuple[str, ...]]:
+    """The plot as a table: plan, what it is, bytes, time, drop, remark."""
+    return [
+        (p.plan, p.label, bytes_text(p.size_bytes), time_text(p.latency_ms), "" if p.drop is None else difference_text(p.drop, report.baseline.quality), "chosen" if p.chosen else "on the front" if p.on_front else "")
+        for p in reversed(_distinct(report))
+    ]  # fmt: skip
+
+
+# -- layer by layer -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A column of the strip: bars in percent of the largest in the model, ``None`` where it was not measured."""
+
+    tip: tuple[str, ...]
+    bits: str
+    key: str
+    bytes_before: float
+    bytes_after: float | None
+    ms_before: float
+    ms_after: float | None
+    width: float
+    rank: str
+
+    @property
+    def spoken(self) -> str:
+        return "; ".join(self.tip)
+
+
+def _layers(report: Report) -> list[Layer]:
+    weights = [d for d in report.decisions if d.op not in ("channels", "block")]
+    most_bytes = max((d.cost.bytes_before or 0 for d in weights), default=0) or 1
+    most_ms = max((max(d.cost.ms_before or 0.0, d.cost.ms_measured or 0.0) for d in weights), default=0.0) or 1.0
+    return [_layer(d, most_bytes, most_ms) for d in weights]
+
+
+def _layer(d: DecisionRecord, most_bytes: float, most_ms: float) -> Layer:
+    def share(value: float | None, most: float) -> float | None:
+        return None if value is None else round(min(100.0, 100 * value / most), 2)
+
+    gone = d.after == "removed"
+    key = "gone" if gone else "float" if d.bits is None or d.bits > 8 else "8" if d.bits > 4 else "4" if d.bits == 4 else "2"
+    kept = 0.0 if gone else _kept(d.before, d.after)
+    c = d.cost
+    facts = (
+        f"{d.site}: {rows.method_text(d)}", d.before if d.before == d.after else f"{d.before} → {d.after}", "" if d.bits is None else f"{rows.bits_text(d)}{' bits' if d.bits != 32 else ''}", "" if d.rank is None else f"rank {d.rank}",
+        "" if c.bytes_before is None else f"{c.bytes_before:,} → {'not measured' if c.bytes_measured is None else f'{c.bytes_measured:,}'} bytes",
+        "" if c.ms_before is None else f"{c.ms_before:.4f} → {'not measured' if c.ms_measured is None else f'{c.ms_measured:.4f}'} ms", d.why,
+    )  # fmt: skip
+    return Layer(
+        tip=tuple(f for f in facts if f), bits="×" if gone else "f" if d.bits is None or d.bits == 32 else str(d.bits), key=key, bytes_before=share(c.bytes_before, most_bytes) or 0.0, bytes_after=share(c.bytes_measured, most_bytes),
+        ms_before=share(c.ms_before, most_ms) or 0.0, ms_after=share(c.ms_measured, most_ms), width=kept, rank="" if d.rank is None else str(d.rank),
+    )  # fmt: skip
+
+
+def _kept(before: str, after: str) -> float:
+    """Percent of a weight's output channels that stayed, by its first dimension; 100 where the text is no shape."""
+    shape = re.compile(r"(\d+)( x \d+)*")
+    old, new = shape.fullmatch(before), shape.fullmatch(after)
+    return round(min(100.0, 100 * int(new[1]) / int(old[1])), 1) if old and new and int(old[1]) else 100.0
+
+
+def _group(d: DecisionRecord) -> tuple[str, float, str, str]:
+    """Name, percent kept, the same in words, and why."""
+    gone = d.after == "removed"
+    old, new = (1, 0) if gone else d.width or (1, 1)
+    return d.site.removesuffix("#channels"), round(100 * new / old, 1) if old else 100.0, f"{new} of {old}" if d.width and not gone else d.after, d.why
+
+
+def _decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[tuple[tuple[str, str], ...], tuple[str, ...]]]]:
+    """Head, and for every site its named cells and what else was considered."""
+    head, body = rows.decisions(report)
+    return head, [(tuple(zip(head, row, strict=True)), d.considered) for row, d in zip(body, report.decisions, strict=True)]
+
+
+# -- how sure ---------------------------------------------------------------------------------------------
+
+
+def _predictions(report: Report) -> Plot | None:
+    """Predicted against measured loss, both logarithmic and on the same range, with the diagonal."""
+    known = report.predictions.candidates
+    positive = [v for p in known for v in (p.predicted, p.measured) if v > 0]
+    if len(known) < 2 or not positive:
+        return None
+    least = min(positive)
+    x = axis(positive, "predicted loss, nats", lambda v: f"{v:.0e}".replace("e-0", "e-") if v < 1e-3 else f"{v:g}", log=True)
+    marks = [
+        Mark(x.place(max(p.predicted, least)), round(100 - x.place(max(p.measured, least)), 2), "front", (f"plan {p.plan}", f"predicted {p.predicted:.4g} nats", f"measured {p.measured:.4g} nats"), beyond=min(p.predicted, p.measured) <= 0)
+        for p in sorted(known, key=lambda p: p.predicted)
+    ]  # fmt: skip
+    y = Axis(x.low, x.high, x.log, "measured loss, nats", x.ticks)
+    return Plot("predictions", "Predicted against measured", x, y, tuple(marks), (Line(0, 100, 100, 0),), beyond=sum(m.beyond for m in marks))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The certificate as a drawing: places in percent from the left."""
+
+    low: float
+    observed: float
+    high: float
+    allowed: float
+    ticks: tuple[Tick, ...]
+    title: str
+    spoken: str
+
+
+def _interval(report: Report) -> Interval | None:
+    d = report.drop
+    if d is None:
+        return None
+    quality = report.baseline.quality
+    scale = in_points(quality)
+    a = axis([d.lower_95, d.upper_95, d.observed, d.allowed, 0.0], f"{report.metric} lost" + (", points" if scale else ""), lambda v: points(v).removesuffix("0").removesuffix(".0") if scale else f"{v:.3g}", margin=0.12)
+    spoken = f"95 % limits {amount_text(d.lower_95, quality)} and {amount_text(d.upper_95, quality)}, observed {amount_text(d.observed, quality)}, allowed {difference_text(d.allowed, quality)}"
+    return Interval(a.place(d.lower_95), a.place(d.observed), a.place(d.upper_95), a.place(d.allowed), a.ticks, a.title, spoken)
+
+
+def _unknowns(report: Report) -> list[str]:
+    """What nobody checked: the run's own list, and what is missing from the report itself."""
+    said = list(report.not_checked)
+    if report.compressed is not None and report.drop is None and report.baseline.quality is None:
+        said.append("quality and drop: there was no data")
+    if report.schedule.schedule_truncated:
+        said.append("the rest of the schedule: the clock cut it off")
+    return said
+
+
+def _left_alone(report: Report) -> list[tuple[str, list[str]]]:
+    """Each reason once, with the places that it holds for."""
+    found: dict[str, list[str]] = {}
+    for r in report.refused:
+        found.setdefault(r.reason, []).append(r.where)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
+
+
+def _spent(report: Report) -> list[tuple[str, str, float]]:
+    """Stage, seconds, percent of the longest."""
+    spent = report.schedule.spent
+    longest = max(spent.values(), default=0.0) or 1.0
+    return [(name, f"{s:.1f} s", round(100 * s / longest, 1)) for name, s in spent.items()]

@@ -6,16 +6,19 @@ a script that measures the window.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["trial", "front", "chosen", "reference", "original"]
-Side = Literal["right", "left", "above", "below"]
 NARROW, WIDE = (272.0, 300.0), (860.0, 340.0)  # pixels of the plotting area on a phone, and on a desk
 LETTER, LINE = 6.6, 16.0  # pixels that a label's letter and line take
-GAP = 11.0  # between a mark's centre and its label
+LEAST_GAP = 0.16  # of the axis between two logarithmic ticks
+# Where a label may stand, best first: how the text is anchored, and its middle line's distance from the mark's centre in pixels.
+SIDES = (("start", 11, 0), ("end", -11, 0), ("middle", 0, -19), ("middle", 0, 19), ("start", 8, -14), ("start", 8, 14), ("end", -8, -14), ("end", -8, 14))
+SERIES = ((1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))  # of ticks within a power of ten, finest first
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,14 @@ class Axis:
 
 
 def axis(values: Iterable[float], title: str, text: Callable[[float], str], *, log: bool = False, margin: float = 0.06) -> Axis:
-    """An axis that holds all values with some air at its ends; logarithmic if asked, all are positive and they span a factor of three.
+    """An axis that holds all values with some air at its ends; logarithmic if asked, all are positive and they span a factor of two.
 
     Raises:
         ValueError: no values.
     """
     found = list(values)
     low, high = min(found), max(found)
-    if log and low > 0 and high / low >= 3:
+    if log and low > 0 and high / low >= 2:
         air = (high / low) ** margin
         low, high = low / air, high * air
         at = _log_ticks(low, high)
@@ -83,18 +86,18 @@ def _even_ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """At most six per axis, of the finest series that has so few."""
+    """The finest series whose ticks stay apart on a phone; whole powers, thinned, where none does."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for series in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [m * 10.0**p for p in powers for m in series if low <= m * 10.0**p <= high]
-        if len(ticks) <= 6:
+    for series in SERIES:
+        ticks = [float(m * 10.0**p) for p in powers for m in series if low <= m * 10.0**p <= high]
+        if all(math.log(b / a) >= LEAST_GAP * math.log(high / low) for a, b in itertools.pairwise(ticks)):
             return ticks
     return ticks[:: math.ceil(len(ticks) / 6)]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a plot. ``tip``: its title and then its facts; ``note``: what stands beside it, ``""`` for nothing."""
+    """A point of a plot. ``tip``: its title and then its facts; ``note``: what stands beside it, ``""`` for nothing; ``side``: where (see ``SIDES``)."""
 
     x: float
     y: float
@@ -102,7 +105,7 @@ class Mark:
     tip: tuple[str, ...]
     note: str = ""
     beyond: bool = False
-    side: Side | None = None
+    side: tuple[str, int, int] | None = None
     wide_only: bool = False
 
     @property
@@ -147,8 +150,7 @@ def stairs(corners: Iterable[tuple[float, float]]) -> tuple[Line, ...]:
     for x, y in sorted(corners, key=lambda c: (c[0], -c[1])):
         if not best or y > best[-1][1]:  # from the top: a larger number is lower
             best.append((x, y))
-    pairs = zip(best, best[1:], strict=False)
-    return tuple(line for (x1, y1), (x2, y2) in pairs for line in (Line(x1, y1, x2, y1), Line(x2, y1, x2, y2)))
+    return tuple(line for (x1, y1), (x2, y2) in itertools.pairwise(best) for line in (Line(x1, y1, x2, y1), Line(x2, y1, x2, y2)))
 
 
 def label(marks: Sequence[Mark]) -> tuple[Mark, ...]:
@@ -156,15 +158,15 @@ def label(marks: Sequence[Mark]) -> tuple[Mark, ...]:
 
     A label that finds room on a wide screen only is told so; one that finds none anywhere has no side (the tip still names it).
     """
-    sides: dict[int, tuple[Side, bool]] = {}
+    sides: dict[int, tuple[tuple[str, int, int], bool]] = {}
     order = sorted((i for i, m in enumerate(marks) if m.note), key=lambda i: ("chosen", "original", "reference", "front", "trial").index(marks[i].kind))
     for frame, wide in ((NARROW, False), (WIDE, True)):
         taken = [_around(m, frame) for m in marks if m.kind != "trial"] + [_box(marks[i], side, frame) for i, (side, _) in sides.items()]
         for i in (i for i in order if i not in sides):
-            for side in ("right", "left", "above", "below"):
-                box = _box(marks[i], side, frame)  # type: ignore[arg-type]
+            for side in SIDES:
+                box = _box(marks[i], side, frame)
                 if _inside(box, frame) and not any(_overlap(box, other) for other in taken):
-                    sides[i] = (side, wide)  # type: ignore[assignment]
+                    sides[i] = (side, wide)
                     taken.append(box)
                     break
     return tuple(Mark(m.x, m.y, m.kind, m.tip, m.note, m.beyond, *sides.get(i, (None, False))) for i, m in enumerate(marks))
@@ -175,17 +177,15 @@ Box = tuple[float, float, float, float]
 
 def _around(mark: Mark, frame: tuple[float, float]) -> Box:
     x, y = mark.x / 100 * frame[0], mark.y / 100 * frame[1]
-    return x - 7, y - 7, x + 7, y + 7
+    return x - 6, y - 6, x + 6, y + 6
 
 
-def _box(mark: Mark, side: Side, frame: tuple[float, float]) -> Box:
+def _box(mark: Mark, side: tuple[str, int, int], frame: tuple[float, float]) -> Box:
     """Left, top, right, bottom of a label in pixels."""
-    x, y, width = mark.x / 100 * frame[0], mark.y / 100 * frame[1], LETTER * len(mark.note)
-    if side in ("right", "left"):
-        left = x + GAP if side == "right" else x - GAP - width
-        return left, y - LINE / 2, left + width, y + LINE / 2
-    top = y - GAP - LINE if side == "above" else y + GAP
-    return x - width / 2, top, x + width / 2, top + LINE
+    anchor, dx, dy = side
+    x, y, width = mark.x / 100 * frame[0] + dx, mark.y / 100 * frame[1] + dy, LETTER * len(mark.note)
+    left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+    return left, y - LINE / 2, left + width, y + LINE / 2
 
 
 def _inside(box: Box, frame: tuple[float, float]) -> bool:

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+from slimline.core.result import Predictions, Refused, Report
+from slimline.report import html
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path", "rect", "circle"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, all text outside style and script, and what was closed out of order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {k: v or "" for k, v in attributes}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {k: v or "" for k, v in attributes}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    def having(self, tag: str, **attributes: str) -> list[dict[str, str]]:
+        return [a for t, a in self.elements if t == tag and all(a.get(k.rstrip("_")) == v for k, v in attributes.items())]
+
+    def marks(self, kind: str) -> list[dict[str, str]]:
+        return [a for t, a in self.elements if t == "g" and kind in a.get("class", "").split()]
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+
+def test_every_report_renders_as_balanced_markup_without_any_outside_reference(any_report: Report) -> None:
+    page = html.render(any_report)
+    parsed = Page(page)
+    assert parsed.wrong == [] and parsed.open == []
+    assert len(page.encode()) < 2_000_000
+    assert not parsed.having("link") and not parsed.having("img") and not parsed.having("iframe")
+    assert not [a for _, a in parsed.elements if a.keys() & {"src", "srcset"} or not a.get("href", "#").startswith("#")]
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|http://|https://", page)
+
+
+def test_hostile_strings_stay_text(reports: dict[str, Report], hostile_text: str) -> None:
+    page = html.render(reports["hostile"])
+    parsed = Page(page)
+    assert "<img" not in page and page.count("</script>") == 1
+    assert not [a for _, a in parsed.elements if any(k.startswith("on") for k in a)]
+    assert "onerror=\"alert('1')\"" in parsed.text  # the words themselves are shown
+    assert any(hostile_text in a.get("data-tip", "") for _, a in parsed.elements)
+
+
+def test_the_content_policy_allows_the_pages_own_script_alone(report: Report) -> None:
+    page = html.render(report)
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    policy = Page(page).having("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+
+
+def test_verdict_sentence_and_ratios_both_ways_are_there(report: Report) -> None:
+    page = Page(html.render(report))
+    assert page.having("meta", name="description")[0]["content"] == report.sentence
+    assert report.sentence.replace(" %", "\u00a0%") in "".join(page.words)
+    assert "5.4x smaller (18 % of the original)" in page.text
+
+
+def test_each_point_reference_and_the_original_is_a_focusable_named_mark_in_each_view(report: Report) -> None:
+    page = Page(html.render(report))
+    assert [b["data-view"] for b in page.having("button") if "data-view" in b] == ["latency", "size", "both"]
+    for kind, count in (("chosen", 1), ("reference", 3), ("original", 1)):
+        assert len(page.marks(kind)) == 3 * count
+    fronts = sum(p.on_front and not p.chosen for p in report.pareto)
+    assert len(page.marks("front")) == 3 * fronts + len(report.predictions.candidates)
+    assert all(m["tabindex"] == "0" and m["role"] == "button" and m["aria-label"] for m in page.marks("mark"))
+    assert any("plain int8" in m["aria-label"] and "373 KB" in m["aria-label"] for m in page.marks("reference"))
+
+
+def test_the_view_of_what_is_minimised_comes_first(make_report: Callable[..., Report]) -> None:
+    page = Page(html.render(make_report(minimize="size")))
+    assert next(b["aria-pressed"] for b in page.having("button", **{"data-view": "size"})) == "true"
+
+
+def test_a_ruined_trial_is_drawn_at_the_edge_and_said(report: Report) -> None:
+    page = Page(html.render(report))
+    assert len(page.marks("beyond")) == 2  # in both views that have a drop
+    assert "1 point lies outside" in page.text
+
+
+def test_a_point_measured_twice_with_the_same_result_is_shown_once(make_report: Callable[..., Report], report: Report) -> None:
+    doubled = make_report(pareto=(*report.pareto, report.pareto[0]))
+    assert len(Page(html.render(doubled)).marks("mark")) == len(Page(html.render(report)).marks("mark"))
+
+
+def test_every_weight_has_a_column_and_every_decision_its_reason(report: Report) -> None:
+    page = Page(html.render(report))
+    weights = [d for d in report.decisions if d.op not in ("block", "channels")]
+    cells = [b for b in page.having("button") if b.get("class", "").startswith("cell")]
+    assert len(cells) == len(weights) == 22
+    assert all(d.site in c["data-tip"] and d.why in c["data-tip"] for d, c in zip(weights, cells, strict=True))
+    assert all(d.why in page.text for d in report.decisions)
+    assert any("rank 8" in c["aria-label"] for c in cells)
+
+
+def test_what_was_not_measured_has_no_bar(make_report: Callable[..., Report], report: Report) -> None:
+    unmeasured = tuple(d.model_copy(update={"cost": d.cost.model_copy(update={"bytes_measured": None, "ms_measured": None})}) for d in report.decisions)
+    page = Page(html.render(make_report(decisions=unmeasured)))
+    assert not page.having("i", class_="fill")
+    assert any("not measured bytes" in b.get("data-tip", "") for b in page.having("button"))
+
+
+def test_without_data_the_plot_shows_size_against_latency_alone(reports: dict[str, Report]) -> None:
+    page = Page(html.render(reports["no data"]))
+    assert [b["data-view"] for b in page.having("button") if "data-view" in b] == ["both"]
+    assert "No certificate: there was no data to test on." in page.text and "quality and drop: there was no data" in page.text
+
+
+def test_an_interrupted_run_says_how_to_go_on(reports: dict[str, Report]) -> None:
+    text = Page(html.render(reports["cut off"])).text
+    assert "inconclusive, interrupted" in text and "--resume" in text and "nothing was delivered" in text
+
+
+def test_a_failure_says_what_stood_in_the_way(reports: dict[str, Report]) -> None:
+    assert "In the way: latency is 0.262, the limit 0.2" in Page(html.render(reports["failed"])).text
+
+
+def test_predictions_have_their_correlation_and_a_warning_when_it_is_low(make_report: Callable[..., Report], report: Report) -> None:
+    assert "Rank correlation 0.946 over 22 candidates." in Page(html.render(report)).text
+    low = report.predictions.model_copy(update={"rank_correlation": 0.31})
+    assert "the estimates chose badly" in Page(html.render(make_report(predictions=low))).text
+    assert "nothing to compare" in Page(html.render(make_report(predictions=Predictions()))).text
+
+
+def test_losses_of_zero_stand_at_the_edge_of_the_logarithmic_plot(make_report: Callable[..., Report], report: Report) -> None:
+    first, *rest = report.predictions.candidates
+    zero = Predictions(candidates=(first.model_copy(update={"predicted": 0.0}), *rest), rank_correlation=0.9)
+    assert "1 with no loss at all" in Page(html.render(make_report(predictions=zero))).text
+
+
+def test_places_left_alone_are_gathered_by_reason(make_report: Callable[..., Report]) -> None:
+    refused = tuple(Refused(where=f"layer.{i}", reason="one reason") for i in range(40))
+    page = Page(html.render(make_report(refused=refused)))
+    assert page.text.count("one reason") == 1 and "40 places" in page.text and "layer.39" in page.text
+
+
+def test_metrics_outside_the_unit_interval_are_never_called_points(make_report: Callable[..., Report], report: Report) -> None:
+    assert report.compressed is not None and report.drop is not None
+    outside: dict[str, Any] = {
+        "metric": "neg_mse", "baseline": report.baseline.model_copy(update={"quality": -31.0}), "compressed": report.compressed.model_copy(update={"quality": -31.4}),
+        "drop": report.drop.model_copy(update={"observed": 0.4, "lower_95": 0.2, "upper_95": 0.6, "allowed": 1.0}), "references": {}, "pareto": (),
+    }  # fmt: skip
+    text = Page(html.render(make_report(**outside))).text
+    assert "the drop is at most 0.6 with 95 % confidence" in text and " points" not in text
+
+
+def test_structure_for_a_screen_reader(report: Report) -> None:
+    page = Page(html.render(report))
+    assert len(page.having("h1")) == 1 and len(page.having("main")) == 1 and page.having("html", lang="en")
+    identifiers = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(identifiers) == len(set(identifiers))
+    assert {a["aria-labelledby"] for a in page.having("section")} <= set(identifiers)
+    assert {a["href"][1:] for a in page.having("a")} <= set(identifiers)
+    tables = page.having("table")
+    assert len(page.having("caption")) == len(tables) > 3
+    assert all(a.get("scope") in ("col", "row") for a in page.having("th"))
+    outer = [a for t, a in page.elements if t == "svg" and "x" not in a]
+    assert all("aria-label" in a or a.get("aria-hidden") == "true" for a in outer)

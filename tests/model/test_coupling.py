@@ -294,3 +294,27 @@ def test_an_average_over_all_channels_ties_them() -> None:
     sites, refusals = find_channel_sites(Mean().eval(), Samples.of(IMAGE))
     assert sites == ()
     assert "tied" in refusal(refusals, "conv#channels")
+
+
+def test_a_weight_that_makes_and_reads_the_same_channels_is_a_site() -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.step, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.embedding(x)
+            return self.head(x + self.step(self.step(x).relu()))
+
+    torch.manual_seed(0)
+    net, samples = Plain().eval(), Samples.of(torch.randint(0, 11, (2, 4)))
+    (site,), _ = find_channel_sites(net, samples)
+    assert site.id == "embedding#channels" and site.shape == (8,)
+    kept = (0, 2, 3, 6)
+    pruned = apply_structure(net, [Keep(member, kept) for member in site.members])
+    assert pruned.head.weight is pruned.embedding.weight and pruned.head.in_features == pruned.embedding.embedding_dim == 4
+    columns = list(kept)
+    x = net.embedding.weight[:, columns][samples.args[0]]
+    step = lambda v: F.linear(v, net.step.weight[columns][:, columns], net.step.bias[columns])  # noqa: E731
+    torch.testing.assert_close(pruned(*samples.args), F.linear(x + step(step(x).relu()), net.embedding.weight[:, columns]))

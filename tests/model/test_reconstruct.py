@@ -88,6 +88,31 @@ def test_after_a_dropped_block_the_layers_behind_it_are_fitted() -> None:
     torch.testing.assert_close(repaired(*samples.args), net(*samples.args), rtol=1e-3, atol=1e-4)
 
 
+class Twice(nn.Module):
+    """A layer that is called twice, and an embedding whose weight the head shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.shared, self.head = nn.Embedding(11, 8), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(x)
+        return self.head(x + self.shared(self.shared(x).relu()))
+
+
+def test_weights_with_several_users_are_left_as_they_are() -> None:
+    torch.manual_seed(0)
+    net = Twice().eval()
+    samples = Samples.of(torch.randint(0, 11, (64, 4), generator=torch.Generator().manual_seed(1)))
+    (site,) = find_channel_sites(net, samples[:2])[0]
+    edits = [Keep(m, (0, 2, 3, 5)) for m in site.members]
+    pruned = apply_structure(net, edits)
+    repaired = reconstruct(net, pruned, edits, samples)
+    assert repaired.head.weight is repaired.embedding.weight
+    assert all(torch.equal(v, pruned.state_dict()[k]) for k, v in repaired.state_dict().items())
+
+
 def test_batch_norms_take_the_statistics_of_the_samples() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5)).eval()
     x = 3 + 2 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))

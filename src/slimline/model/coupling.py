@@ -95,7 +95,7 @@ def _assemble(labels: Labels, model: nn.Module) -> tuple[list[_Group], list[Refu
     names: dict[str, int] = {}
     for channels in groups:
         members = {axis: _members(axis, vector, channels) for axis, vector in axes.items() if np.isin(vector, channels).any()}
-        producer = next(axis for axis in members if labels.roles.get(axis) == "out")
+        producer = next(axis for axis in members if "out" in labels.roles.get(axis, ()))
         stem = f"{producer.parameter.rpartition('.')[0]}#channels"
         names[stem] = names.get(stem, 0) + 1
         site_id = stem if names[stem] == 1 else f"{stem}.{names[stem]}"
@@ -104,7 +104,7 @@ def _assemble(labels: Labels, model: nn.Module) -> tuple[list[_Group], list[Refu
             refusals.append(Refusal(where=site_id, reason=f"its channels lie in dimension {bad.dim} of {bad.parameter} in an order that cannot be cut"))
             continue
         site = Site(id=site_id, kind="channels", op="channels", shape=(len(channels),), members=tuple(m for found in members.values() for m in found or ()))
-        consumers = tuple(m for axis, found in members.items() if labels.roles.get(axis) == "in" for m in found or ())
+        consumers = tuple(m for axis, found in members.items() if "in" in labels.roles.get(axis, ()) for m in found or ())
         made.append(_Group(site, consumers, exact=not np.isin(channels, mixed).any(), picked=bool(np.isin(channels, picked).any())))
     return made, refusals
 
@@ -161,7 +161,7 @@ def _group(axes: Mapping[Axis, Vector], labels: Labels, reasons: Mapping[int, st
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
     refusals: dict[str, Refusal] = {}
     for axis, vector in axes.items():
-        if labels.roles.get(axis) != "out":
+        if "out" not in labels.roles.get(axis, ()):
             continue
         ordered = list(dict.fromkeys(vector.tolist()))
         site_id = f"{axis.parameter.rpartition('.')[0]}#channels"

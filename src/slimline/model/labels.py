@@ -85,7 +85,7 @@ class Labels(fx.Interpreter):
         self.picked: list[torch.Tensor] = []
         self.factored: list[torch.Tensor] = []
         self.axes: dict[Axis, torch.Tensor] = {}
-        self.roles: dict[Axis, Role] = {}
+        self.roles: dict[Axis, set[Role]] = {}  # a tied weight's dimension can be made by one layer and read by another
         self.elements: dict[str, torch.Tensor] = {}
         self.labels: dict[fx.Node, Any] = {}
         positional = iter(example.args)
@@ -164,8 +164,7 @@ class Labels(fx.Interpreter):
             self.axes[key] = self.fresh((size,))
             if not name:
                 self.freeze(self.axes[key], "its weight is a constant that the model does not name")
-        if self.roles.get(key) in (None, "tied"):
-            self.roles[key] = role
+        self.roles.setdefault(key, set()).add(role)
         return self.axes[key]
 
     def read(self, node: Any) -> torch.Tensor | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from slimline.core.edits import Replace, Structure
 from slimline.core.samples import Samples
-from slimline.model.apply import kept_positions
+from slimline.model.apply import aliases_of, kept_positions
 from slimline.model.layer_calls import LayerCall, LayerCalls, pick_outputs
 
 SAMPLES = 256
@@ -36,7 +36,8 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     layer that lost input channels (where a module was replaced: every one, since what follows it sees other inputs) gets the weights (and bias) that minimise
     ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
     original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
-    layer sees its input as the layers before it leave it after their own repair.
+    layer sees its input as the layers before it leave it after their own repair. A weight with several users (tied, or a layer
+    called twice) is left as it is: what suits one of them would spoil the others.
 
     References:
         He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, eq. 3 and section 3.1 (asymmetric).
@@ -46,19 +47,18 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     readers = {name: dims.get(0) for name, dims in kept.items() if 1 in dims}
     if any(isinstance(e, Replace) for e in edits):
         readers = {name: kept.get(name, {}).get(0) for name, p in new.named_parameters() if p.ndim > 1}
+    aliases = aliases_of(new)
+    readers = {name: stay for name, stay in readers.items() if len(aliases[name]) == 1}
     if not readers:
         return _modes_of(pruned, new)
     per_sample = sum(t[:1].numel() for t in samples.tensors)
     part = samples[: max(8, min(SAMPLES, INPUT_VALUES // max(per_sample, 1)))]
     wanted = _observe(original, readers, part, seed)
-    done: set[str] = set()
 
     def solve(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         target = wanted.get(call.parameter)
-        if target is not None and call.groups == 1 and call.parameter not in done:
-            done.add(call.parameter)
-            if call.weight.shape[0] == target.outputs.shape[1]:
-                _solve(call, target, ridge)
+        if target is not None and call.groups == 1 and call.weight.shape[0] == target.outputs.shape[1]:
+            _solve(call, target, ridge)
         return compute()
 
     with torch.no_grad(), LayerCalls(new, solve):
@@ -69,16 +69,20 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
 def _observe(model: nn.Module, readers: dict[str, list[int] | None], part: Samples, seed: int) -> dict[str, _Wanted]:
     draw = torch.Generator().manual_seed(seed)
     wanted: dict[str, _Wanted] = {}
+    seen: set[str] = set()
 
     def see(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         output = compute()
-        if call.parameter in readers and call.groups == 1 and call.parameter not in wanted:
+        if call.parameter in seen:
+            wanted.pop(call.parameter, None)
+        elif call.parameter in readers and call.groups == 1:
             total = call.positions(output.shape)
             rows = max(FEWEST_ROWS, ROWS_PER_INPUT * call.weight[0].numel())
             chosen = torch.arange(total) if total <= rows else torch.randint(total, (rows,), generator=draw).sort().values
             outputs = pick_outputs(output, chosen, call.linear)
             stay = readers[call.parameter]
             wanted[call.parameter] = _Wanted(output.shape, chosen, outputs if stay is None else outputs[:, stay])
+        seen.add(call.parameter)
         return output
 
     quiet = copy.deepcopy(model).eval()

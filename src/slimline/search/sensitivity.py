@@ -126,7 +126,7 @@ class Sensitivity:
             shapes = {f"{site.module}.{name}": tuple(p.shape) for name, p in replacement.named_parameters() if p.ndim > 1}
             for option in numerics:
                 inner = option.decisions[0].method if option.decisions else None
-                if inner is not None and getattr(inner, "group", 0):
+                if inner is not None and getattr(inner, "group", None):
                     continue  # a group size that fits the whole weight need not fit its factors
                 decisions = (Decision(site=site.id, method=method), *(Decision(site=n, method=inner) for n in shapes if inner is not None))
                 label = method.label + (f" + {inner.label}" if inner is not None else "")

@@ -31,6 +31,9 @@ from slimline.report.write import write_outputs
 from slimline.sources.validate import check_task
 
 
+WINNERS = 2  # of the race that are finished
+
+
 @dataclass(frozen=True)
 class Result:
     """What ``compress`` gives: the report, and the folder that holds the artefact."""
@@ -115,14 +118,23 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
 
 
 def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Trial]:
-    """Without training the measured drops decide already: the best objectives that keep the allowance, and their neighbours."""
+    """The race's winners, and beside them the best objective that keeps the allowance untrained."""
     base = found.baseline_measurement.quality
-    if found.modules or base is None:
+    if base is None:
         return last[: found.schedule.finalists]
     allowed = job.request.budget.max_drop.allowed(base)
-    good = [t for t in last if t.measurement is not None and t.measurement.quality is not None and base - t.measurement.quality <= allowed]
-    ranked = sorted(good or last[:1], key=lambda t: t.measurement.cost(job.request.budget.minimize) if t.measurement is not None else 0.0)
-    return ranked[: found.schedule.finalists]
+    untrained = [t for t in found.trials if t.measurement is not None and not t.violations and t.plan.digest not in found.modules]
+    close = deliver.half_width(job, found, [])
+
+    def keeps(trial: Trial, margin: float) -> bool:
+        return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - margin
+
+    def objective(trial: Trial) -> float:
+        return trial.measurement.cost(job.request.budget.minimize) if trial.measurement is not None else 0.0
+
+    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if keeps(t, 0.0)], key=objective)
+    winners = last[:WINNERS] if found.modules else []
+    return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
 
 
 def _nothing_worked(trials: list[Trial]) -> SlimlineError:

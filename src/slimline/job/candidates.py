@@ -42,6 +42,8 @@ QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
 QAT_RATE = 0.25  # of the learning rate
 TRIAL_SECONDS = 0.4
 LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
+HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
+FULL_RATE = 0.25  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
 SMALL_BATCH = 4_000  # training samples: below, batches of 64
 CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, where there is no training data
@@ -108,6 +110,7 @@ def prepare(job: Job) -> Found:
     overhead, per_layer = _overhead(workshop, baseline)
     space = Space(job.fingerprint, tuple(places), layers_of(workshop.program.weights, places), timing, overhead, per_layer, 0, Recovery(steps=schedule.recovery_steps, batch=batch), job.request.seed)
     _check_reachable(job, space)
+    space = space.pruned()
     augmentation = Augmentation()
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):
@@ -219,9 +222,9 @@ def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place
 
     kept = job.journal.last("timing")
     if kept is not None:  # measured once: a resumed run must choose by the same costs
-        return Timing(kept["full"], kept["half"], kept["rest"])
+        return Timing(kept["full"], kept["half"], kept["rest"], kept["edge"])
     timing, _ = measure_timing(workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads)
-    job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest}, job.clock.elapsed)
+    job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
     return timing
 
 
@@ -335,7 +338,8 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    entries = [Entry(t.plan, _objective(t, budget.minimize)) for t in _spread(front, _lanes(found.schedule.recovery_steps))]
+    hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
+    entries = [Entry(t.plan, _objective(t, budget.minimize)) for t in _spread(hopeful, _lanes(found.schedule.recovery_steps))]
     plan = rungs(int(found.schedule.recovery_steps * (1 - QAT_SHARE)), len(entries))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -349,7 +353,8 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 
     last = race(entries, plan, train, allowed)
     by_plan = {t.plan.digest: t for t in front}
-    return [by_plan[e.plan.digest] for e in last]
+    runners_up = sorted([e for e in entries if e.drops and e not in last and e.drops[-1][1] <= allowed], key=lambda e: e.objective)
+    return [by_plan[e.plan.digest] for e in [*last, *runners_up]]
 
 
 def _lanes(steps: int) -> int:
@@ -413,6 +418,12 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
         _show(job, found, trial.measurement, drop, entry.plan)
     return drop
+
+
+def _rate(found: Found, digest: str) -> float:
+    """Learning rate in proportion to the root of what was lost."""
+    trial = next(t for t in found.trials if t.plan.digest == digest)
+    return Distillation(steps=0).learning_rate * min(1.0, max(((trial.measured_loss or 0.0) / FULL_RATE) ** 0.5, 0.1))
 
 
 def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
@@ -483,6 +494,13 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     artifact = found.workshop.lower(built)
     quality, scores = _scored(job, found, artifact)
     base = found.baseline_measurement.quality
+    untrained = trial.measurement.quality if trial.measurement is not None else None
+    if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
+        found.modules.pop(plan.digest, None)
+        found.quantized.pop(plan.digest, None)
+        built = found.workshop.build(plan)
+        artifact = found.workshop.lower(built)
+        quality, scores = _scored(job, found, artifact)
     if quality is not None and base is not None and threshold is not None and base - quality > threshold and plan.stage("numerics"):
         tuned = _with_quantizers(job, found, built, plan)
         if tuned is not None:

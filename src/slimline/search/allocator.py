@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import optimize, sparse
@@ -34,7 +37,27 @@ def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np
         constraints.append(optimize.LinearConstraint(np.concatenate(list(rows))[None, :], -np.inf, limit))
     c = np.concatenate(list(objective))
     scale = np.abs(c).max() or 1.0
-    found = optimize.milp(c / scale, constraints=constraints, integrality=np.ones(total), bounds=optimize.Bounds(0, 1), options={"mip_rel_gap": GAP, "time_limit": SECONDS})
+    with _no_chatter():
+        found = optimize.milp(c / scale, constraints=constraints, integrality=np.ones(total), bounds=optimize.Bounds(0, 1), options={"mip_rel_gap": GAP, "time_limit": SECONDS})
     if found.x is None:
         return None
     return tuple(int(np.argmax(found.x[a:b])) for a, b in itertools.pairwise(starts))
+
+
+@contextlib.contextmanager
+def _no_chatter() -> Iterator[None]:
+    """HiGHS 1.12 writes lines of its own debugging to the process's standard output, where a report may be on its way."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -41,11 +41,11 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
 
 
 def _coarse(count: float) -> int:
-    """Rounded down to one and a half significant digits: 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten."""
+    """Rounded down to a few values per power of ten."""
     if count < 10:
         return 0
     power = 10 ** int(math.log10(count))
-    return int(max(m for m in (1, 1.5, 2, 3, 4, 5, 6, 8) if m * power <= count) * power)
+    return int(max(m for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if m * power <= count) * power)
 
 
 class Clock:

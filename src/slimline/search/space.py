@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from slimline.core.budget import QUANTITIES, Quantity
 from slimline.core.formats import Float, Format
@@ -33,6 +34,11 @@ class Option:
     format: Format = Float()
     execute: str = "float"
     factors: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it needs the weight's whole shape: factors, and groups along a dimension that pruning would cut."""
+        return bool(self.factors) or getattr(self.format, "group", 0) > 0
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,13 @@ class Timing:
     """Milliseconds of each layer by how it executes: at full width, and with both sides halved.
 
     From the runtime's profile of whole models; what no layer owns is with the layer before it.
-    ``rest``: what is left of the whole model's latency.
+    ``rest``: what is left of the whole model's latency. ``edge``: of turning one value element into float or back.
     """
 
     full: Mapping[str, Mapping[str, float]]
     half: Mapping[str, Mapping[str, float]]
     rest: float
+    edge: float = 0.0
 
     def of(self, parameter: str, execute: str, share: float) -> float:
         """Estimated milliseconds with ``share`` of the layer's multiply-adds left."""
@@ -121,26 +128,45 @@ class Space:
 
     def costs(self, choice: Choice, corrections: Corrections = Corrections()) -> dict[Quantity, float]:
         """Estimated size, download (as size), latency, memory and multiply-adds of a choice."""
-        size = float(self.overhead_bytes)
-        latency, macs, loaded, activations = self.timing.rest, 0.0, 0.0, 0.0
-        for layer in self.layers:
+        size, latency, macs, loaded, activations = float(self.overhead_bytes), self.timing.rest, 0.0, 0.0, 0.0
+        edges, integers = 0.0, 0
+        for index, layer in enumerate(self.layers):
             if any(self.places[b].options[choice[b]].dropped for b in layer.blocks):
                 continue
-            option = self.places[layer.place].options[choice[layer.place]] if layer.place is not None else None
-            format, execute = (option.format, option.execute) if option is not None else (Float(), "float")
-            removed_out, removed_in = self._removed(layer.outputs, choice), self._removed(layer.inputs, choice)
-            shape = _narrowed(layer.use, removed_out, removed_in)
-            stored = option.factors if option is not None and option.factors else (shape,)
-            count = sum(map(math.prod, stored))
-            share = count / math.prod(layer.use.shape)
-            outputs = shape[layer.use.axis]
-            size += sum(map(format.estimate, stored)) + 4 * outputs * (layer.use.bias is not None) + self.overhead_per_layer * len(stored)
-            loaded += count * (1 if execute != "float" else 4)
-            macs += layer.use.macs * share
-            latency += sum(self.timing.of(layer.use.parameter, execute, math.prod(s) / math.prod(layer.use.shape)) for s in stored)
-            activations = max(activations, layer.activations * outputs / layer.use.shape[layer.use.axis] * (1 if execute == "integer" else 4))
+            key = (index, choice[layer.place] if layer.place is not None else -1, self._removed(layer.outputs, choice), self._removed(layer.inputs, choice))
+            if key not in self._known:
+                self._known[key] = self._layer_costs(*key)
+            bytes_, ms, work, weights, values, edge = self._known[key]
+            size, latency, macs, loaded, activations = size + bytes_, latency + ms, macs + work, loaded + weights, max(activations, values)
+            edges, integers = edges + edge, integers + (edge == 0.0)
+        if integers * 2 > len(self.layers):  # a float layer among integer ones costs a conversion on either side
+            latency += edges
         found: dict[Quantity, float] = {"size": size, "download": size, "latency": latency, "memory": loaded + 2 * activations, "macs": macs}
         return {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, int, int, int], tuple[float, float, float, float, float, float]]:
+        return {}
+
+    def _layer_costs(self, index: int, taken: int, removed_out: int, removed_in: int) -> tuple[float, float, float, float, float, float]:
+        """Bytes, milliseconds, multiply-adds, bytes of the weight when loaded, bytes of its values, and milliseconds of the conversions around it."""
+        layer = self.layers[index]
+        use = layer.use
+        option = self.places[layer.place].options[taken] if layer.place is not None else None
+        format, execute = (option.format, option.execute) if option is not None else (Float(), "float")
+        shape = _narrowed(use, removed_out, removed_in)
+        stored = option.factors if option is not None and option.factors else (shape,)
+        count = sum(map(math.prod, stored))
+        share = count / math.prod(use.shape)
+        outputs = shape[use.axis]
+        width = 1 if execute == "integer" else 4
+        values = layer.activations * outputs / use.shape[use.axis]
+        return (
+            sum(map(format.estimate, stored)) + 4 * outputs * (use.bias is not None) + self.overhead_per_layer * len(stored),
+            sum(self.timing.of(use.parameter, execute, math.prod(s) / math.prod(use.shape)) for s in stored),
+            use.macs * share, count * (1 if execute != "float" else 4), values * width,
+            0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:])),
+        )
 
     def _removed(self, sides: tuple[tuple[int, int], ...], choice: Choice) -> int:
         total = 0
@@ -158,17 +184,18 @@ class Space:
             if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
         }
 
+    @cached_property
     def conflicts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """(place of a weight, places of channels that it has): it cannot be factored while they are pruned."""
-        factored = {i: p.site.id for i, p in enumerate(self.places) if any(o.factors for o in p.options)}
+        """(place of a weight, places of channels that it has): some of its options only go with its whole shape."""
+        bound = {i: p.site.id for i, p in enumerate(self.places) if any(o.whole for o in p.options)}
         return tuple(
-            (i, found) for i, name in factored.items()
+            (i, found) for i, name in bound.items()
             if (found := tuple(j for j, p in enumerate(self.places) if p.site.kind == "channels" and any(m.parameter == name for m in p.site.members)))
         )
 
     def legal(self, choice: Choice) -> bool:
-        """Whether no factored weight has pruned channels."""
-        return not any(self.places[i].options[choice[i]].factors and any(choice[j] for j in others) for i, others in self.conflicts())
+        """Whether no weight that must stay whole has pruned channels."""
+        return not any(self.places[i].options[choice[i]].whole and any(choice[j] for j in others) for i, others in self.conflicts)
 
     def plan(self, choice: Choice) -> Plan:
         """The decisions of a choice, in the places' order."""
@@ -185,6 +212,18 @@ class Space:
             chosen.append(-max(fits)[1] if fits else 0)  # a factored weight with formats, before the same without
             wanted -= {(d.site, d.method) for d in place.options[chosen[-1]].decisions}
         return tuple(chosen) if not wanted else None
+
+    def pruned(self) -> Space:
+        """The same space without options that another at the same site beats in size, latency, multiply-adds and loss, all else as it is."""
+        places = []
+        for index, place in enumerate(self.places):
+            corners = []
+            for j, option in enumerate(place.options):
+                costs = self.costs((*self.nothing[:index], j, *self.nothing[index + 1 :]))
+                corners.append((costs["size"], costs["latency"], costs["macs"], option.loss))
+            kept = [j for j, a in enumerate(corners) if j == 0 or not any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners)]
+            places.append(replace(place, options=tuple(place.options[j] for j in kept)))
+        return replace(self, places=tuple(places))
 
     def least(self, quantity: Quantity) -> float:
         """A proven lower bound of bytes or multiply-adds: the smallest option everywhere, nothing for the graph."""

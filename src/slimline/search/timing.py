@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -44,14 +45,19 @@ def measure_timing(workshop: Workshop, baseline: Artifact, places: Sequence[Plac
     if halves and "channel_prune" in methods:
         for execute in [e for e in ("integer", "float") if e in artifacts][:1]:
             _try(workshop, artifacts, f"{execute}/half", fingerprint, (*halves, *_everywhere(places, numerics.get(execute, ""))))
+    alternate = _alternate(places)
+    if alternate and "integer" in artifacts:
+        _try(workshop, artifacts, "alternate/mixed", fingerprint, alternate)
     example = workshop.example
     latencies = workshop.target.latency(list(artifacts.values()), example, batch=batch, threads=threads, seconds=1.0)
     times = {}
     for (name, artifact), latency in zip(artifacts.items(), latencies, strict=True):
         times[name] = per_layer(workshop.target.operations(artifact, example, threads=threads), latency)
     full = {e: t for e, t in times.items() if "/" not in e}
+    medians = dict(zip(artifacts, (la.median for la in latencies), strict=True))
+    edge = _edge(workshop, places, full, medians) if "alternate/mixed" in medians else 0.0
     half = {e.removesuffix("/half"): t for e, t in times.items() if e.endswith("/half")}
-    return Timing(full, half, min((t.get("", 0.0) for t in full.values()), default=0.0)), artifacts
+    return Timing(full, half, min((t.get("", 0.0) for t in full.values()), default=0.0), edge), artifacts
 
 
 def _try(workshop: Workshop, artifacts: dict[str, Artifact], name: str, base: Plan, decisions: Sequence[Decision]) -> None:
@@ -69,6 +75,23 @@ def _everywhere(places: Sequence[Place], method: str) -> tuple[Decision, ...]:
         if place.site.kind == "weight" and decisions:
             found.append(decisions[0])
     return tuple(found)
+
+
+def _alternate(places: Sequence[Place]) -> tuple[Decision, ...]:
+    """Every second weight in integers: what conversions cost shows in what such a model takes beyond its layers."""
+    return _everywhere(places, "static_int8")[::2]
+
+
+def _edge(workshop: Workshop, places: Sequence[Place], full: Mapping[str, Mapping[str, float]], medians: Mapping[str, float]) -> float:
+    """Milliseconds per converted element, from the alternating model's latency beyond the sum of its layers' times."""
+    integers = {d.site for d in _alternate(places)}
+    expected, elements = 0.0, 0
+    for name, use in workshop.program.weights.items():
+        execute = "integer" if name in integers else "float"
+        expected += full[execute].get(name, 0.0)
+        if execute == "float":
+            elements += math.prod(use.input_shape[1:]) + math.prod(use.output_shape[1:])
+    return max(0.0, medians["alternate/mixed"] - expected) / max(elements, 1)
 
 
 def _halves(places: Sequence[Place]) -> tuple[Decision, ...]:

@@ -16,7 +16,7 @@ from slimline.search.space import Choice, Corrections, Space
 ROUNDS = 6  # of linearising the costs around the last solution
 TIE = 0.05  # how much a relative change of the second quantity weighs against one of the first
 MARGIN = 0.98  # of a limit that estimates may use
-LEAST, MOST = 1e-3, 3.0  # losses (nats) between which the ladder lies
+LEAST, MOST = 2e-3, 1.5  # losses (nats) between which the ladder lies
 
 
 class Allocate:
@@ -117,12 +117,12 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
 
 
 def _exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
-    """A weight is factored, or its channels are pruned: for each pair at most one of both."""
+    """A weight is kept whole, or its channels are pruned: for each pair at most one of both."""
     rows = []
-    for i, others in space.conflicts():
+    for i, others in space.conflicts:
         for j in others:
             row = [np.zeros(len(p.options)) for p in space.places]
-            row[i] = np.array([float(bool(o.factors)) for o in space.places[i].options])
+            row[i] = np.array([float(o.whole) for o in space.places[i].options])
             row[j] = np.array([float(k > 0) for k in range(len(space.places[j].options))])
             rows.append((row, 1.0))
     return rows

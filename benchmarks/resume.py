@@ -1,0 +1,67 @@
+"""Kill a compression at random moments, resume it, and compare the plan with the uninterrupted run's.
+
+    python benchmarks/resume.py --kills 10
+
+Prints one line per kill: when it came, what the journal held, and whether the plans are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TASK = Path(__file__).resolve().parent.parent / "examples" / "digits" / "task.py"
+
+
+def command(out: Path, *more: str) -> list[str]:
+    options = ["--max-drop", "2%", "--minimize", "size", "--time", "2m", "--out", str(out), "--quiet", *more]
+    return [sys.executable, "-m", "slimline", "compress", str(TASK), *options]
+
+
+def plan_of(out: Path) -> object:
+    return json.loads((out / "plan.json").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("build/resume"))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    shutil.rmtree(given.out, ignore_errors=True)
+    whole = given.out / "whole"
+    start = time.monotonic()
+    subprocess.run(command(whole), check=False)
+    length = time.monotonic() - start
+    expected = plan_of(whole)
+    schedule = [line for line in (whole / ".slimline" / "journal.jsonl").read_text().splitlines() if '"kind":"schedule"' in line]
+    print(f"uninterrupted: {length:.0f} s, {len(schedule)} schedule")
+    moments = random.Random(given.seed)
+    equal = 0
+    for number in range(given.kills):
+        out = given.out / f"kill_{number}"
+        at = moments.uniform(0.05, 0.95) * length
+        process = subprocess.Popen(command(out))
+        try:
+            process.wait(at)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        journal = out / ".slimline" / "journal.jsonl"
+        events = len(journal.read_text().splitlines()) if journal.exists() else 0
+        resumed = subprocess.run(command(out, *(["--resume"] if journal.exists() else [])), check=False)
+        same = (out / "plan.json").exists() and plan_of(out) == expected
+        equal += same
+        print(f"killed after {at:5.1f} s with {events:2d} events: exit {resumed.returncode} after --resume, plan {'equal' if same else 'DIFFERENT'}", flush=True)
+    print(f"{equal} of {given.kills} equal")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,8 +38,7 @@ def test_299_samples_without_a_difference_certify_one_percent_and_298_do_not() -
     assert decide(drop_interval(*pair(0, 0, 298), 0.01)[0], "user") == "inconclusive"
 
 
-@pytest.mark.parametrize("n", [100, 1000])
-@pytest.mark.parametrize("discordance", [0.03, 0.1])
+@pytest.mark.parametrize(("n", "discordance"), [(100, 0.03), (100, 0.1), (1000, 0.03)])
 def test_a_true_drop_at_the_allowance_passes_in_at_most_5_percent_of_holdouts(n: int, discordance: float) -> None:
     """Drawn from the model of the errors; ``tests/numerics`` adds up the exact chances for more of them."""
     allowed, runs = 0.02, 300

@@ -177,7 +177,10 @@ def cut_off() -> Report:
 
 def failed() -> Report:
     """A drop beyond the allowance and a latency that was not reached."""
+    compressed = make().compressed
+    assert compressed is not None
     return make(
+        compressed=compressed.model_copy(update={"quality": 0.8459}),
         verdict="fail", drop=DropInterval(observed=0.0312, lower_95=0.0262, upper_95=0.0363, allowed=0.01, samples=5_000), obstacles=("latency is 0.262, the limit 0.2", "the drop is 0.0312, allowed is 0.01"),
         certificate=Certificate(source="from_search", test="exact test", sequence=(SequenceStep(plan="a" * 16, observed=0.0312, upper_95=0.0363, passed=False),)),
     )  # fmt: skip

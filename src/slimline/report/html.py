@@ -174,6 +174,11 @@ def _pareto(report: Report) -> list[Plot]:
     return sorted([*plots, both], key=lambda p: p.key != report.minimize)
 
 
+def _lost_title(report: Report) -> str:
+    """What the axis of drops is called; a name that would not fit on a phone is left to the tables."""
+    return (report.metric if len(report.metric) <= 20 else "quality") + " lost" + (", points" if in_points(report.baseline.quality) else "")
+
+
 def _drop_axis(report: Report, drops: list[float]) -> Axis:
     """From the best to a few allowances: a ruined trial must not squash all others; it is drawn at the edge."""
     allowed = _allowed(report) or 0.0
@@ -181,7 +186,7 @@ def _drop_axis(report: Report, drops: list[float]) -> Axis:
     cap = max(4 * allowed, 1.3 * max((d for d in told if d <= 6 * allowed), default=0.0), 1e-6)
     values = [*(d for d in drops if d <= cap), 0.0, max(drops) if max(drops) <= 1.5 * cap else cap]
     scale = in_points(report.baseline.quality)
-    return axis(values, f"{report.metric} lost" + (", points" if scale else ""), lambda v: f"{100 * v:.3g}" if scale else f"{v:.3g}")
+    return axis(values, _lost_title(report), lambda v: f"{100 * v:.3g}" if scale else f"{v:.3g}")
 
 
 def _plot(key: str, title: str, x: Axis, y: Axis, found: list[tuple[float, float, Mark]], limit_x: float | None, limit_y: float | None) -> Plot:
@@ -310,7 +315,7 @@ def _interval(report: Report) -> Interval | None:
         return None
     quality = report.baseline.quality
     scale = in_points(quality)
-    a = axis([d.lower_95, d.upper_95, d.observed, d.allowed, 0.0], f"{report.metric} lost" + (", points" if scale else ""), lambda v: points(v).removesuffix("0").removesuffix(".0") if scale else f"{v:.3g}", margin=0.12)
+    a = axis([d.lower_95, d.upper_95, d.observed, d.allowed, 0.0], _lost_title(report), lambda v: points(v).removesuffix("0").removesuffix(".0") if scale else f"{v:.3g}", margin=0.12)
     spoken = f"95 % limits {amount_text(d.lower_95, quality)} and {amount_text(d.upper_95, quality)}, observed {amount_text(d.observed, quality)}, allowed {difference_text(d.allowed, quality)}"
     return Interval(a.place(d.lower_95), a.place(d.observed), a.place(d.upper_95), a.place(d.allowed), a.ticks, a.title, spoken)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from slimline.core.result import Report
@@ -11,22 +12,23 @@ from slimline.report import rows
 def render(report: Report) -> str:
     """The report as Markdown."""
     head, body = rows.summary(report)
-    parts = [f"# {report.model}: {report.verdict}", "", report.sentence, "", *_table(head, body), "", "## Certificate", "", rows.certificate_words(report)]
+    parts = [f"# {_cell(report.model)}: {report.verdict}", "", _cell(report.sentence), "", *_table(head, body), "", "## Certificate", "", _cell(rows.certificate_words(report))]
     if report.references:
         parts += ["", "## References", "", *_table(*rows.references(report))]
     if report.obstacles or rows.next_steps(report):
         parts += ["", "## What stood in the way, and what to do", "", *(f"- {_cell(o)}" for o in report.obstacles), *(f"- next: {_cell(n)}" for n in rows.next_steps(report))]
     parts += ["", "## Decisions", "", *_table(*rows.decisions(report))]
     if report.refused:
-        parts += ["", "## Left alone", "", *(f"- `{_cell(r.where)}`: {_cell(r.reason)}" for r in report.refused)]
+        parts += ["", "## Left alone", "", *(f"- {_code(r.where)}: {_cell(r.reason)}" for r in report.refused)]
     p = report.predictions
     if p.rank_correlation is not None:
         parts += ["", "## Predicted against measured", "", f"Rank correlation of predicted and measured loss over {len(p.candidates)} candidates: {p.rank_correlation:.3f}."]
     parts += ["", "## Not checked", "", *(f"- {_cell(n)}" for n in report.not_checked or ("nothing is known to be unchecked",))]
-    environment = ", ".join(f"{k} {v}" for k, v in report.environment.items())
-    parts += ["", "## How to reproduce", "", "```", report.command, "```", "", f"Seed {report.seed}; {environment}."]
+    fence = _fence(report.command, 3)
+    environment = ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in report.environment.items())
+    parts += ["", "## How to reproduce", "", fence, report.command, fence, "", f"Seed {report.seed}; {environment}."]
     if report.artefact is not None:
-        parts += ["", f"`{report.artefact.file}`: sha256 `{report.artefact.sha256}`"]
+        parts += ["", f"{_code(report.artefact.file)}: sha256 {_code(report.artefact.sha256)}"]
     return "\n".join(parts) + "\n"
 
 
@@ -35,4 +37,17 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
+    """One line that is text in a table and outside of it."""
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    """A code span around any text."""
+    fence = _fence(text, 1)
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
+
+
+def _fence(text: str, least: int) -> str:
+    """More backticks than any run of them in the text."""
+    return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])

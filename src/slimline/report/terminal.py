@@ -6,24 +6,34 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import pydantic
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from slimline.core.progress import Best
-from slimline.core.result import Report
+from slimline.core.result import DecisionRecord, Report
+from slimline.errors import UsageError
 from slimline.report import rows
-from slimline.report.sentence import bytes_text, time_text
+from slimline.report.sentence import bytes_text, change_text, points, time_text
 
+NARROW = 96  # columns, below which the table of the verdict would wrap in every row
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to redraw
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 class LiveProgress:
-    """A line that says what is being done, how far, how long still, and the best so far; plain lines where there is no terminal."""
+    """A line that says what is being done, how far, how long still, and the best so far; plain lines where there is no terminal.
+
+    Example:
+        >>> with LiveProgress(Console(width=120)) as progress:
+        ...     progress.stage("recovering", 0.4, 192.0)
+         40% recovering, 3:12 left
+    """
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console = console
@@ -31,7 +41,7 @@ class LiveProgress:
         self._stage, self._fraction, self._left, self._best = "starting", 0.0, 0.0, ""
         self._at = time.monotonic()
         self._said = ("", 0.0)
-        self._live = Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True) if console.is_terminal and not quiet else None
+        self._live = Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True) if console.is_terminal and not console.is_dumb_terminal and not quiet else None
 
     def __enter__(self) -> LiveProgress:
         if self._live is not None:
@@ -52,8 +62,10 @@ class LiveProgress:
         self._plain()
 
     def best(self, best: Best) -> None:
-        drop = "" if best.drop is None else f", drop {100 * best.drop:.2f} points"
-        self._best = f"best {bytes_text(best.size_bytes)} ({best.size_ratio:.1f}x smaller), {time_text(best.latency_ms)} ({best.latency_ratio:.1f}x faster){drop}"
+        drop = "" if best.drop is None else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'}"
+        size = change_text(best.size_ratio * best.size_bytes, best.size_bytes, "smaller", "larger")
+        latency = change_text(best.latency_ratio * best.latency_ms, best.latency_ms, "faster", "slower")
+        self._best = f"best {bytes_text(best.size_bytes)} ({size}), {time_text(best.latency_ms)} ({latency}){drop}"
         self._plain()
 
     def note(self, text: str) -> None:
@@ -66,15 +78,23 @@ class LiveProgress:
         now = time.monotonic()
         if self._stage != self._said[0] or now - self._said[1] > PLAIN_SECONDS:
             self._said = (self._stage, now)
-            self.console.print(f"{self._fraction:4.0%} {escape(self._stage)}, {self._left:.0f} s left{'; ' + self._best if self._best else ''}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self._fraction:4.0%} {escape(self._stage)}, {_left_text(self._left)}{'; ' + self._best if self._best else ''}", highlight=False, soft_wrap=True)
 
     def _line(self) -> Table:
-        left = max(0.0, self._left - (time.monotonic() - self._at))
+        left = self._left - (time.monotonic() - self._at)
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(total=1.0, completed=self._fraction, width=24), Text(f"{self._fraction:4.0%}"), Text(f"{self._stage}, {left // 60:.0f}:{left % 60:02.0f} left", style="bold"))
+        grid.add_row(ProgressBar(total=1.0, completed=self._fraction, width=24), Text(f"{self._fraction:4.0%}"), Text(f"{self._stage}, {_left_text(left)}", style="bold"))
         if self._best:
             grid.add_row("", "", Text(self._best, style="green"))
         return grid
+
+
+def _left_text(seconds: float) -> str:
+    """``9:03 left``, ``42 s left``; past the schedule, that."""
+    whole = round(seconds)
+    if whole <= 0:
+        return "past the planned time"
+    return f"{whole} s left" if whole < 100 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} left" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d} left"
 
 
 def print_verdict(report: Report, directory: Path, console: Console) -> None:
@@ -87,11 +107,11 @@ def print_verdict(report: Report, directory: Path, console: Console) -> None:
     table = Table(*head, box=None, header_style="bold", pad_edge=False)
     for column in table.columns[1:-1]:
         column.justify = "right"
-    for row in body:
-        table.add_row(*map(escape, row))
+    for row in body:  # the column's head says of what the share is
+        table.add_row(*(escape(c.replace(" of the original)", ")") if console.width < NARROW else c) for c in row))
     console.print(table)
     console.print()
-    for obstacle in report.obstacles:
+    for obstacle in (o for o in report.obstacles if o not in report.sentence):
         console.print(f"[{colour}]in the way:[/] {escape(obstacle)}", highlight=False)
     for text in rows.next_steps(report):
         console.print(f"next: {escape(text)}", highlight=False)
@@ -101,18 +121,44 @@ def print_verdict(report: Report, directory: Path, console: Console) -> None:
 
 
 def explain(directory: Path, console: Console) -> None:
-    """Every site of a finished run: what it became, why, and what else was considered."""
-    report = Report.model_validate_json((directory / "report.json").read_text(encoding="utf-8"))
-    console.print(escape(report.sentence), style="bold", highlight=False)
+    """Every site of a finished run: what it became, what that cost, why, and what else was considered.
+
+    Raises:
+        UsageError: ``report.json`` is not a report that this version can read.
+    """
+    file = directory / "report.json"
+    try:
+        report = Report.model_validate_json(file.read_text(encoding="utf-8"))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its start"
+        raise UsageError(f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version.") from error
+    _paragraph(console, report.sentence, "bold", 0)
     for d in report.decisions:
         console.print()
-        change = d.after if d.before == d.after else f"{d.before} -> {d.after}"
-        bits = f", {d.bits} bits" if d.bits is not None else ""
-        console.print(f"[bold]{escape(d.site)}[/] {escape(d.op)}: {escape(d.method)} ({escape(change)}{bits})", highlight=False)
-        console.print(f"  {escape(d.why)}", highlight=False)
+        console.print(f"[bold]{escape(d.site)}[/] {escape(d.op)}: {escape(_became(d))}", highlight=False, soft_wrap=True)
+        _paragraph(console, d.why)
         if d.considered:
-            console.print(f"  [dim]considered: {escape('; '.join(d.considered))}[/]", highlight=False)
+            _paragraph(console, f"considered: {'; '.join(d.considered)}", "dim")
     if report.refused:
         console.print("\n[bold]left alone[/]")
         for r in report.refused:
-            console.print(f"  {escape(r.where)}: {escape(r.reason)}", highlight=False)
+            _paragraph(console, f"{r.where}: {r.reason}")
+
+
+def _became(d: DecisionRecord) -> str:
+    """``static_int8 (bits=8): 16 x 16 x 3 x 3, 8 bits, 9,216 -> 2,368 bytes, 0.0423 -> 0.0201 ms``."""
+    size = rows.from_to(d.cost.bytes_before, d.cost.bytes_measured, lambda v: f"{v:,.0f}")
+    latency = rows.from_to(d.cost.ms_before, d.cost.ms_measured, lambda v: f"{v:.4f}")
+    bits = rows.bits_text(d)
+    facts = (d.after if d.before == d.after else f"{d.before} -> {d.after}", bits and ("float32" if d.bits == 32 else f"{bits} bits"), size and f"{size} bytes", latency and f"{latency} ms")
+    return f"{rows.method_text(d)}: {', '.join(f for f in facts if f)}"
+
+
+def _paragraph(console: Console, text: str, style: str = "", indent: int = 2) -> None:
+    """Wrapped under its indent for a person; one line each for a program that reads."""
+    body = Text(text, style=style)
+    if console.is_terminal:
+        console.print(Padding(body, (0, 0, 0, indent)))
+    else:
+        console.print(Text(" " * indent).append_text(body), soft_wrap=True)

@@ -14,19 +14,24 @@ from slimline.errors import OutputError
 from slimline.report import html, markdown
 from slimline.report import json as report_json
 
+MACHINE = ("machine", "processor", "cores")  # the keys of a report's environment that are no version
+
 
 def write_outputs(directory: Path, report: Report, files: Mapping[str, bytes]) -> None:
     """Write ``files``, the report in three forms, and last the manifest with the sha256 of all of them.
 
-    All are first written under temporary names beside their own; only then are they renamed.
+    All are first written under temporary names beside their own; only then are they renamed. The manifest of
+    an earlier run goes before the first of its files is replaced, so a manifest always describes what stands beside it.
 
     Raises:
         OutputError: the disk is full or the folder not writable; nothing half-written stays.
     """
     whole = {**files, "report.json": report_json.dumps(report).encode(), "report.md": markdown.render(report).encode(), "report.html": html.render(report).encode()}
     manifest = {
-        "files": {name: hashlib.sha256(payload).hexdigest() for name, payload in sorted(whole.items())}, "versions": report.environment, "seed": report.seed, "command": report.command,
-    }
+        "files": {name: hashlib.sha256(payload).hexdigest() for name, payload in sorted(whole.items())},
+        "versions": {name: value for name, value in report.environment.items() if name not in MACHINE}, "machine": {name: value for name, value in report.environment.items() if name in MACHINE},
+        "seed": report.seed, "command": report.command,
+    }  # fmt: skip
     whole["manifest.json"] = json.dumps(manifest, indent=2).encode()
     parts = {name: directory / f".{name}.part" for name in whole}
     try:
@@ -35,6 +40,7 @@ def write_outputs(directory: Path, report: Report, files: Mapping[str, bytes]) -
                 handle.write(payload)
                 handle.flush()
                 os.fsync(handle.fileno())
+        (directory / "manifest.json").unlink(missing_ok=True)
         for name in whole:  # the manifest is the last one
             os.replace(parts[name], directory / name)
     except OSError as error:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from slimline.core.result import Report
+from slimline.report import rows
+
+
+def test_summary_has_plain_int8_between_original_and_result(report: Report) -> None:
+    head, body = rows.summary(report)
+    assert head == ("", "original", "plain int8", "Slimline", "against the original")
+    assert body[0] == ("file", "1.17 MB", "373 KB", "215 KB", "5.4x smaller (18 % of the original)")
+    assert body[-1] == ("quality (top1)", "0.8771", "0.8768", "0.8733", "0.38 points lost")
+
+
+def test_summary_compares_nothing_with_the_original_where_nothing_was_delivered(make_report: Callable[..., Report]) -> None:
+    head, body = rows.summary(make_report(compressed=None, drop=None))
+    assert head == ("", "original", "plain int8") and all(len(row) == 3 for row in body)
+
+
+def test_a_gain_of_quality_is_called_a_gain(report: Report) -> None:
+    assert rows.lost_text(-0.0067, 0.9) == "0.67 points gained"
+
+
+def test_a_cost_that_was_not_measured_is_not_told_as_zero(make_report: Callable[..., Report], report: Report) -> None:
+    last = report.decisions[-1]
+    unmeasured = last.model_copy(update={"cost": last.cost.model_copy(update={"bytes_measured": None, "ms_measured": None})})
+    head, body = rows.decisions(make_report(decisions=(unmeasured,)))
+    row = dict(zip(head, body[0], strict=True))
+    assert row["bytes"] == "2,560 -> not measured" and row["ms"].endswith("-> not measured")
+
+
+def test_decisions_leave_out_columns_without_any_entry(make_report: Callable[..., Report], report: Report) -> None:
+    blocks = tuple(d for d in report.decisions if d.op == "block")
+    assert rows.decisions(make_report(decisions=blocks))[0] == ("site", "decision", "before", "after", "loss", "why")
+    assert {"width", "rank", "bits"} <= set(rows.decisions(report)[0])
+
+
+def test_certificate_says_where_its_samples_come_from_and_how_it_was_tested(reports: dict[str, Report]) -> None:
+    words = rows.certificate_words(reports["full"])
+    assert "5,000 samples (your own holdout samples)" in words and "lost 0.38 points" in words and "3 finalists were fixed" in words
+    assert "one half of your search samples" in rows.certificate_words(reports["failed"])
+    assert rows.certificate_words(reports["cut off"]) == "No certificate: the run was interrupted."
+
+
+def test_next_steps_fit_the_verdict(reports: dict[str, Report]) -> None:
+    assert rows.next_steps(reports["full"]) == []
+    assert "--resume" in rows.next_steps(reports["cut off"])[0]
+    assert "data(split)" in rows.next_steps(reports["no data"])[0]
+    assert "--time" in rows.next_steps(reports["failed"])[0]

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from slimline.core.progress import Best
+from slimline.core.result import Report
+from slimline.report import json as report_json
+from slimline.report.terminal import LiveProgress, explain, print_verdict
+
+
+def console(terminal: bool = False) -> tuple[Console, io.StringIO]:
+    stream = io.StringIO()
+    return Console(file=stream, width=160, force_terminal=terminal, color_system=None), stream
+
+
+def test_the_verdict_has_its_sentence_its_table_and_the_file_to_open(any_report: Report) -> None:
+    to, stream = console()
+    print_verdict(any_report, Path("build"), to)
+    text = " ".join(stream.getvalue().split())
+    assert " ".join(any_report.sentence.split()) in text and str(Path("build") / "report.html") in text and "multiply-adds" in text
+
+
+def test_names_with_brackets_are_no_markup(report: Report, tmp_path: Path) -> None:
+    hostile = report.model_copy(update={"decisions": (report.decisions[0].model_copy(update={"site": "a[bold]b", "why": "[/red]"}),)})
+    (tmp_path / "report.json").write_text(report_json.dumps(hostile), encoding="utf-8")
+    to, stream = console()
+    explain(tmp_path, to)
+    assert "a[bold]b" in stream.getvalue() and "[/red]" in stream.getvalue()
+
+
+def test_explain_names_every_site_its_reason_and_what_was_left_alone(report: Report, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(report_json.dumps(report), encoding="utf-8")
+    to, stream = console()
+    explain(tmp_path, to)
+    text = " ".join(stream.getvalue().split())
+    assert all(d.site in text and d.why in text for d in report.decisions) and report.refused[0].reason in text
+
+
+def test_without_a_terminal_progress_is_plain_lines_with_the_best_so_far() -> None:
+    to, stream = console()
+    with LiveProgress(to) as progress:
+        progress.stage("recovering", 0.4, 60.0)
+        progress.best(Best(label="a plan", size_bytes=214_806, latency_ms=0.262, size_ratio=5.4, latency_ratio=2.8, drop=0.0036))
+        progress.stage("certifying", 0.9, 5.0)
+    lines = stream.getvalue().splitlines()
+    assert lines == [" 40% recovering, 60 s left", " 90% certifying, 5 s left; best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points"]
+
+
+def test_quiet_says_nothing() -> None:
+    to, stream = console()
+    with LiveProgress(to, quiet=True) as progress:
+        progress.stage("recovering", 0.4, 60.0)
+        progress.note("something")
+    assert stream.getvalue() == ""

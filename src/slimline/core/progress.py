@@ -8,7 +8,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Best:
-    """The best candidate so far: a short description, and its main figures against the baseline's."""
+    """The best candidate so far: a short description, and its main figures against the baseline's.
+
+    ``points``: the metric lies in [0, 1], so that the drop can be told in points.
+    """
 
     label: str
     size_bytes: int
@@ -16,6 +19,7 @@ class Best:
     latency_ms: float
     latency_ratio: float
     drop: float | None
+    points: bool = True
 
 
 class Progress(Protocol):

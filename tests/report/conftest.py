@@ -45,7 +45,10 @@ def _layers() -> list[tuple[str, tuple[int, ...], float]]:
     inputs = 16
     for width, stage in STAGES:
         for block in range(3):
-            found += [(f"stages.{stage}.{block}.conv1.weight", (width, inputs, 3, 3), 0.036), (f"stages.{stage}.{block}.conv2.weight", (width, width, 3, 3), 0.038)]
+            found += [
+                (f"stages.{stage}.{block}.conv1.weight", (width, inputs, 3, 3), 0.036),
+                (f"stages.{stage}.{block}.conv2.weight", (width, width, 3, 3), 0.038),
+            ]
             if inputs != width:
                 found.append((f"stages.{stage}.{block}.shortcut.0.weight", (width, inputs, 1, 1), 0.009))
             inputs = width
@@ -81,12 +84,32 @@ def _weights(draw: random.Random) -> list[DecisionRecord]:
 def _others(draw: random.Random) -> list[DecisionRecord]:
     """Seven blocks and twelve groups of channels."""
     blocks = [f"stages.{s}.{b}#block" for s in range(3) for b in range(3) if b or not s][:7]
-    channels = ["stem#channels", *(f"stages.{s}.{b}.conv1#channels" for s in range(3) for b in range(3)), "stages.1.0.conv2#channels", "stages.2.0.conv2#channels"]
+    channels = [
+        "stem#channels",
+        *(f"stages.{s}.{b}.conv1#channels" for s in range(3) for b in range(3)),
+        "stages.1.0.conv2#channels",
+        "stages.2.0.conv2#channels",
+    ]
     records = []
     for name in blocks:
         gone = name == "stages.2.1#block"
-        why = "dropping the whole block removes all its time and bytes; it loses 0.21 nats, 38 % of what the plan loses before recovery" if gone else "everything else costs more quality than it saves: the mildest, block_drop, loses 5.8 nats"
-        records.append(DecisionRecord(site=name, op="block", method="block_drop" if gone else "keep", options={}, why=why, before="present", after="removed" if gone else "present", cost=Cost(loss_predicted=0.21 if gone else 0.0)))
+        why = (
+            "dropping the whole block removes all its time and bytes; it loses 0.21 nats, 38 % of what the plan loses before recovery"
+            if gone
+            else "everything else costs more quality than it saves: the mildest, block_drop, loses 5.8 nats"
+        )
+        records.append(
+            DecisionRecord(
+                site=name,
+                op="block",
+                method="block_drop" if gone else "keep",
+                options={},
+                why=why,
+                before="present",
+                after="removed" if gone else "present",
+                cost=Cost(loss_predicted=0.21 if gone else 0.0),
+            )
+        )
     for name in channels:
         width = 64 if "stages.2" in name else 32 if "stages.1" in name else 16
         kept = 48 if name.startswith(("stages.2.0", "stages.2.2")) and "conv1" in name else width
@@ -127,7 +150,9 @@ def make(**changes: Any) -> Report:
     baseline = _measured(Measurement, 1_165_020, 0.743, 0.8771)
     compressed = _measured(Measurement, 214_806, 0.262, 0.8733, parameters=176_410, macs=32_440_320)
     references = {
-        "plain int8": _measured(Reference, 373_402, 0.343, 0.8768, note="QDQ, MinMax, per channel; of 12 settings", fidelity=Agreement(top1=0.981, cosine=0.9991, max_abs=0.8)),
+        "plain int8": _measured(
+            Reference, 373_402, 0.343, 0.8768, note="QDQ, MinMax, per channel; of 12 settings", fidelity=Agreement(top1=0.981, cosine=0.9991, max_abs=0.8)
+        ),
         "uniform pruning": _measured(Reference, 217_300, 0.340, 0.8121, parameters=135_204, macs=20_330_000, note="30 % of every set of channels, and int8"),
         "static_int8 alone": _measured(Reference, 262_100, 0.338, 0.8702, fidelity=Agreement(top1=0.962, cosine=0.9951, max_abs=1.9)),
     }

@@ -25,9 +25,8 @@ def test_tables_keep_their_shape_whatever_the_names(any_report: Report) -> None:
 
 def test_hostile_names_become_no_markup(reports: dict[str, Report]) -> None:
     text = markdown.render(reports["hostile"])
-    outside_code = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text, flags=re.DOTALL)
-    assert "<img" in text and "<img" not in outside_code.split("## Left alone")[1]
-    assert "<" not in text.split("## Left alone")[0]
+    outside_code = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text.replace("\\`", ""), flags=re.DOTALL)
+    assert "<img" in text and "<" not in outside_code
 
 
 def test_a_failure_says_what_to_do(reports: dict[str, Report]) -> None:

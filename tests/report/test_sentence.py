@@ -10,7 +10,19 @@ from slimline.report.sentence import bytes_text, change_text, count_text, differ
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1_000, "1 KB"), (11_662, "11.7 KB"), (214_806, "215 KB"), (999_400, "999 KB"), (999_600, "1 MB"), (1_165_020, "1.17 MB"), (212_000_000, "212 MB"), (1.3e9, "1.3 GB"), (5e15, "5,000 TB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1_000, "1 KB"),
+        (11_662, "11.7 KB"),
+        (214_806, "215 KB"),
+        (999_400, "999 KB"),
+        (999_600, "1 MB"),
+        (1_165_020, "1.17 MB"),
+        (212_000_000, "212 MB"),
+        (1.3e9, "1.3 GB"),
+        (5e15, "5,000 TB"),
+    ],
 )
 def test_bytes_have_three_digits_and_the_unit_they_are_of(count: float, text: str) -> None:
     assert bytes_text(count) == text
@@ -67,7 +79,9 @@ def test_a_missed_budget_with_a_certified_drop_says_that_the_drop_is_fine(report
 
 
 def test_inconclusive_names_both_limits_and_the_samples_needed(report: Report) -> None:
-    assert "the drop is 0.40 points, between -0.80 and 1.60 on 250 samples, 1.00 are allowed, it takes 1,900 samples to decide" in sentence("inconclusive", report.baseline, report.compressed, interval(-0.008, 0.004, 0.016, 1_900))
+    assert "the drop is 0.40 points, between -0.80 and 1.60 on 250 samples, 1.00 are allowed, it takes 1,900 samples to decide" in sentence(
+        "inconclusive", report.baseline, report.compressed, interval(-0.008, 0.004, 0.016, 1_900)
+    )
 
 
 def test_samples_that_the_original_has_seen_give_no_limit_to_rely_on(report: Report) -> None:

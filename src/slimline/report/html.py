@@ -79,19 +79,37 @@ def _tiles(report: Report) -> list[Tile]:
         Tile("latency", change_text(base.latency_ms.median, result.latency_ms.median, "faster", "slower"), f"{time_text(base.latency_ms.median)} → {time_text(result.latency_ms.median)}, {percent_text(result.latency_ms.median / base.latency_ms.median)} of the original"),
     ]  # fmt: skip
     if drop is not None:
-        tiles.append(Tile(f"{report.metric} lost", difference_text(drop.observed, base.quality), f"at most {amount_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed"))
+        tiles.append(
+            Tile(
+                f"{report.metric} lost",
+                difference_text(drop.observed, base.quality),
+                f"at most {amount_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed",
+            )
+        )
     elif base.quality is not None and result.quality is not None:
         tiles.append(Tile(f"{report.metric} lost", difference_text(base.quality - result.quality, base.quality), "observed, not certified"))
     f = report.fidelity
     if f is not None:
-        tiles.append(Tile("like the original", f"{100 * f.top1:.1f} %" if f.top1 is not None else f"{f.cosine:.4f}", "of answers have the same top class" if f.top1 is not None else "mean cosine of the outputs"))
+        tiles.append(
+            Tile(
+                "like the original",
+                f"{100 * f.top1:.1f} %" if f.top1 is not None else f"{f.cosine:.4f}",
+                "of answers have the same top class" if f.top1 is not None else "mean cosine of the outputs",
+            )
+        )
     return tiles
 
 
 def _asked(report: Report) -> list[str]:
     """The budget in words."""
     budget, base = Budget.model_validate(report.budget), report.baseline
-    texts = {"size": ("file", bytes_text), "download": ("download", bytes_text), "memory": ("memory", bytes_text), "latency": ("latency", time_text), "macs": ("multiply-adds", count_text)}
+    texts = {
+        "size": ("file", bytes_text),
+        "download": ("download", bytes_text),
+        "memory": ("memory", bytes_text),
+        "latency": ("latency", time_text),
+        "macs": ("multiply-adds", count_text),
+    }
     said = [f"{texts[q][0]} at most {texts[q][1](limit)}" for q, limit in budget.limits().items()]
     allowed = _allowed(report)
     if allowed is not None:
@@ -135,7 +153,10 @@ def _seen(report: Report) -> list[Seen]:
 
     def facts(size: float, ms: float, drop: float | None, where: str) -> tuple[str, ...]:
         lost = "" if drop is None else f"{rows.lost_text(drop, base.quality)} {where}".strip()
-        gains = (f"{bytes_text(size)}, {change_text(base.size_bytes, size, 'smaller', 'larger')}", f"{time_text(ms)}, {change_text(base.latency_ms.median, ms, 'faster', 'slower')}")
+        gains = (
+            f"{bytes_text(size)}, {change_text(base.size_bytes, size, 'smaller', 'larger')}",
+            f"{time_text(ms)}, {change_text(base.latency_ms.median, ms, 'faster', 'slower')}",
+        )
         return tuple(t for t in (*gains, lost) if t)
 
     def fixed(name: str, m: Measurement, kind: Kind, where: str, note: str) -> Seen:
@@ -315,7 +336,12 @@ def _interval(report: Report) -> Interval | None:
         return None
     quality = report.baseline.quality
     scale = in_points(quality)
-    a = axis([d.lower_95, d.upper_95, d.observed, d.allowed, 0.0], _lost_title(report), lambda v: points(v).removesuffix("0").removesuffix(".0") if scale else f"{v:.3g}", margin=0.12)
+    a = axis(
+        [d.lower_95, d.upper_95, d.observed, d.allowed, 0.0],
+        _lost_title(report),
+        lambda v: points(v).removesuffix("0").removesuffix(".0") if scale else f"{v:.3g}",
+        margin=0.12,
+    )
     spoken = f"95 % limits {amount_text(d.lower_95, quality)} and {amount_text(d.upper_95, quality)}, observed {amount_text(d.observed, quality)}, allowed {difference_text(d.allowed, quality)}"
     return Interval(a.place(d.lower_95), a.place(d.observed), a.place(d.upper_95), a.place(d.allowed), a.ticks, a.title, spoken)
 

@@ -12,17 +12,38 @@ from slimline.report import rows
 def render(report: Report) -> str:
     """The report as Markdown."""
     head, body = rows.summary(report)
-    parts = [f"# {_cell(report.model)}: {report.verdict}", "", _cell(report.sentence), "", *_table(head, body), "", "## Certificate", "", _cell(rows.certificate_words(report))]
+    parts = [
+        f"# {_cell(report.model)}: {report.verdict}",
+        "",
+        _cell(report.sentence),
+        "",
+        *_table(head, body),
+        "",
+        "## Certificate",
+        "",
+        _cell(rows.certificate_words(report)),
+    ]
     if report.references:
         parts += ["", "## References", "", *_table(*rows.references(report))]
     if report.obstacles or rows.next_steps(report):
-        parts += ["", "## What stood in the way, and what to do", "", *(f"- {_cell(o)}" for o in report.obstacles), *(f"- next: {_cell(n)}" for n in rows.next_steps(report))]
+        parts += [
+            "",
+            "## What stood in the way, and what to do",
+            "",
+            *(f"- {_cell(o)}" for o in report.obstacles),
+            *(f"- next: {_cell(n)}" for n in rows.next_steps(report)),
+        ]
     parts += ["", "## Decisions", "", *_table(*rows.decisions(report))]
     if report.refused:
         parts += ["", "## Left alone", "", *(f"- {_code(r.where)}: {_cell(r.reason)}" for r in report.refused)]
     p = report.predictions
     if p.rank_correlation is not None:
-        parts += ["", "## Predicted against measured", "", f"Rank correlation of predicted and measured loss over {len(p.candidates)} candidates: {p.rank_correlation:.3f}."]
+        parts += [
+            "",
+            "## Predicted against measured",
+            "",
+            f"Rank correlation of predicted and measured loss over {len(p.candidates)} candidates: {p.rank_correlation:.3f}.",
+        ]
     parts += ["", "## Not checked", "", *(f"- {_cell(n)}" for n in report.not_checked or ("nothing is known to be unchecked",))]
     fence = _fence(report.command, 3)
     environment = ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in report.environment.items())
@@ -38,7 +59,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 def _cell(text: str) -> str:
     """One line that is text in a table and outside of it."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    return text.replace("|", "\\|").replace("`", "\\`").replace("\n", " ").replace("<", "&lt;")
 
 
 def _code(text: str) -> str:

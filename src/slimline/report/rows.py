@@ -66,7 +66,15 @@ def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     head = ("", "file", "latency", "quality", "fidelity", "recovery steps", "note")
 
     def row(name: str, m: Measurement, fidelity: Agreement | None, steps: str, note: str) -> tuple[str, ...]:
-        return (name, bytes_text(m.size_bytes), time_text(m.latency_ms.median), "" if m.quality is None else f"{m.quality:.4f}", fidelity_text(fidelity), steps, note)
+        return (
+            name,
+            bytes_text(m.size_bytes),
+            time_text(m.latency_ms.median),
+            "" if m.quality is None else f"{m.quality:.4f}",
+            fidelity_text(fidelity),
+            steps,
+            note,
+        )
 
     rows = [row(name, r, r.fidelity, f"{r.recovery_steps:,}", r.note) for name, r in report.references.items()]
     if report.compressed is not None:

@@ -105,4 +105,6 @@ def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | Non
     if drop.lower_95 > drop.allowed:
         return f"the drop is at least {number(drop.lower_95)}{unit} with 95 % confidence, {allowed}"
     more = f", it takes {drop.needed_samples:,} samples to decide" if drop.needed_samples else ""
-    return f"the drop is {number(drop.observed)}{unit}, between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"
+    return (
+        f"the drop is {number(drop.observed)}{unit}, between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"
+    )

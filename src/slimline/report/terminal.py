@@ -41,7 +41,11 @@ class LiveProgress:
         self._stage, self._fraction, self._left, self._best = "starting", 0.0, 0.0, ""
         self._at = time.monotonic()
         self._said = ("", 0.0)
-        self._live = Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True) if console.is_terminal and not console.is_dumb_terminal and not quiet else None
+        self._live = (
+            Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True)
+            if console.is_terminal and not console.is_dumb_terminal and not quiet
+            else None
+        )
 
     def __enter__(self) -> LiveProgress:
         if self._live is not None:
@@ -62,7 +66,11 @@ class LiveProgress:
         self._plain()
 
     def best(self, best: Best) -> None:
-        drop = "" if best.drop is None else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'}"
+        drop = (
+            ""
+            if best.drop is None
+            else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'}"
+        )
         size = change_text(best.size_ratio * best.size_bytes, best.size_bytes, "smaller", "larger")
         latency = change_text(best.latency_ratio * best.latency_ms, best.latency_ms, "faster", "slower")
         self._best = f"best {bytes_text(best.size_bytes)} ({size}), {time_text(best.latency_ms)} ({latency}){drop}"
@@ -78,12 +86,18 @@ class LiveProgress:
         now = time.monotonic()
         if self._stage != self._said[0] or now - self._said[1] > PLAIN_SECONDS:
             self._said = (self._stage, now)
-            self.console.print(f"{self._fraction:4.0%} {escape(self._stage)}, {_left_text(self._left)}{'; ' + self._best if self._best else ''}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self._fraction:4.0%} {escape(self._stage)}, {_left_text(self._left)}{'; ' + self._best if self._best else ''}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _line(self) -> Table:
         left = self._left - (time.monotonic() - self._at)
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(total=1.0, completed=self._fraction, width=24), Text(f"{self._fraction:4.0%}"), Text(f"{self._stage}, {_left_text(left)}", style="bold"))
+        grid.add_row(
+            ProgressBar(total=1.0, completed=self._fraction, width=24), Text(f"{self._fraction:4.0%}"), Text(f"{self._stage}, {_left_text(left)}", style="bold")
+        )
         if self._best:
             grid.add_row("", "", Text(self._best, style="green"))
         return grid
@@ -94,7 +108,13 @@ def _left_text(seconds: float) -> str:
     whole = round(seconds)
     if whole <= 0:
         return "past the planned time"
-    return f"{whole} s left" if whole < 100 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} left" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d} left"
+    return (
+        f"{whole} s left"
+        if whole < 100
+        else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} left"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d} left"
+    )
 
 
 def print_verdict(report: Report, directory: Path, console: Console) -> None:
@@ -132,7 +152,9 @@ def explain(directory: Path, console: Console) -> None:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its start"
-        raise UsageError(f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version.") from error
+        raise UsageError(
+            f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version."
+        ) from error
     _paragraph(console, report.sentence, "bold", 0)
     for d in report.decisions:
         console.print()
@@ -151,7 +173,12 @@ def _became(d: DecisionRecord) -> str:
     size = rows.from_to(d.cost.bytes_before, d.cost.bytes_measured, lambda v: f"{v:,.0f}")
     latency = rows.from_to(d.cost.ms_before, d.cost.ms_measured, lambda v: f"{v:.4f}")
     bits = rows.bits_text(d)
-    facts = (d.after if d.before == d.after else f"{d.before} -> {d.after}", bits and ("float32" if d.bits == 32 else f"{bits} bits"), size and f"{size} bytes", latency and f"{latency} ms")
+    facts = (
+        d.after if d.before == d.after else f"{d.before} -> {d.after}",
+        bits and ("float32" if d.bits == 32 else f"{bits} bits"),
+        size and f"{size} bytes",
+        latency and f"{latency} ms",
+    )
     return f"{rows.method_text(d)}: {', '.join(f for f in facts if f)}"
 
 

@@ -26,7 +26,12 @@ def write_outputs(directory: Path, report: Report, files: Mapping[str, bytes]) -
     Raises:
         OutputError: the disk is full or the folder not writable; nothing half-written stays.
     """
-    whole = {**files, "report.json": report_json.dumps(report).encode(), "report.md": markdown.render(report).encode(), "report.html": html.render(report).encode()}
+    whole = {
+        **files,
+        "report.json": report_json.dumps(report).encode(),
+        "report.md": markdown.render(report).encode(),
+        "report.html": html.render(report).encode(),
+    }
     manifest = {
         "files": {name: hashlib.sha256(payload).hexdigest() for name, payload in sorted(whole.items())},
         "versions": {name: value for name, value in report.environment.items() if name not in MACHINE}, "machine": {name: value for name, value in report.environment.items() if name in MACHINE},
@@ -45,7 +50,10 @@ def write_outputs(directory: Path, report: Report, files: Mapping[str, bytes]) -
             os.replace(parts[name], directory / name)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"The disk that holds {directory} is full: {sum(map(len, whole.values())):,} bytes are needed.", hint="Free some space, then run again with --resume.") from error
+            raise OutputError(
+                f"The disk that holds {directory} is full: {sum(map(len, whole.values())):,} bytes are needed.",
+                hint="Free some space, then run again with --resume.",
+            ) from error
         raise OutputError(f"{directory} cannot be written: {error.strerror}.", hint="Check its permissions, or give another --out.") from error
     finally:
         for part in parts.values():

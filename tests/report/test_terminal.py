@@ -3,17 +3,19 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from slimline.core.progress import Best
 from slimline.core.result import Report
+from slimline.errors import UsageError
 from slimline.report import json as report_json
 from slimline.report.terminal import LiveProgress, explain, print_verdict
 
 
-def console(terminal: bool = False) -> tuple[Console, io.StringIO]:
+def console(terminal: bool = False, width: int = 160) -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
-    return Console(file=stream, width=160, force_terminal=terminal, color_system=None), stream
+    return Console(file=stream, width=width, force_terminal=terminal, color_system=None), stream
 
 
 def test_the_verdict_has_its_sentence_its_table_and_the_file_to_open(any_report: Report) -> None:
@@ -55,3 +57,45 @@ def test_quiet_says_nothing() -> None:
         progress.stage("recovering", 0.4, 60.0)
         progress.note("something")
     assert stream.getvalue() == ""
+
+
+def test_a_best_that_is_slower_or_gains_or_has_no_points_is_told_so() -> None:
+    to, stream = console()
+    with LiveProgress(to) as progress:
+        progress.best(Best(label="a plan", size_bytes=1_000, latency_ms=0.2, size_ratio=2.0, latency_ratio=0.5, drop=-0.004))
+        progress.stage("recovering", 0.4, 192.0)
+        progress.best(Best(label="a plan", size_bytes=1_000, latency_ms=0.2, size_ratio=2.0, latency_ratio=0.5, drop=3.1, points=False))
+        progress.stage("certifying", 0.3, -2.0)
+    assert stream.getvalue().splitlines()[1:] == [
+        " 40% recovering, 3:12 left; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), gain 0.40 points",
+        " 40% certifying, past the planned time; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), drop 3.1",
+    ]
+
+
+def test_on_a_terminal_the_line_shows_stage_time_left_and_best() -> None:
+    to, stream = console(terminal=True)
+    with LiveProgress(to) as progress:
+        progress.found(("found [2] sites",))
+        progress.stage("recovering", 0.4, 192.0)
+        progress.best(Best(label="a plan", size_bytes=214_806, latency_ms=0.262, size_ratio=5.4, latency_ratio=2.8, drop=None))
+    text = stream.getvalue()
+    assert "found [2] sites" in text and "recovering, 3:1" in text and "best 215 KB (5.4x smaller), 0.262 ms (2.8x faster)" in text
+
+
+def test_the_table_of_the_verdict_fits_eighty_columns(report: Report) -> None:
+    to, stream = console(width=80)
+    print_verdict(report, Path("build"), to)
+    assert "5.4x smaller (18 %)" in stream.getvalue() and "of the original)" not in stream.getvalue().split("against the original")[1]
+
+
+def test_an_obstacle_is_told_once(reports: dict[str, Report]) -> None:
+    for name in ("failed", "cut off"):
+        to, stream = console(width=400)
+        print_verdict(reports[name], Path("build"), to)
+        assert all(stream.getvalue().count(o) == 1 for o in reports[name].obstacles)
+
+
+def test_explain_refuses_what_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"schema": 1}', encoding="utf-8")
+    with pytest.raises(UsageError, match="is not a report of this version"):
+        explain(tmp_path, console()[0])

@@ -59,7 +59,9 @@ def main() -> None:
         resumed = subprocess.run(command(out, *(["--resume"] if journal.exists() else [])), check=False)
         same = (out / "plan.json").exists() and plan_of(out) == expected
         equal += same
-        print(f"killed after {at:5.1f} s with {events:2d} events: exit {resumed.returncode} after --resume, plan {'equal' if same else 'DIFFERENT'}", flush=True)
+        print(
+            f"killed after {at:5.1f} s with {events:2d} events: exit {resumed.returncode} after --resume, plan {'equal' if same else 'DIFFERENT'}", flush=True
+        )
     print(f"{equal} of {given.kills} equal")
 
 

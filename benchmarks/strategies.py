@@ -10,6 +10,7 @@ and five points of drop, and the time at which each reached the other's final hy
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def hypervolume(points: np.ndarray) -> float:
         return 0.0
     levels = np.unique(np.append(points[:, 2], 1.0))
     volume = 0.0
-    for low, high in zip(levels, levels[1:], strict=False):
+    for low, high in itertools.pairwise(levels):
         plane = points[points[:, 2] <= low][:, :2]
         plane = plane[np.argsort(plane[:, 0])]
         area, bound = 0.0, 1.0

@@ -41,7 +41,15 @@ def data(split):
 
 
 def report(**changed: Any) -> Report:
-    measured = Measurement(size_bytes=1000, download_bytes=900, download_codec="zstd -19", memory_bytes=2000, parameters=100, macs=100, latency_ms=Latency(median=0.1, p95=0.2, runs=20))
+    measured = Measurement(
+        size_bytes=1000,
+        download_bytes=900,
+        download_codec="zstd -19",
+        memory_bytes=2000,
+        parameters=100,
+        macs=100,
+        latency_ms=Latency(median=0.1, p95=0.2, runs=20),
+    )
     values: dict[str, Any] = {
         "slimline": "0", "verdict": "pass", "sentence": "It is smaller.", "model": "task", "target": "onnxruntime", "device": "host", "metric": "top1", "minimize": "latency",
         "seed": 0, "command": "", "schedule": Schedule(seconds=1, samples_loss=1, candidates=1, recovery_steps=0, finalists=1), "budget": {}, "baseline": measured, "compressed": measured,
@@ -58,7 +66,11 @@ class Job:
         self.act: Callable[[Any], Any] = lambda source: report()
         job, terminal = ModuleType("slimline.job"), ModuleType("slimline.report.terminal")
         job.__dict__.update(compress_request=self.compress_request, analyze=lambda source, request: f"sites of {source.name}")
-        terminal.__dict__.update(LiveProgress=self.progress, print_verdict=lambda report, directory, console: console.print(f"VERDICT {report.verdict}"), explain=lambda directory, console: console.print("BECAUSE"))
+        terminal.__dict__.update(
+            LiveProgress=self.progress,
+            print_verdict=lambda report, directory, console: console.print(f"VERDICT {report.verdict}"),
+            explain=lambda directory, console: console.print("BECAUSE"),
+        )
         monkeypatch.setitem(sys.modules, "slimline.job", job)
         monkeypatch.setitem(sys.modules, "slimline.report.terminal", terminal)
 
@@ -95,7 +107,9 @@ def run(*argv: str) -> int:
 
 
 def slimline(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "slimline", *argv], capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": SOURCE}, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "slimline", *argv], capture_output=True, text=True, cwd=cwd, env={**os.environ, "PYTHONPATH": SOURCE}, check=False
+    )
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["compress", "--help"], ["--version"]])
@@ -183,9 +197,17 @@ BAD = {
     "missing file": (None, "none.py does not exist"),
     "raising file": ("import torch\nraise RuntimeError('boom')", "raised RuntimeError: boom (at "),
     "training mode": (TASK.replace(".eval()", ""), "is in training mode"),
-    "no tensor in outputs": (TASK.replace("nn.Linear(8, 3))", "nn.Linear(8, 3), Name())").replace("def model", "class Name(nn.Module):\n    def forward(self, x):\n        return 'cat'\n\ndef model"), "without a tensor"),
+    "no tensor in outputs": (
+        TASK.replace("nn.Linear(8, 3))", "nn.Linear(8, 3), Name())").replace(
+            "def model", "class Name(nn.Module):\n    def forward(self, x):\n        return 'cat'\n\ndef model"
+        ),
+        "without a tensor",
+    ),
     "wrong shape": (TASK.replace("randn(40, 4", "randn(40, 5"), "refused inputs float32 [2, 5]"),
-    "nan": (TASK.replace("    return x, ", "    x[3, 1] = float('nan')\n    return x, "), "1 of 160 values of inputs are NaN or infinite; the first is at [3, 1]"),
+    "nan": (
+        TASK.replace("    return x, ", "    x[3, 1] = float('nan')\n    return x, "),
+        "1 of 160 values of inputs are NaN or infinite; the first is at [3, 1]",
+    ),
     "labels out of range": (TASK.replace(".long()", ".long() + 2"), "the labels run from 2 to 3, but the model has 3 outputs (0 to 2)"),
 }
 
@@ -231,7 +253,9 @@ def test_errors_have_their_status(job: Job, task: str, capsys: pytest.CaptureFix
     assert says in said.err and "Traceback" not in said.err and not said.out
 
 
-def test_missing_runtime_exits_5_with_the_command_that_installs_it(job: Job, task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runtime_exits_5_with_the_command_that_installs_it(
+    job: Job, task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from slimline.targets.onnxruntime import OnnxRuntime
 
     monkeypatch.setattr(OnnxRuntime, "installed", classmethod(lambda cls: False))
@@ -241,7 +265,9 @@ def test_missing_runtime_exits_5_with_the_command_that_installs_it(job: Job, tas
     assert "not installed" in capsys.readouterr().out
 
 
-def test_defect_exits_1_with_its_traceback_in_a_file(job: Job, task: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defect_exits_1_with_its_traceback_in_a_file(
+    job: Job, task: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     job.act = raising(ZeroDivisionError("in the search"))
     assert run("compress", task) == 1
@@ -301,7 +327,12 @@ def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixt
     weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     assert figures["quality"] == pytest.approx(float(((x @ weight).argmax(1) == x[:, 0].gt(0)).float().mean()))
     assert (figures["metric"], figures["split"], figures["samples"]) == ("top1", "holdout", 40)
-    assert figures["size_bytes"] == Path("build/model.onnx").stat().st_size and figures["latency_ms"]["batch"] == 1 and figures["memory_bytes"] >= 48 and figures["rss_bytes"] > 0
+    assert (
+        figures["size_bytes"] == Path("build/model.onnx").stat().st_size
+        and figures["latency_ms"]["batch"] == 1
+        and figures["memory_bytes"] >= 48
+        and figures["rss_bytes"] > 0
+    )
     Path("mine.py").write_text(textwrap.dedent(TASK) + "\ndef metric(outputs, targets):\n    return outputs.shape[1] / 10\n")
     assert run("measure", "build/model.onnx", "--data", "mine.py") == 0
     assert "0.3000 metric on 40 holdout samples" in capsys.readouterr().out

@@ -79,33 +79,60 @@ def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
 
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that takes a model has."""
-    for option in reversed((
-        click.argument("model", metavar="MODEL"),
-        click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors", help="A state dict to load into the model."),
-        click.option("--data", type=click.Path(path_type=Path), metavar="FILE.py", help="Take data, metric, loss and example from another file."),
-        click.option("--metric", default="", metavar="NAME", help="A built-in metric instead of the task's own: top1, top5, precision, recall, f1, auroc, neg_mse, cosine."),
-        click.option("--target", "targets", multiple=True, metavar="NAME", help="The runtime to compress for (onnxruntime)."),
-        click.option("--device", default="host", show_default=True, metavar="NAME", help="A device profile."),
-        click.option("--methods", callback=_names, metavar="A,B", help="Only these methods; `slimline methods` lists them."),
-        click.option("--without", callback=_names, metavar="A,B", help="Never these methods."),
-        click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call when latency is measured."),
-        click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="The runtime's threads in every measurement."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-    )):
+    for option in reversed(
+        (
+            click.argument("model", metavar="MODEL"),
+            click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors", help="A state dict to load into the model."),
+            click.option("--data", type=click.Path(path_type=Path), metavar="FILE.py", help="Take data, metric, loss and example from another file."),
+            click.option(
+                "--metric",
+                default="",
+                metavar="NAME",
+                help="A built-in metric instead of the task's own: top1, top5, precision, recall, f1, auroc, neg_mse, cosine.",
+            ),
+            click.option("--target", "targets", multiple=True, metavar="NAME", help="The runtime to compress for (onnxruntime)."),
+            click.option("--device", default="host", show_default=True, metavar="NAME", help="A device profile."),
+            click.option("--methods", callback=_names, metavar="A,B", help="Only these methods; `slimline methods` lists them."),
+            click.option("--without", callback=_names, metavar="A,B", help="Never these methods."),
+            click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call when latency is measured."),
+            click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="The runtime's threads in every measurement."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        )
+    ):
         command = option(command)
     return command
 
 
 def _budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed((
-        click.option("--max-size", "size_bytes", metavar="SIZE", callback=_read_by("bytes"), help="Bytes of the artefact: 300KB, 1.5MB; KB = 1,000, KiB = 1,024."),
-        click.option("--max-download", "download_bytes", metavar="SIZE", callback=_read_by("bytes"), help="Bytes to download."),
-        click.option("--max-memory", "memory_bytes", metavar="SIZE", callback=_read_by("bytes"), help="Weights as loaded plus the peak of live activations."),
-        click.option("--max-latency", "latency_ms", metavar="TIME", callback=_read_by("milliseconds"), help="Median time of one call: 2ms, 800us."),
-        click.option("--max-macs", "macs", metavar="COUNT", callback=_read_by("count"), help="Multiply-adds per sample: 10M."),
-        click.option("--max-drop", metavar="DROP", callback=_read_by("drop"), default="1%", show_default=True, help="Quality that may be lost: 1% or 0.01 in metric units, 2%rel of the original's."),
-        click.option("--minimize", metavar="QUANTITY", callback=_quantity, default="latency", show_default=True, help="What to minimise within the limits: size, download, latency, memory, macs."),
-    )):
+    for option in reversed(
+        (
+            click.option(
+                "--max-size", "size_bytes", metavar="SIZE", callback=_read_by("bytes"), help="Bytes of the artefact: 300KB, 1.5MB; KB = 1,000, KiB = 1,024."
+            ),
+            click.option("--max-download", "download_bytes", metavar="SIZE", callback=_read_by("bytes"), help="Bytes to download."),
+            click.option(
+                "--max-memory", "memory_bytes", metavar="SIZE", callback=_read_by("bytes"), help="Weights as loaded plus the peak of live activations."
+            ),
+            click.option("--max-latency", "latency_ms", metavar="TIME", callback=_read_by("milliseconds"), help="Median time of one call: 2ms, 800us."),
+            click.option("--max-macs", "macs", metavar="COUNT", callback=_read_by("count"), help="Multiply-adds per sample: 10M."),
+            click.option(
+                "--max-drop",
+                metavar="DROP",
+                callback=_read_by("drop"),
+                default="1%",
+                show_default=True,
+                help="Quality that may be lost: 1% or 0.01 in metric units, 2%rel of the original's.",
+            ),
+            click.option(
+                "--minimize",
+                metavar="QUANTITY",
+                callback=_quantity,
+                default="latency",
+                show_default=True,
+                help="What to minimise within the limits: size, download, latency, memory, macs.",
+            ),
+        )
+    ):
         command = option(command)
     return command
 
@@ -239,7 +266,10 @@ def targets() -> int:
     """List the runtimes, and which are installed."""
     from slimline.core.registry import registered
 
-    rows = [(name, target.version() if target.installed() else "not installed", "" if target.installed() else target.install) for name, target in registered("targets").items()]
+    rows = [
+        (name, target.version() if target.installed() else "not installed", "" if target.installed() else target.install)
+        for name, target in registered("targets").items()
+    ]
     _table(("target", "version", "to install"), rows)
     return 0
 
@@ -296,7 +326,9 @@ def _request(invocation: Invocation, source: TaskFile, options: dict[str, Any]) 
     from slimline.core.request import Request
 
     limits = {k: options[k] for k in ("size_bytes", "download_bytes", "memory_bytes", "latency_ms", "macs", "max_drop", "minimize") if k in options}
-    same = {k: options[k] for k in ("device", "methods", "without", "metric", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run") if k in options}
+    same = {
+        k: options[k] for k in ("device", "methods", "without", "metric", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run") if k in options
+    }
     return Request(
         target=_target(options["targets"]),
         budget=Budget(**limits, batch=options["batch"], threads=options["threads"]),
@@ -318,7 +350,10 @@ def _target(names: tuple[str, ...]) -> str:
         if not target.installed():
             raise TargetNotInstalled(f"The target {name} is not installed.", hint=f"Install it with: {target.install}")
     if len(chosen) > 1:
-        raise UsageError(f"--target was given {len(chosen)} runtimes ({', '.join(chosen)}); one run compresses for one.", hint="Run the command once for each, with an --out of its own.")
+        raise UsageError(
+            f"--target was given {len(chosen)} runtimes ({', '.join(chosen)}); one run compresses for one.",
+            hint="Run the command once for each, with an --out of its own.",
+        )
     return chosen[0]
 
 
@@ -338,8 +373,15 @@ def _written(out: Path) -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in DISK_FULL:
-            raise OutputError(f"The disk is full{where}: {out} could not be written.", hint="Free some space, or name another place with --out and TMPDIR, then go on with --resume.") from error
-        if error.errno in NOT_WRITABLE and error.filename and Path(out).resolve() in (Path(str(error.filename)).resolve(), *Path(str(error.filename)).resolve().parents):
+            raise OutputError(
+                f"The disk is full{where}: {out} could not be written.",
+                hint="Free some space, or name another place with --out and TMPDIR, then go on with --resume.",
+            ) from error
+        if (
+            error.errno in NOT_WRITABLE
+            and error.filename
+            and Path(out).resolve() in (Path(str(error.filename)).resolve(), *Path(str(error.filename)).resolve().parents)
+        ):
             raise OutputError(f"{out} cannot be written{where}: {error.strerror}.", hint="Name another folder with --out.") from error
         raise
 
@@ -361,7 +403,13 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     tree = _as_the_model_gives(outputs, task)
     targets = samples.targets if samples.targets is not None else _original_outputs(task, samples)
     check_labels(tree, targets, str(split))
-    metric = (task.metric_name, task.metric) if task.has_metric else (task.metric_name, named(task.metric_name)) if task.metric_name else default(tree, samples.targets)
+    metric = (
+        (task.metric_name, task.metric)
+        if task.has_metric
+        else (task.metric_name, named(task.metric_name))
+        if task.metric_name
+        else default(tree, samples.targets)
+    )
     quality, _ = evaluate(metric[1], tree, targets)
     latency: Latency = target.latency([artifact], samples[:1], batch=batch, threads=threads)[0]
     download, codec = download_bytes(artifact.payload)
@@ -382,7 +430,10 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     known = {target.suffix: target for target in registered("targets").values()}
     file = next((path / f"model{s}" for s in known if (path / f"model{s}").is_file()), None) if path.is_dir() else path
     if file is None or not file.is_file():
-        raise UsageError(f"There is no model in {path}." if path.is_dir() else f"The artefact {path} does not exist.", hint=f"Give a file ({', '.join(known)}), or the --out folder of `slimline compress`.")
+        raise UsageError(
+            f"There is no model in {path}." if path.is_dir() else f"The artefact {path} does not exist.",
+            hint=f"Give a file ({', '.join(known)}), or the --out folder of `slimline compress`.",
+        )
     if file.suffix not in known:
         raise UsageError(f"No target runs a {file.suffix or 'suffixless'} file ({file}).", hint=f"Known: {', '.join(known)}.")
     kind = known[file.suffix]
@@ -393,7 +444,9 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     try:
         session = target.session(artifact)
     except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
-        raise UsageError(f"{kind.name} refuses {file}: {' '.join(str(error).split())[:300]}", hint="The file is damaged, or made for another version.") from error
+        raise UsageError(
+            f"{kind.name} refuses {file}: {' '.join(str(error).split())[:300]}", hint="The file is damaged, or made for another version."
+        ) from error
     return file, replace(artifact, inputs=tuple(i.name for i in session.get_inputs()), outputs=tuple(o.name for o in session.get_outputs())), target
 
 
@@ -402,14 +455,20 @@ def _check_inputs(file: Path, session: Any, samples: Samples, artifact: Artifact
     free = [n for n in artifact.inputs if n not in samples.kwargs]
     given = dict(zip(free, samples.args, strict=False)) | samples.kwargs
     if set(given) != set(artifact.inputs) or len(samples.args) > len(free):
-        raise UsageError(f"{file} takes the inputs {', '.join(artifact.inputs)}, the data gives {len(samples.tensors)}: {', '.join(samples.kwargs) or 'by position'}.", hint="Return the same inputs as when it was compressed.")
+        raise UsageError(
+            f"{file} takes the inputs {', '.join(artifact.inputs)}, the data gives {len(samples.tensors)}: {', '.join(samples.kwargs) or 'by position'}.",
+            hint="Return the same inputs as when it was compressed.",
+        )
     for wanted in session.get_inputs():
         tensor, kind = given[wanted.name], wanted.type.removeprefix("tensor(").removesuffix(")")
         kind, ours = ELEMENT_TYPES.get(kind, kind), str(tensor.dtype).removeprefix("torch.")
         shape = [len(samples) if not isinstance(d, int) and i == 0 else d for i, d in enumerate(wanted.shape)]
         fits = len(shape) == tensor.ndim and all(not isinstance(d, int) or i == 0 or d == tensor.shape[i] for i, d in enumerate(shape))
         if kind != ours or not fits:
-            raise UsageError(f"{file} takes {wanted.name} as {kind} {['N', *shape[1:]]}, the data gives {ours} {['N', *tensor.shape[1:]]}.".replace("'", ""), hint="Return inputs as when it was compressed.")
+            raise UsageError(
+                f"{file} takes {wanted.name} as {kind} {['N', *shape[1:]]}, the data gives {ours} {['N', *tensor.shape[1:]]}.".replace("'", ""),
+                hint="Return inputs as when it was compressed.",
+            )
 
 
 def _as_the_model_gives(outputs: tuple[Any, ...], task: TaskFile) -> Any:

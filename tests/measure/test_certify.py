@@ -42,11 +42,15 @@ def test_299_samples_without_a_difference_certify_one_percent_and_298_do_not() -
 def test_a_true_drop_at_the_allowance_passes_in_at_most_5_percent_of_holdouts(n: int, discordance: float) -> None:
     """Drawn from the model of the errors; ``tests/numerics`` adds up the exact chances for more of them."""
     allowed, runs = 0.02, 300
-    draws = torch.multinomial(torch.tensor([(discordance + allowed) / 2, (discordance - allowed) / 2, 1 - discordance]), runs * n, replacement=True).reshape(runs, n)
+    draws = torch.multinomial(torch.tensor([(discordance + allowed) / 2, (discordance - allowed) / 2, 1 - discordance]), runs * n, replacement=True).reshape(
+        runs, n
+    )
     tables = torch.stack([(draws == 0).sum(1), (draws == 1).sum(1)], 1)
     kinds, counts = tables.unique(dim=0, return_counts=True)
     near = kinds[:, 0] - kinds[:, 1] < allowed * n - 1.2 * math.sqrt(discordance * n)  # no other can pass: a limit is farther than that
-    passes = sum(int(c) for (a, b), c in zip(kinds[near].tolist(), counts[near].tolist(), strict=True) if drop_interval(*pair(a, b, n), allowed)[0].upper_95 <= allowed)
+    passes = sum(
+        int(c) for (a, b), c in zip(kinds[near].tolist(), counts[near].tolist(), strict=True) if drop_interval(*pair(a, b, n), allowed)[0].upper_95 <= allowed
+    )
     assert passes / runs <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 
 

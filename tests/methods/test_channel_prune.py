@@ -38,7 +38,10 @@ def test_other_kinds_of_sites_get_no_candidates() -> None:
     assert ChannelPrune.candidates(Site(id="w", kind="weight", op="linear", shape=(4, 4))) == ()
 
 
-@pytest.mark.parametrize(("channels", "keep", "multiple", "kept"), [(64, 0.5, 8, 32), (64, 0.01, 8, 8), (64, 0.99, 8, 56), (20, 0.5, 8, 8), (6, 0.5, 8, 3), (6, 0.01, 1, 1), (2, 0.9, 1, 1)])
+@pytest.mark.parametrize(
+    ("channels", "keep", "multiple", "kept"),
+    [(64, 0.5, 8, 32), (64, 0.01, 8, 8), (64, 0.99, 8, 56), (20, 0.5, 8, 8), (6, 0.5, 8, 3), (6, 0.01, 1, 1), (2, 0.9, 1, 1)],
+)
 def test_the_kept_number_is_a_multiple_below_all(channels: int, keep: float, multiple: int, kept: int) -> None:
     assert ChannelPrune(keep=keep, multiple=multiple).kept(site_of(channels)) == kept
 

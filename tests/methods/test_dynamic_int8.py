@@ -66,5 +66,7 @@ def test_a_tied_weight_is_refused(program: Program) -> None:
 
 
 def test_only_linear_and_lstm_layers_are_offered() -> None:
-    offered = [op for op in ("conv1d", "conv2d", "linear", "lstm", "gru", "embedding") if DynamicInt8.candidates(Site(id="w", kind="weight", op=op, shape=(8, 8)))]  # type: ignore[arg-type]
+    offered = [
+        op for op in ("conv1d", "conv2d", "linear", "lstm", "gru", "embedding") if DynamicInt8.candidates(Site(id="w", kind="weight", op=op, shape=(8, 8)))
+    ]  # type: ignore[arg-type]
     assert offered == ["linear", "lstm"]

@@ -117,14 +117,17 @@ class Tied(nn.Module):
         self.out.weight = self.table.weight
 
 
-@pytest.mark.parametrize(("model", "name", "options", "reason"), [
-    (nn.Sequential(nn.Conv2d(8, 8, 3, groups=2)), "0.weight", {"rank": 2, "kind": "channel"}, "2 groups"),
-    (nn.Sequential(nn.Linear(8, 8)), "0.weight", {"rank": 9}, "at most rank 8"),
-    (nn.Sequential(nn.Linear(8, 8)), "0.weight", {"rank": 2, "kind": "spatial"}, "does not go with Linear"),
-    (nn.Sequential(nn.MultiheadAttention(8, 2)), "0.out_proj.weight", {"rank": 2}, "not to an nn.Linear"),
-    (Tied(), "out.weight", {"rank": 2}, "tied to table.weight"),
-    (nn.Linear(8, 8), "weight", {"rank": 2}, "inside the model"),
-])
+@pytest.mark.parametrize(
+    ("model", "name", "options", "reason"),
+    [
+        (nn.Sequential(nn.Conv2d(8, 8, 3, groups=2)), "0.weight", {"rank": 2, "kind": "channel"}, "2 groups"),
+        (nn.Sequential(nn.Linear(8, 8)), "0.weight", {"rank": 9}, "at most rank 8"),
+        (nn.Sequential(nn.Linear(8, 8)), "0.weight", {"rank": 2, "kind": "spatial"}, "does not go with Linear"),
+        (nn.Sequential(nn.MultiheadAttention(8, 2)), "0.out_proj.weight", {"rank": 2}, "not to an nn.Linear"),
+        (Tied(), "out.weight", {"rank": 2}, "tied to table.weight"),
+        (nn.Linear(8, 8), "weight", {"rank": 2}, "inside the model"),
+    ],
+)
 def test_what_cannot_be_factored_is_refused_with_its_reason(model: nn.Module, name: str, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnsupportedSite, match=reason):
         LowRank(**options).rewrite(model, site_of(model, name), None)

@@ -34,7 +34,9 @@ class Careless(Method):
         return (SetParameter("elsewhere", torch.rand(1)),)
 
 
-@pytest.mark.parametrize("check", ["it_says_what_it_is", "candidates_are_its_own_and_differ", "rewrite_is_pure", "edits_are_of_its_stage_and_name_what_is_there"])
+@pytest.mark.parametrize(
+    "check", ["it_says_what_it_is", "candidates_are_its_own_and_differ", "rewrite_is_pure", "edits_are_of_its_stage_and_name_what_is_there"]
+)
 def test_the_suite_catches_a_careless_method(check: str) -> None:
     with pytest.raises(AssertionError):
         getattr(OwnBench(), f"test_{check}")(Careless)

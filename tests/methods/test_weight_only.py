@@ -73,7 +73,10 @@ def test_groups_of_inputs_have_scales_of_their_own_and_lose_less(net: Any) -> No
 
 def test_searched_ranges_lose_no_more_than_the_full_range(net: Any) -> None:
     for bits in (2, 4, 8):
-        errors = [float((e.format.decode(e.parts) - net[0].parameter("head.weight").detach()).square().sum()) for e in (rewrite(net, "head.weight", bits=bits, weight_range=r) for r in ("mse", "minmax"))]
+        errors = [
+            float((e.format.decode(e.parts) - net[0].parameter("head.weight").detach()).square().sum())
+            for e in (rewrite(net, "head.weight", bits=bits, weight_range=r) for r in ("mse", "minmax"))
+        ]
         assert errors[0] <= errors[1] * (1 + 1e-5)
 
 

@@ -79,7 +79,12 @@ class Separable(nn.Module):
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.up, self.out = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 10, 3, padding=1), nn.ConvTranspose2d(10, 4, 2, stride=2), nn.Conv2d(10, 1, 1)
+        self.a, self.b, self.up, self.out = (
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.Conv2d(6, 10, 3, padding=1),
+            nn.ConvTranspose2d(10, 4, 2, stride=2),
+            nn.Conv2d(10, 1, 1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a = self.a(x).relu()
@@ -171,7 +176,12 @@ def build(name: str) -> tuple[nn.Module, Samples]:
     model: nn.Module = make()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean), nn.init.uniform_(module.running_var, 0.5, 2.0), nn.init.uniform_(module.weight, 0.5, 2.0), nn.init.uniform_(module.bias)
+            (
+                nn.init.uniform_(module.running_mean),
+                nn.init.uniform_(module.running_var, 0.5, 2.0),
+                nn.init.uniform_(module.weight, 0.5, 2.0),
+                nn.init.uniform_(module.bias),
+            )
     return model.eval(), Samples.of(inputs)
 
 

@@ -16,8 +16,15 @@ from slimline.model.reconstruct import recalibrate_batch_norm, reconstruct
 def small_cnn() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 3, stride=2, padding="valid", bias=False), nn.BatchNorm2d(12), nn.ReLU(),
-        nn.Conv2d(12, 8, 3, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5),
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, stride=2, padding="valid", bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.Conv2d(12, 8, 3, dilation=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32, 5),
     ).eval()
 
 

@@ -100,7 +100,10 @@ def test_convolution_factors_that_mind_the_inputs_lose_less_output(decompose, bl
     columns = F.unfold(x, 3).transpose(1, 2).flatten(0, 1)
     moment = moment_of(columns)
     given = torch.stack([moment[9 * c : 9 * c + 9, 9 * c : 9 * c + 9] for c in range(4)]) if blocks else moment
-    errors = [float((F.conv2d(F.conv2d(x, first), second) - F.conv2d(x, weight)).square().mean()) for first, second in (decompose(weight, 4), decompose(weight, 4, given))]
+    errors = [
+        float((F.conv2d(F.conv2d(x, first), second) - F.conv2d(x, weight)).square().mean())
+        for first, second in (decompose(weight, 4), decompose(weight, 4, given))
+    ]
     assert errors[1] < 0.7 * errors[0]
 
 

@@ -38,7 +38,9 @@ def slow_p_value(lost: int, won: int, n: int, difference: float) -> float:
     return max(chances)
 
 
-@pytest.mark.parametrize(("lost", "won", "n", "difference"), [(0, 0, 30, 0.1), (1, 3, 40, 0.05), (2, 0, 40, 0.2), (5, 8, 40, 0.0), (6, 1, 25, -0.05), (1, 8, 30, -0.05)])
+@pytest.mark.parametrize(
+    ("lost", "won", "n", "difference"), [(0, 0, 30, 0.1), (1, 3, 40, 0.05), (2, 0, 40, 0.2), (5, 8, 40, 0.0), (6, 1, 25, -0.05), (1, 8, 30, -0.05)]
+)
 def test_the_p_value_is_the_sum_over_all_tables_at_the_worst_plausible_share(lost: int, won: int, n: int, difference: float) -> None:
     assert paired_p_value(lost, won, n, difference) == pytest.approx(slow_p_value(lost, won, n, difference) + 1e-4, rel=5e-3)  # the grid's
 

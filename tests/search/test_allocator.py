@@ -32,5 +32,7 @@ def test_limits_that_nothing_meets_give_none() -> None:
 
 
 def test_several_limits_hold_at_once() -> None:
-    found = allocate([np.array([0.0, 1.0]), np.array([0.0, 1.0])], [([np.array([1.0, 0.0]), np.array([1.0, 0.0])], 1.0), ([np.array([0.0, 1.0]), np.array([0.0, 1.0])], 1.0)])
+    found = allocate(
+        [np.array([0.0, 1.0]), np.array([0.0, 1.0])], [([np.array([1.0, 0.0]), np.array([1.0, 0.0])], 1.0), ([np.array([0.0, 1.0]), np.array([0.0, 1.0])], 1.0)]
+    )
     assert found is not None and sorted(found) == [0, 1]

@@ -85,7 +85,9 @@ def test_neighbours_are_importable_also_later_and_do_not_leak(tmp_path: Path) ->
         folder.mkdir()
         (folder / "numbers_beside.py").write_text(f"N = {number}")
         (folder / "later_beside.py").write_text(f"M = {10 * number}")
-        t = task(folder, "import numbers_beside\ndef example():\n    import later_beside\n    return torch.full((1, 4), float(numbers_beside.N + later_beside.M))")
+        t = task(
+            folder, "import numbers_beside\ndef example():\n    import later_beside\n    return torch.full((1, 4), float(numbers_beside.N + later_beside.M))"
+        )
         found.append(t.example().args[0][0, 0].item())
     assert found == [11.0, 22.0] and sys.path == before
 

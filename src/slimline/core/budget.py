@@ -85,9 +85,15 @@ class Drop(Data):
             return self.value * abs(baseline)
         unit_interval = 0.0 <= baseline <= 1.0
         if self.percent and not unit_interval:
-            raise UsageError(f"--max-drop {self.value * 100:g}% needs a metric in [0, 1], but the original reaches {baseline:g}.", hint=f"Give the drop in metric units, or {self.value * 100:g}%rel.")
+            raise UsageError(
+                f"--max-drop {self.value * 100:g}% needs a metric in [0, 1], but the original reaches {baseline:g}.",
+                hint=f"Give the drop in metric units, or {self.value * 100:g}%rel.",
+            )
         if unit_interval and self.value >= 0.5:
-            raise UsageError(f"--max-drop {self.value:g} allows half of all quality to be lost (the original reaches {baseline:.3f}).", hint=f"Did you mean {self.value if self.value < 100 else 1:g}%?")
+            raise UsageError(
+                f"--max-drop {self.value:g} allows half of all quality to be lost (the original reaches {baseline:.3f}).",
+                hint=f"Did you mean {self.value if self.value < 100 else 1:g}%?",
+            )
         return self.value
 
 

@@ -8,8 +8,18 @@ from slimline.core.data import Data
 
 Kind = Literal["weight", "channels", "block", "activation", "input"]
 Op = Literal[
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "linear", "embedding", "lstm", "gru", "channels", "block",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "linear",
+    "embedding",
+    "lstm",
+    "gru",
+    "channels",
+    "block",
 ]
 
 

@@ -34,7 +34,11 @@ class Measurement(Data):
 
     def cost(self, quantity: Quantity) -> float:
         """The value of one budgeted quantity."""
-        return float({"size": self.size_bytes, "download": self.download_bytes, "memory": self.memory_bytes, "macs": self.macs, "latency": self.latency_ms.median}[quantity])
+        return float(
+            {"size": self.size_bytes, "download": self.download_bytes, "memory": self.memory_bytes, "macs": self.macs, "latency": self.latency_ms.median}[
+                quantity
+            ]
+        )
 
 
 class Agreement(Data):
@@ -48,8 +52,8 @@ class Agreement(Data):
 class Trial(Data):
     """One line of the journal: a plan that was carried out, or why it failed.
 
-    ``search_quality`` is the quality on the search split, which the search chose by; the
-    measurement's own ``quality`` is of whatever split the measurement was made on.
+    The measurement's ``quality`` and ``fidelity`` (against the original) are of the search split. ``agreement`` is
+    the artefact's with the compressed model: whether lowering changed anything.
     """
 
     plan: Plan
@@ -60,6 +64,7 @@ class Trial(Data):
     measured_loss: float | None = None
     predicted: dict[str, float] = {}
     agreement: Agreement | None = None
+    fidelity: Agreement | None = None
     violations: tuple[Violation, ...] = ()
     error: str = ""
     seconds: float = 0.0

@@ -30,7 +30,6 @@ from slimline.model.sites import find_sites
 from slimline.report.write import write_outputs
 from slimline.sources.validate import check_task
 
-
 WINNERS = 2  # of the race that are finished
 
 
@@ -47,8 +46,21 @@ class Result:
 
 
 def compress(
-    model: nn.Module, task: Task, *, target: str = "onnxruntime", budget: Budget = Budget(), time: str = "10m", out: str | Path = "build",
-    methods: Sequence[str] = (), without: Sequence[str] = (), strategy: str = "allocate", seed: int = 0, metric: str = "", resume: bool = False, force: bool = False, progress: Progress | None = None,
+    model: nn.Module,
+    task: Task,
+    *,
+    target: str = "onnxruntime",
+    budget: Budget = Budget(),
+    time: str = "10m",
+    out: str | Path = "build",
+    methods: Sequence[str] = (),
+    without: Sequence[str] = (),
+    strategy: str = "allocate",
+    seed: int = 0,
+    metric: str = "",
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> Result:
     """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call.
 
@@ -60,8 +72,20 @@ def compress(
     """
     source = _PythonTask(model, task)
     request = Request(
-        target=target, budget=budget, seconds=parse_seconds(time), methods=tuple(methods), without=tuple(without), strategy=strategy, seed=seed, metric=metric, out=Path(out),
-        resume=resume, force=force, model_name=source.name, command=" ".join(map(shlex.quote, sys.argv)), started=clock.monotonic(),
+        target=target,
+        budget=budget,
+        seconds=parse_seconds(time),
+        methods=tuple(methods),
+        without=tuple(without),
+        strategy=strategy,
+        seed=seed,
+        metric=metric,
+        out=Path(out),
+        resume=resume,
+        force=force,
+        model_name=source.name,
+        command=" ".join(map(shlex.quote, sys.argv)),
+        started=clock.monotonic(),
     )
     report = compress_request(source, request, progress if progress is not None else Silent())
     assert report is not None
@@ -104,7 +128,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     chosen = list({t.plan.digest: t for t in [safest, *_candidates_to_finish(job, found, last)]}.values())
     finished: list[Finalist] = []
     for trial in chosen:
-        if finished and job.clock.over(0.93):
+        if finished and job.clock.over(1.0):
             job.note(f"{len(chosen) - len(finished)} finalists: no time was left to finish them")
             break
         try:
@@ -132,7 +156,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     def objective(trial: Trial) -> float:
         return trial.measurement.cost(job.request.budget.minimize) if trial.measurement is not None else 0.0
 
-    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if keeps(t, 0.0)], key=objective)
+    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if deliver.faithful(t, base, allowed)], key=objective)
     winners = last[:WINNERS] if found.modules else []
     return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
 
@@ -158,7 +182,19 @@ def _best_so_far(job: Job, found: Found) -> Report:
     best = min(good, key=lambda t: t.measurement.cost(job.request.budget.minimize) if not t.violations else (t.measured_loss or 0.0)) if good else tried[0]  # type: ignore[union-attr]
     finalist = candidates.finish(job, found, best, None)
     m = finalist.trial.measurement
-    outcome = deliver.Outcome(finalist, "inconclusive", None, None, None, finalist.trial.agreement, m.quality if m is not None else None, found.baseline_measurement.quality, None, None, None)
+    outcome = deliver.Outcome(
+        finalist,
+        "inconclusive",
+        None,
+        None,
+        None,
+        finalist.trial.agreement,
+        m.quality if m is not None else None,
+        found.baseline_measurement.quality,
+        None,
+        None,
+        None,
+    )
     job.note("the certificate: the run was interrupted; go on with --resume")
     return _deliver(job, found, outcome, [finalist], interrupted=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from slimline.core.registry import find
 from slimline.core.result import Schedule
 from slimline.core.samples import Samples
 from slimline.core.site import Refusal, Site
-from slimline.core.trial import Latency, Measurement, Trial
+from slimline.core.trial import Agreement, Latency, Measurement, Trial
 from slimline.errors import BudgetNotMet, SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.measure.agreement import agreement
@@ -42,6 +43,8 @@ QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
 QAT_RATE = 0.25  # of the learning rate
 TRIAL_SECONDS = 0.4
 LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
+FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
+RECOVERS = 0.35  # of a drop before recovery is left after it, as first seen on ResNet-20; decides who enters the race, not who wins it
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
 FULL_RATE = 0.25  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
@@ -102,19 +105,34 @@ def prepare(job: Job) -> Found:
         budget.max_drop.allowed(quality)
     offered = {s.id: offers(job, s) for s in sites}
     schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
+    offered = _affordable(job, offered)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
         places, more = _option_database(job, workshop, sites, offered, schedule.samples_loss)
     with timed(job, "timing layers", 0.18):
         timing = _timing(job, workshop, baseline, places)
     overhead, per_layer = _overhead(workshop, baseline)
-    space = Space(job.fingerprint, tuple(places), layers_of(workshop.program.weights, places), timing, overhead, per_layer, 0, Recovery(steps=schedule.recovery_steps, batch=batch), job.request.seed)
+    space = Space(
+        job.fingerprint,
+        tuple(places),
+        layers_of(workshop.program.weights, places),
+        timing,
+        overhead,
+        per_layer,
+        0,
+        Recovery(steps=schedule.recovery_steps, batch=batch),
+        job.request.seed,
+    )
     _check_reachable(job, space)
     space = space.pruned()
     augmentation = Augmentation()
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):
-            augmentation = find_augmentation(lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0], job.evaluation[:2_000], few=2_000, seed=job.request.seed) if job.evaluation.targets is not None else Augmentation()
+            augmentation = (
+                find_augmentation(lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0], job.evaluation[:2_000], few=2_000, seed=job.request.seed)
+                if job.evaluation.targets is not None
+                else Augmentation()
+            )
             if job.train is None:
                 augmentation = Augmentation(augmentation.flip, augmentation.shift, mix=True)
     return Found(workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation)
@@ -125,15 +143,35 @@ def offers(job: Job, site: Site) -> list[Method]:
     return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
 
 
+def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
+    """Without factored layers where measuring each by a run of the whole model would eat the time; said in the report."""
+    kept = job.journal.last("schedule")
+    assert kept is not None
+    factored = sum(m.stage == "structure" for s, options in offered.items() if "#" not in s for m in options)
+    seconds = factored * float(kept["forward"]) * min(128, int(kept["schedule"]["samples_loss"]))
+    if seconds <= FACTORED_SHARE * job.clock.seconds:
+        return offered
+    job.note(f"low_rank: measuring its {factored} options would take {seconds:.0f} s of {job.clock.seconds:.0f} s; give more --time to have it tried")
+    return {s: [m for m in options if "#" in s or m.stage != "structure"] for s, options in offered.items()}
+
+
 def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:
     kinds = {k: sum(s.kind == k for s in sites) for k in ("weight", "channels", "block")}
     quality = "no labelled data" if measured.quality is None else f"{job.metric_name} {measured.quality:.4f}"
-    recovery = f"{schedule.recovery_steps} training steps" if schedule.recovery_steps else "no training (no train split)" if job.train is None else "no training (too little time)"
-    job.progress.found((
-        f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
-        f"{kinds['weight']} weights to quantize, {kinds['channels']} sets of channels to prune, {kinds['block']} blocks to drop; {len(refused)} places left alone, with reasons",
-        f"for {job.target.name} {type(job.target).version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
-    ))
+    recovery = (
+        f"{schedule.recovery_steps} training steps"
+        if schedule.recovery_steps
+        else "no training (no train split)"
+        if job.train is None
+        else "no training (too little time)"
+    )
+    job.progress.found(
+        (
+            f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
+            f"{kinds['weight']} weights to quantize, {kinds['channels']} sets of channels to prune, {kinds['block']} blocks to drop; {len(refused)} places left alone, with reasons",
+            f"for {job.target.name} {type(job.target).version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
+        )
+    )
 
 
 def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, bool, int]:
@@ -158,19 +196,27 @@ def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, boo
             step = half if bf16 else step
         start = time.perf_counter()
         job.target.lower(workshop.program, job.example)
-        candidate = time.perf_counter() - start + 2 * TRIAL_SECONDS + 0.3
+        candidate = 2.5 * (time.perf_counter() - start + 2 * TRIAL_SECONDS)  # building and scoring take as long as lowering and timing, and more
     samples = len(source)
-    schedule = make_schedule(job.clock.seconds, job.clock.left, Probe(forward, step, candidate), options=options, samples=samples, train=len(job.train) if job.train is not None else 0, batch=batch)
+    schedule = make_schedule(
+        job.clock.seconds,
+        job.clock.left,
+        Probe(forward, step, candidate),
+        options=options,
+        samples=samples,
+        train=len(job.train) if job.train is not None else 0,
+        batch=batch,
+    )
     if job.train is None and job.calibration is not None:
         schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, forward)})
-    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch}, job.clock.elapsed)
+    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "forward": forward}, job.clock.elapsed)
     return schedule, bf16, batch
 
 
 def _calibration_steps(job: Job, forward: float) -> int:
     """Steps of label-free distillation on the calibration samples that a third of the time allows."""
     per_step = 6 * forward * CALIBRATION_BATCH  # a quantized forward and backward, and the teacher's forward
-    steps = int(0.3 * job.clock.left / max(per_step, 1e-9))
+    steps = int(0.1 * job.clock.left / max(per_step, 1e-9))  # for each of three finalists
     return min(CALIBRATION_STEPS, steps - steps % 50)
 
 
@@ -204,8 +250,14 @@ def _option_to_json(option: Option) -> dict[str, Any]:
     from slimline.core.formats import Affine
 
     return {
-        "label": option.label, "decisions": [d.model_dump(mode="json") for d in option.decisions], "loss": option.loss, "channels": option.channels,
-        "dropped": option.dropped, "execute": option.execute, "factors": option.factors, "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
+        "label": option.label,
+        "decisions": [d.model_dump(mode="json") for d in option.decisions],
+        "loss": option.loss,
+        "channels": option.channels,
+        "dropped": option.dropped,
+        "execute": option.execute,
+        "factors": option.factors,
+        "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
     }
 
 
@@ -214,7 +266,16 @@ def _option_from_json(data: dict[str, Any]) -> Option:
     from slimline.core.plan import Decision
 
     format = Affine.model_validate(data["format"]) if data["format"] else Float()
-    return Option(data["label"], tuple(Decision.model_validate(d) for d in data["decisions"]), data["loss"], data["channels"], data["dropped"], format, data["execute"], tuple(map(tuple, data["factors"])))
+    return Option(
+        data["label"],
+        tuple(Decision.model_validate(d) for d in data["decisions"]),
+        data["loss"],
+        data["channels"],
+        data["dropped"],
+        format,
+        data["execute"],
+        tuple(map(tuple, data["factors"])),
+    )
 
 
 def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place]) -> Any:
@@ -223,7 +284,9 @@ def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place
     kept = job.journal.last("timing")
     if kept is not None:  # measured once: a resumed run must choose by the same costs
         return Timing(kept["full"], kept["half"], kept["rest"], kept["edge"])
-    timing, _ = measure_timing(workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads)
+    timing, _ = measure_timing(
+        workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads
+    )
     job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
     return timing
 
@@ -242,7 +305,9 @@ def _check_reachable(job: Job, space: Space) -> None:
         if quantity in ("size", "macs", "memory") and limit < least:
             unit = "multiply-adds" if quantity == "macs" else "bytes"
             raise BudgetNotMet(
-                f"No plan reaches {quantity} {limit:,.0f} {unit}: with the smallest option everywhere the weights alone take {least:,.0f}." if quantity != "macs" else f"No plan reaches {limit:,.0f} multiply-adds: the narrowest takes {least:,.0f}.",
+                f"No plan reaches {quantity} {limit:,.0f} {unit}: with the smallest option everywhere the weights alone take {least:,.0f}."
+                if quantity != "macs"
+                else f"No plan reaches {limit:,.0f} multiply-adds: the narrowest takes {least:,.0f}.",
                 hint=f"Allow at least {least:,.0f}, or more methods (slimline methods).",
             )
 
@@ -251,8 +316,15 @@ def measure(job: Job, workshop: Workshop, artifact: Artifact, latency: Latency, 
     """Everything about an artefact but its latency and quality, which are handed in."""
     download, codec = download_bytes(artifact.payload)
     return Measurement(
-        size_bytes=artifact.size_bytes, download_bytes=download, download_codec=codec, memory_bytes=job.target.memory(artifact, job.example), rss_bytes=rss,
-        parameters=sum(t.numel() for t in program.parameters().values() if t.is_floating_point()), macs=program.macs(), latency_ms=latency, quality=quality,
+        size_bytes=artifact.size_bytes,
+        download_bytes=download,
+        download_codec=codec,
+        memory_bytes=job.target.memory(artifact, job.example),
+        rss_bytes=rss,
+        parameters=sum(t.numel() for t in program.parameters().values() if t.is_floating_point()),
+        macs=program.macs(),
+        latency_ms=latency,
+        quality=quality,
     )
 
 
@@ -265,7 +337,7 @@ def search(job: Job, found: Found) -> None:
     loss_samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
     reference = evaluate(job.model, loss_samples)
     count = 0
-    while not job.clock.over(0.5) or sum(t.measurement is not None for t in found.trials) < LEAST_TRIALS:
+    while not job.clock.over(0.8) or sum(t.measurement is not None for t in found.trials) < LEAST_TRIALS:
         plan = strategy.propose(found.space, job.request.budget, found.trials)
         if plan is None:
             break
@@ -287,27 +359,50 @@ def _try(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, refe
         built = found.workshop.build(plan)
         artifact = found.workshop.lower(built)
         verify_execution(job, built, artifact)
-        _, latency = job.target.latency([found.baseline, artifact], job.example, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=TRIAL_SECONDS)
+        latency = paired_latency(job, found, artifact, TRIAL_SECONDS)
         outputs = job.target.run(artifact, samples, threads=2)
         loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, flat(reference), strict=True) if a.is_floating_point()]).mean())
-        quality = artifact_quality(job, found, artifact)
+        quality, _, fidelity = scored(job, found, artifact)
         measured = measure(job, found.workshop, artifact, latency, quality, built.program)
         close = agreement(job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else ())
     except SlimlineError as error:
-        return Trial(plan=plan, origin=origin, status="failed", error=str(error), predicted_loss=predicted, predicted=costs, seconds=round(time.monotonic() - start, 2))
+        return Trial(
+            plan=plan, origin=origin, status="failed", error=str(error), predicted_loss=predicted, predicted=costs, seconds=round(time.monotonic() - start, 2)
+        )
     violations = job.request.budget.violations(measured, found.baseline_measurement)
     return Trial(
-        plan=plan, origin=origin, status="missed" if violations else "met", measurement=measured, predicted_loss=predicted, measured_loss=loss, predicted=costs,
-        agreement=close, violations=violations, seconds=round(time.monotonic() - start, 2),
+        plan=plan,
+        origin=origin,
+        status="missed" if violations else "met",
+        measurement=measured,
+        predicted_loss=predicted,
+        measured_loss=loss,
+        predicted=costs,
+        agreement=close,
+        fidelity=fidelity,
+        violations=violations,
+        seconds=round(time.monotonic() - start, 2),
     )
 
 
-def artifact_quality(job: Job, found: Found, artifact: Artifact) -> float | None:
-    """On the evaluation samples, from the artefact's own outputs; ``None`` without data."""
+def scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, torch.Tensor | None, Agreement | None]:
+    """Quality, per-sample scores and fidelity on the evaluation samples, from the artefact's own outputs; ``None`` without data."""
     if job.evaluation is None:
-        return None
-    outputs = as_outputs(job.target.run(artifact, job.evaluation, threads=2), found.original)
-    return job.score(outputs, job.evaluation, found.original)[0]
+        return None, None, None
+    raw = job.target.run(artifact, job.evaluation, threads=2)
+    quality, scores = job.score(as_outputs(raw, found.original), job.evaluation, found.original)
+    return quality, scores, agreement(raw, flat(found.original))
+
+
+def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -> Latency:
+    """Measured interleaved with the baseline, and scaled by what the baseline takes now against what it took at the start.
+
+    A machine that others use is slower at one time than at another; the ratio is not.
+    """
+    budget = job.request.budget
+    now, latency = job.target.latency([found.baseline, artifact], job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
+    scale = found.baseline_measurement.latency_ms.median / now.median
+    return latency.model_copy(update={"median": latency.median * scale, "p95": latency.p95 * scale})
 
 
 def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
@@ -338,8 +433,10 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
-    entries = [Entry(t.plan, _objective(t, budget.minimize)) for t in _spread(hopeful, _lanes(found.schedule.recovery_steps))]
+    entries = [
+        Entry(t.plan, _objective(t, budget.minimize))
+        for t in _promising(front, _lanes(found.schedule.recovery_steps), found.baseline_measurement.quality, allowed)
+    ]
     plan = rungs(int(found.schedule.recovery_steps * (1 - QAT_SHARE)), len(entries))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -377,13 +474,17 @@ def _front(trials: list[Trial], quantity: Quantity) -> list[Trial]:
     return front
 
 
-def _spread(front: list[Trial], count: int) -> list[Trial]:
-    """At most ``count`` of a front, evenly over it; its safest member needs no training and is left out where others are."""
-    inner = front[1:] if len(front) > 1 else front
-    if len(inner) <= count:
-        return inner
-    places = [round(i * (len(inner) - 1) / (count - 1)) for i in range(count)] if count > 1 else [len(inner) // 2]
-    return [inner[i] for i in dict.fromkeys(places)]
+def _promising(front: list[Trial], count: int, base: float, allowed: float) -> list[Trial]:
+    """The part of a front (the safest first) where training decides: around the last member expected to come back within ``allowed``."""
+    hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
+
+    def expected(trial: Trial) -> float:
+        quality = trial.measurement.quality if trial.measurement is not None else None
+        return RECOVERS * (base - quality) if quality is not None else 0.0
+
+    edge = max((i for i, t in enumerate(hopeful) if expected(t) <= allowed), default=0)
+    first = max(0, min(edge - count // 2 + 1, len(hopeful) - count))
+    return hopeful[first : first + count]
 
 
 def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
@@ -406,14 +507,21 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     elif job.example.tensors[0].ndim == 4:
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
     how = Distillation(
-        steps=rung.steps, batch=found.batch, seed=job.request.seed + entry.steps, bf16=found.bf16, augmentation=found.augmentation,
+        steps=rung.steps,
+        batch=found.batch,
+        seed=job.request.seed + entry.steps,
+        bf16=found.bf16,
+        augmentation=found.augmentation,
     )
     if with_quantizers:
         how = dataclasses.replace(how, learning_rate=how.learning_rate * QAT_RATE, weight_decay=0.0)
-    if not _trained(job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.85):
+    if not _trained(
+        job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.92
+    ):
         return None
     quality = _quality_now(job, found, entry, module, with_quantizers)
     drop = found.baseline_measurement.quality - quality
+    job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)
     trial = next(t for t in found.trials if t.plan.digest == digest)
     if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
         _show(job, found, trial.measurement, drop, entry.plan)
@@ -423,7 +531,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
 def _rate(found: Found, digest: str) -> float:
     """Learning rate in proportion to the root of what was lost."""
     trial = next(t for t in found.trials if t.plan.digest == digest)
-    return Distillation(steps=0).learning_rate * min(1.0, max(((trial.measured_loss or 0.0) / FULL_RATE) ** 0.5, 0.1))
+    lost = (trial.measured_loss or 0.0) / FULL_RATE
+    return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(lost), 0.1))
 
 
 def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
@@ -437,7 +546,9 @@ def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, sampl
     is_graph = isinstance(module, torch.fx.GraphModule)
     if not is_graph:
         module.train()
-    done = distil(module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.03))
+    done = distil(
+        module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.02)
+    )
     if not is_graph:
         module.eval()
     if done == how.steps:
@@ -455,7 +566,7 @@ def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_q
     """Quality on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
     assert job.evaluation is not None
     if with_quantizers:
-        quality = artifact_quality(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))
+        quality = scored(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))[0]
         assert quality is not None
         return quality
     return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)[0]
@@ -492,7 +603,7 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     plan = trial.plan
     built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
     artifact = found.workshop.lower(built)
-    quality, scores = _scored(job, found, artifact)
+    quality, scores, fidelity = scored(job, found, artifact)
     base = found.baseline_measurement.quality
     untrained = trial.measurement.quality if trial.measurement is not None else None
     if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
@@ -500,34 +611,34 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
         found.quantized.pop(plan.digest, None)
         built = found.workshop.build(plan)
         artifact = found.workshop.lower(built)
-        quality, scores = _scored(job, found, artifact)
+        quality, scores, fidelity = scored(job, found, artifact)
     if quality is not None and base is not None and threshold is not None and base - quality > threshold and plan.stage("numerics"):
         tuned = _with_quantizers(job, found, built, plan)
         if tuned is not None:
             other = found.workshop.lower(tuned)
-            better, better_scores = _scored(job, found, other)
+            better, better_scores, closer = scored(job, found, other)
             if better is not None and better > quality:
-                built, artifact, quality, scores = tuned, other, better, better_scores
+                built, artifact, quality, scores, fidelity = tuned, other, better, better_scores, closer
     verify_execution(job, built, artifact)
-    _, latency = job.target.latency([found.baseline, artifact], job.example, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=2 * TRIAL_SECONDS)
+    latency = paired_latency(job, found, artifact, 2 * TRIAL_SECONDS)
     measured = measure(job, found.workshop, artifact, latency, quality, built.program)
     assert built.stored is not None
     few = (job.calibration if job.calibration is not None else job.example)[:64]
     close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)))
     violations = job.request.budget.violations(measured, found.baseline_measurement)
-    final = trial.model_copy(update={
-        "origin": f"{trial.origin} + recovery" if found.modules.get(plan.digest) is not None else trial.origin, "measurement": measured, "violations": violations,
-        "status": "missed" if violations else "met", "agreement": close, "seconds": round(time.monotonic() - start, 2),
-    })
+    final = trial.model_copy(
+        update={
+            "origin": f"{trial.origin} + recovery" if found.modules.get(plan.digest) is not None else trial.origin,
+            "measurement": measured,
+            "violations": violations,
+            "status": "missed" if violations else "met",
+            "agreement": close,
+            "fidelity": fidelity,
+            "seconds": round(time.monotonic() - start, 2),
+        }
+    )
     job.journal.append("finalist", final.model_dump(mode="json"), job.clock.elapsed)
     return Finalist(final, built, artifact, scores)
-
-
-def _scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, torch.Tensor | None]:
-    if job.evaluation is None:
-        return None, None
-    outputs = as_outputs(job.target.run(artifact, job.evaluation, threads=2), found.original)
-    return job.score(outputs, job.evaluation, found.original)
 
 
 def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:
@@ -538,10 +649,15 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built 
         return None
     training = built.training.copy()
     how = Distillation(
-        steps=steps, batch=found.batch if job.train is not None else CALIBRATION_BATCH, seed=job.request.seed + 7, bf16=found.bf16, augmentation=found.augmentation,
-        learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1), weight_decay=0.0,
+        steps=steps,
+        batch=found.batch if job.train is not None else CALIBRATION_BATCH,
+        seed=job.request.seed + 7,
+        bf16=found.bf16,
+        augmentation=found.augmentation,
+        learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
+        weight_decay=0.0,
     )
     with timed(job, "training with quantizers in the loop", 0.85):
-        if not _trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.87):
+        if not _trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.95):
             return None
     return Built(plan, built.module, built.program, training)

@@ -108,14 +108,32 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     calibration, evaluation = _parts(splits["train"], splits["search"], request.seed)
     metric_name, metric = _metric(source, request, model, example, evaluation or calibration)
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
-    header = {"model": mark.model_dump(), "task": source.name, "request": request.model_dump(mode="json", exclude={"out", "resume", "force", "command", "started", "dry_run", "model_name"})}
+    header = {
+        "model": mark.model_dump(),
+        "task": source.name,
+        "request": request.model_dump(mode="json", exclude={"out", "resume", "force", "command", "started", "dry_run", "model_name"}),
+    }
     _check_directory(request)
     request.out.mkdir(parents=True, exist_ok=True)
     journal = Journal.open(request.out / STATE, header, resume=request.resume)
     clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
     return Job(
-        request=request, source=source, progress=progress, target=target_class(), model=model, example=example, train=splits["train"], calibration=calibration, evaluation=evaluation,
-        metric_name=metric_name, metric=metric, fingerprint=mark, journal=journal, cache=Cache(request.out / STATE / "cache"), clock=clock, methods=_methods(request),
+        request=request,
+        source=source,
+        progress=progress,
+        target=target_class(),
+        model=model,
+        example=example,
+        train=splits["train"],
+        calibration=calibration,
+        evaluation=evaluation,
+        metric_name=metric_name,
+        metric=metric,
+        fingerprint=mark,
+        journal=journal,
+        cache=Cache(request.out / STATE / "cache"),
+        clock=clock,
+        methods=_methods(request),
     )
 
 
@@ -153,7 +171,9 @@ def _metric(source: Source, request: Request, model: nn.Module, example: Samples
 
 def _thumb(samples: Samples) -> torch.Tensor:
     """What stands for the data in the fingerprint: counts and the first samples' bytes."""
-    parts = [t[:64].detach().reshape(-1).view(torch.uint8) if t.numel() else t.new_zeros(0, dtype=torch.uint8) for t in (s.contiguous() for s in samples.tensors)]
+    parts = [
+        t[:64].detach().reshape(-1).view(torch.uint8) if t.numel() else t.new_zeros(0, dtype=torch.uint8) for t in (s.contiguous() for s in samples.tensors)
+    ]
     return torch.cat([torch.tensor([len(samples)], dtype=torch.int64).view(torch.uint8), *parts])
 
 

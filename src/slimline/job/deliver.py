@@ -32,7 +32,7 @@ from slimline.core.result import (
 from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
 from slimline.errors import SlimlineError
-from slimline.job.candidates import Finalist, Found, artifact_quality, measure, timed
+from slimline.job.candidates import Finalist, Found, measure, scored, timed
 from slimline.job.context import STATE, Job, as_outputs, environment, flat, sha256
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
@@ -48,6 +48,7 @@ from slimline.search.strategies.uniform import uniform_choice
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
 
+CHANGED = 3.0  # allowances of answers that may differ from the original's where no test can be passed
 UNIFORM_KEEP = 0.7  # of all channels, with int8: what handwork begins with
 FINAL_SECONDS = 1.5  # of latency measurement for each artefact of the last round
 PLAIN_SHARE = 0.12  # of the time budget that the reference "plain int8" may take
@@ -100,13 +101,32 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
 
     safest = min(kept, key=margin)
     likely = sorted([f for f in kept if margin(f) <= allowed], key=margin)
+    if not likely:  # the holdout is too small to certify anything: no test can choose, so fidelity does
+        close = [f for f in kept if faithful(f.trial, base, allowed)]
+        return [min(close, key=_objective(job))] if close else [safest]
+    # In a fixed sequence a last, daring step costs nothing: if it fails, the one before is delivered.
+    seen = [
+        f
+        for f in kept
+        if f.trial.measurement is not None
+        and f.trial.measurement.quality is not None
+        and base - f.trial.measurement.quality <= allowed - 0.5 * half_width(job, found, [f.scores])
+    ]
     steps = [safest]
-    for finalist in likely:
+    for finalist in [*likely, *sorted((f for f in seen if f not in likely), key=margin)]:
         if _objective(job)(finalist) < 0.995 * _objective(job)(steps[-1]) and finalist is not safest:
             steps.append(finalist)
     if len(steps) > 3:
         steps = [steps[0], steps[-2], steps[-1]]
     return steps
+
+
+def faithful(trial: Trial, base: float, allowed: float) -> bool:
+    """Within the allowance as far as seen, and few answers changed: at most ``CHANGED`` times the allowance."""
+    m, f = trial.measurement, trial.fidelity
+    if m is None or m.quality is None or base - m.quality > allowed:
+        return False
+    return f is None or f.top1 is None or 1 - f.top1 <= CHANGED * allowed
 
 
 def _objective(job: Job) -> Callable[[Finalist], float]:
@@ -230,7 +250,12 @@ def _simple_plans(job: Job, found: Found, level: float) -> list[tuple[str, Plan]
         space = only(found.space, method)
         if method == "keep" or all(len(p.options) == 1 for p in space.places):
             continue
-        choice = solve(space, job.request.budget.model_copy(update={"size_bytes": None, "download_bytes": None, "latency_ms": None, "memory_bytes": None, "macs": None}), level, corrections)
+        choice = solve(
+            space,
+            job.request.budget.model_copy(update={"size_bytes": None, "download_bytes": None, "latency_ms": None, "memory_bytes": None, "macs": None}),
+            level,
+            corrections,
+        )
         if choice is not None and choice != space.nothing:
             plans.append((f"{method} alone", space.plan(choice)))
     return plans
@@ -266,7 +291,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         return []
     budget = job.request.budget
     latencies = job.target.latency(list(made.values()), job.example, batch=budget.batch, threads=budget.threads, seconds=min(TRIAL, 4.0 / len(made)))
-    candidates = [Candidate(n, a.size_bytes, t.median, artifact_quality(job, found, a)) for (n, a), t in zip(made.items(), latencies, strict=True)]
+    candidates = [Candidate(n, a.size_bytes, t.median, scored(job, found, a)[0]) for (n, a), t in zip(made.items(), latencies, strict=True)]
     chosen = choose(candidates, found.baseline_measurement.quality)
     if chosen is None:
         return []
@@ -288,16 +313,34 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
     seconds = min(FINAL_SECONDS, max(0.2, 0.06 * job.clock.seconds / len(artifacts)))
     with timed(job, "timing the result beside the references", 0.98):
         latencies = job.target.latency(artifacts, job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
-        base = measure(job, found.workshop, found.baseline, latencies[0], outcome.baseline_quality if outcome.baseline_quality is not None else found.baseline_measurement.quality, found.workshop.program, outcome.baseline_rss)
+        base = measure(
+            job,
+            found.workshop,
+            found.baseline,
+            latencies[0],
+            outcome.baseline_quality if outcome.baseline_quality is not None else found.baseline_measurement.quality,
+            found.workshop.program,
+            outcome.baseline_rss,
+        )
         trial_quality = outcome.finalist.trial.measurement.quality if outcome.finalist.trial.measurement is not None else None
-        result = measure(job, found.workshop, outcome.finalist.artifact, latencies[1], outcome.quality if outcome.quality is not None else trial_quality, outcome.finalist.built.program, outcome.rss)
+        result = measure(
+            job,
+            found.workshop,
+            outcome.finalist.artifact,
+            latencies[1],
+            outcome.quality if outcome.quality is not None else trial_quality,
+            outcome.finalist.built.program,
+            outcome.rss,
+        )
         found_references: dict[str, Reference] = {}
         for c, latency in zip(compared, latencies[2:], strict=True):
             found_references[c.name] = _reference(job, found, outcome, c, latency)
     smallest, fastest = found_references.get("plain int8, smallest"), found_references.get("plain int8, fastest")
     if smallest is not None and fastest is not None:
         both = {"size_bytes": smallest.size_bytes, "download_bytes": smallest.download_bytes, "memory_bytes": smallest.memory_bytes}
-        plain = fastest.model_copy(update={**both, "note": f"bytes of the smallest setting ({smallest.note}), latency and quality of the fastest ({fastest.note})"})
+        plain = fastest.model_copy(
+            update={**both, "note": f"bytes of the smallest setting ({smallest.note}), latency and quality of the fastest ({fastest.note})"}
+        )
         found_references = {"plain int8": plain, **found_references}
     return base, result, found_references
 
@@ -313,15 +356,33 @@ def _reference(job: Job, found: Found, outcome: Outcome, compared: Compared, lat
         fidelity = agreement(outputs, flat(outcome.baseline_outputs))
     download, codec = download_bytes(compared.artifact.payload)
     return Reference(
-        size_bytes=compared.artifact.size_bytes, download_bytes=download, download_codec=codec, memory_bytes=job.target.memory(compared.artifact, job.example),
-        parameters=compared.parameters, macs=compared.macs, latency_ms=latency, quality=quality, fidelity=fidelity, note=compared.note,
+        size_bytes=compared.artifact.size_bytes,
+        download_bytes=download,
+        download_codec=codec,
+        memory_bytes=job.target.memory(compared.artifact, job.example),
+        parameters=compared.parameters,
+        macs=compared.macs,
+        latency_ms=latency,
+        quality=quality,
+        fidelity=fidelity,
+        note=compared.note,
     )
 
 
 # -- the report -----------------------------------------------------------------------------------------
 
 
-def build_report(job: Job, found: Found, outcome: Outcome, base: Measurement, result: Measurement, compared: dict[str, Reference], finalists: Sequence[Finalist], *, interrupted: bool) -> Report:
+def build_report(
+    job: Job,
+    found: Found,
+    outcome: Outcome,
+    base: Measurement,
+    result: Measurement,
+    compared: dict[str, Reference],
+    finalists: Sequence[Finalist],
+    *,
+    interrupted: bool,
+) -> Report:
     """Everything together; pure but for reading the runtime's profile of the result."""
     obstacles = _obstacles(job, outcome, result)
     verdict: Verdict = "inconclusive" if interrupted else outcome.verdict
@@ -329,14 +390,36 @@ def build_report(job: Job, found: Found, outcome: Outcome, base: Measurement, re
         verdict = "fail"
     schedule = found.schedule.model_copy(update={"spent": dict(job.spent), "schedule_truncated": job.clock.over(0.97)})
     return Report(
-        slimline=environment()["slimline"], verdict=verdict, sentence=sentence(verdict, base, result, outcome.interval, obstacles), interrupted=interrupted, model=job.source.name,
-        target=job.target.name, device=job.request.device, metric=job.metric_name, minimize=job.request.budget.minimize, seed=job.request.seed, command=job.request.command,
-        schedule=schedule, budget=job.request.budget.model_dump(mode="json"), baseline=base, compressed=result, ratio=ratios(base, result),
-        compression_ratio=result.size_bytes / base.size_bytes, drop=outcome.interval, certificate=None if interrupted else outcome.certificate, agreement=outcome.close,
-        fidelity=outcome.fidelity, references=compared, pareto=_points(job, found, outcome, finalists), decisions=_decisions(job, found, outcome.finalist),
-        refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused), predictions=_predictions(found),
+        slimline=environment()["slimline"],
+        verdict=verdict,
+        sentence=sentence(verdict, base, result, outcome.interval, obstacles),
+        interrupted=interrupted,
+        model=job.source.name,
+        target=job.target.name,
+        device=job.request.device,
+        metric=job.metric_name,
+        minimize=job.request.budget.minimize,
+        seed=job.request.seed,
+        command=job.request.command,
+        schedule=schedule,
+        budget=job.request.budget.model_dump(mode="json"),
+        baseline=base,
+        compressed=result,
+        ratio=ratios(base, result),
+        compression_ratio=result.size_bytes / base.size_bytes,
+        drop=outcome.interval,
+        certificate=None if interrupted else outcome.certificate,
+        agreement=outcome.close,
+        fidelity=outcome.fidelity,
+        references=compared,
+        pareto=_points(job, found, outcome, finalists),
+        decisions=_decisions(job, found, outcome.finalist),
+        refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused),
+        predictions=_predictions(found),
         artefact=ArtefactFile(file=f"model{outcome.finalist.artifact.suffix}", sha256=sha256(outcome.finalist.artifact.payload)),
-        not_checked=tuple(job.notes), environment=environment(), obstacles=obstacles,
+        not_checked=tuple(job.notes),
+        environment=environment(),
+        obstacles=obstacles,
     )
 
 
@@ -344,7 +427,10 @@ def _obstacles(job: Job, outcome: Outcome, result: Measurement) -> tuple[str, ..
     said = [f"{v.quantity} is {v.value:,.6g}, the limit {v.limit:,.6g}" for v in job.request.budget.violations(result) if v.quantity != "drop"]
     i = outcome.interval
     if i is not None and i.upper_95 > i.allowed:
-        said.append(f"the drop is {i.observed:.4f} with a 95 % limit of {i.upper_95:.4f}, allowed is {i.allowed:.4f}, on {i.samples:,} samples" + (f"; at this drop it takes {i.needed_samples:,} to decide" if i.needed_samples else ""))
+        said.append(
+            f"the drop is {i.observed:.4f} with a 95 % limit of {i.upper_95:.4f}, allowed is {i.allowed:.4f}, on {i.samples:,} samples"
+            + (f"; at this drop it takes {i.needed_samples:,} to decide" if i.needed_samples else "")
+        )
     return tuple(said)
 
 
@@ -359,18 +445,27 @@ def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finali
         assert m is not None
         finalist = last.get(trial.plan.digest)
         done = finalist is not None and trial is finalist.trial
-        fidelity = None
-        if done and finalist is not None and job.evaluation is not None:
-            fidelity = agreement(job.target.run(finalist.artifact, job.evaluation, threads=2), flat(found.original))
-        points.append(Point(
-            plan=trial.plan.digest, label=_label(trial), size_bytes=m.size_bytes, latency_ms=m.latency_ms.median, memory_bytes=m.memory_bytes, macs=m.macs, quality=m.quality,
-            drop=None if base is None or m.quality is None else base - m.quality, chosen=done and finalist is outcome.finalist, on_front=id(trial) in best, fidelity=fidelity,
-        ))
+        points.append(
+            Point(
+                plan=trial.plan.digest,
+                label=_label(trial),
+                size_bytes=m.size_bytes,
+                latency_ms=m.latency_ms.median,
+                memory_bytes=m.memory_bytes,
+                macs=m.macs,
+                quality=m.quality,
+                drop=None if base is None or m.quality is None else base - m.quality,
+                chosen=done and finalist is outcome.finalist,
+                on_front=id(trial) in best,
+                fidelity=trial.fidelity,
+            )
+        )
     return tuple(points)
 
 
 def _front_of(trials: Sequence[Trial], job: Job) -> set[int]:
     """Trials that no other beats in size, latency and quality at once."""
+
     def corner(t: Trial) -> tuple[float, float, float]:
         assert t.measurement is not None
         return t.measurement.size_bytes, t.measurement.latency_ms.median, -(t.measurement.quality or 0.0)
@@ -420,20 +515,39 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
         cost = Cost(loss_predicted=option.loss)
         if use is not None:
             cost = Cost(
-                bytes_before=4 * math.prod(use.shape), bytes_predicted=0 if gone else sum(map(option.format.estimate, option.factors or (new.shape if new is not None else use.shape,))), bytes_measured=0 if gone else stored,
-                ms_before=before.get(site.id), ms_predicted=None if gone else space.timing.of(site.id, option.execute, math.prod(new.shape) / math.prod(use.shape) if new is not None else 1.0),
-                ms_measured=0.0 if gone else sum(after.get(n, 0.0) for n in names) if names else None, loss_predicted=option.loss,
+                bytes_before=4 * math.prod(use.shape),
+                bytes_predicted=0 if gone else sum(map(option.format.estimate, option.factors or (new.shape if new is not None else use.shape,))),
+                bytes_measured=0 if gone else stored,
+                ms_before=before.get(site.id),
+                ms_predicted=None
+                if gone
+                else space.timing.of(site.id, option.execute, math.prod(new.shape) / math.prod(use.shape) if new is not None else 1.0),
+                ms_measured=0.0 if gone else sum(after.get(n, 0.0) for n in names) if names else None,
+                loss_predicted=option.loss,
             )
         decision = option.decisions[0] if option.decisions else None
-        records.append(DecisionRecord(
-            site=site.id, op=site.op, method="removed" if gone else decision.method.name if decision is not None else "keep",
-            options={} if gone or decision is None else decision.method.model_dump(mode="json"), why=_why(site.kind, option, others, total, gone),
-            before=_shape(use.shape) if use is not None else f"{site.shape[0]} channels" if site.kind == "channels" else "present",
-            after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else f"{option.channels} channels" if option.channels is not None else "present",
-            bits=None if gone or use is None else option.format.bits if isinstance(option.format, Affine) else 32,
-            rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None, width=(site.shape[0], option.channels) if option.channels is not None else None, cost=cost,
-            considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
-        ))
+        records.append(
+            DecisionRecord(
+                site=site.id,
+                op=site.op,
+                method="removed" if gone else decision.method.name if decision is not None else "keep",
+                options={} if gone or decision is None else decision.method.model_dump(mode="json"),
+                why=_why(site.kind, option, others, total, gone),
+                before=_shape(use.shape) if use is not None else f"{site.shape[0]} channels" if site.kind == "channels" else "present",
+                after="removed"
+                if gone or option.dropped
+                else _shape(new.shape)
+                if new is not None
+                else f"{option.channels} channels"
+                if option.channels is not None
+                else "present",
+                bits=None if gone or use is None else option.format.bits if isinstance(option.format, Affine) else 32,
+                rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None,
+                width=(site.shape[0], option.channels) if option.channels is not None else None,
+                cost=cost,
+                considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
+            )
+        )
     return tuple(records)
 
 
@@ -506,6 +620,8 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     with quiet():
         torch.export.save(trace(program.module, job.example), stream)
     return {
-        f"model{outcome.finalist.artifact.suffix}": outcome.finalist.artifact.payload, "plan.json": plan.model_dump_json(indent=2).encode(),
-        "plan.safetensors": save(tensors), "program.pt2": stream.getvalue(),
+        f"model{outcome.finalist.artifact.suffix}": outcome.finalist.artifact.payload,
+        "plan.json": plan.model_dump_json(indent=2).encode(),
+        "plan.safetensors": save(tensors),
+        "program.pt2": stream.getvalue(),
     }

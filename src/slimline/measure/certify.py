@@ -52,7 +52,10 @@ def drop_interval(baseline: torch.Tensor, compressed: torch.Tensor, allowed: flo
     """
     a, b = _scores(baseline, "original"), _scores(compressed, "compressed model")
     if len(a) != len(b):
-        raise DataError(f"There are {len(a)} scores of the original and {len(b)} of the compressed model.", hint="metric(outputs, targets) must return one score for each sample.")
+        raise DataError(
+            f"There are {len(a)} scores of the original and {len(b)} of the compressed model.",
+            hint="metric(outputs, targets) must return one score for each sample.",
+        )
     values = np.concatenate([a, b])
     if np.isin(values, (0.0, 1.0)).all():
         return _exact(int((a > b).sum()), int((a < b).sum()), len(a), allowed), "exact unconditional score test of paired proportions"
@@ -64,10 +67,14 @@ def drop_interval(baseline: torch.Tensor, compressed: torch.Tensor, allowed: flo
 
 def _scores(scores: torch.Tensor, whose: str) -> Values:
     if scores.ndim != 1 or not len(scores):
-        raise DataError(f"The scores of the {whose} have the shape {tuple(scores.shape)}.", hint="A certificate takes at least one sample, and one score for each.")
+        raise DataError(
+            f"The scores of the {whose} have the shape {tuple(scores.shape)}.", hint="A certificate takes at least one sample, and one score for each."
+        )
     found: Values = scores.detach().cpu().double().numpy()
     if not np.isfinite(found).all():
-        raise DataError(f"{int((~np.isfinite(found)).sum())} of {len(found)} scores of the {whose} are not finite.", hint="Check metric(outputs, targets) and the outputs.")
+        raise DataError(
+            f"{int((~np.isfinite(found)).sum())} of {len(found)} scores of the {whose} are not finite.", hint="Check metric(outputs, targets) and the outputs."
+        )
     return found
 
 
@@ -130,7 +137,10 @@ def bootstrap_interval(
         truth = at(targets, index)
         pair = float(metric(at(baseline, index), truth)), float(metric(at(compressed, index), truth))
         if not all(map(math.isfinite, pair)):
-            raise DataError(f"The metric is {pair[0]} and {pair[1]} on a resample of {n} samples.", hint="It must be finite on any of them; return per-sample scores [N] if there are some.")
+            raise DataError(
+                f"The metric is {pair[0]} and {pair[1]} on a resample of {n} samples.",
+                hint="It must be finite on any of them; return per-sample scores [N] if there are some.",
+            )
         return pair
 
     n = len(_pytree.tree_leaves(baseline)[0])

@@ -23,7 +23,9 @@ def first_tensor(outputs: Any) -> torch.Tensor:
     for leaf in _pytree.tree_leaves(outputs):
         if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
             return leaf
-    raise DataError("The model's outputs hold no floating-point tensor.", hint="Return the logits (or any float tensor) from forward, and define metric(outputs, targets).")
+    raise DataError(
+        "The model's outputs hold no floating-point tensor.", hint="Return the logits (or any float tensor) from forward, and define metric(outputs, targets)."
+    )
 
 
 def top1(outputs: Any, targets: Any) -> torch.Tensor:
@@ -107,7 +109,16 @@ def _labels(targets: Any) -> torch.Tensor:
     return leaves[0]
 
 
-METRICS: dict[str, Metric] = {"top1": top1, "top5": top5, "precision": precision, "recall": recall, "f1": f1, "auroc": auroc, "neg_mse": neg_mse, "cosine": cosine}
+METRICS: dict[str, Metric] = {
+    "top1": top1,
+    "top5": top5,
+    "precision": precision,
+    "recall": recall,
+    "f1": f1,
+    "auroc": auroc,
+    "neg_mse": neg_mse,
+    "cosine": cosine,
+}
 
 
 def named(name: str) -> Metric:
@@ -117,7 +128,9 @@ def named(name: str) -> Metric:
         UsageError: no such name; the message lists them.
     """
     if name not in METRICS:
-        raise UsageError(f"There is no built-in metric {name!r}.", hint=f"Choose one of {', '.join(METRICS)}, or define metric(outputs, targets) in the task file.")
+        raise UsageError(
+            f"There is no built-in metric {name!r}.", hint=f"Choose one of {', '.join(METRICS)}, or define metric(outputs, targets) in the task file."
+        )
     return METRICS[name]
 
 
@@ -138,7 +151,10 @@ def default(outputs: Any, targets: Any) -> tuple[str, Metric]:
         if scores.ndim == 4 and labels.ndim == 3 and scores.shape[2:] == labels.shape[1:]:
             return "pixel_accuracy", pixel_accuracy
     shapes = ", ".join(str(tuple(t.shape)) for t in leaves) or type(targets).__name__
-    raise DataError(f"No default metric fits outputs {tuple(scores.shape)} and targets {shapes}.", hint="Define metric(outputs, targets) in the task file, or give --metric NAME.")
+    raise DataError(
+        f"No default metric fits outputs {tuple(scores.shape)} and targets {shapes}.",
+        hint="Define metric(outputs, targets) in the task file, or give --metric NAME.",
+    )
 
 
 def evaluate(metric: Metric, outputs: Any, targets: Any) -> tuple[float, torch.Tensor | None]:

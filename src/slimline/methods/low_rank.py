@@ -142,7 +142,15 @@ def _convolution_pair(layer: nn.Conv2d, first: torch.Tensor, second: torch.Tenso
         stride = tuple(s if c else 1 for s, c in zip(layer.stride, covered, strict=True))
         dilation = tuple(d if c else 1 for d, c in zip(layer.dilation, covered, strict=True))
         bias = not vertical and layer.bias is not None
-        options = {"stride": stride, "padding": padding, "dilation": dilation, "bias": bias, "padding_mode": layer.padding_mode, "dtype": weight.dtype, "device": weight.device}
+        options = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "bias": bias,
+            "padding_mode": layer.padding_mode,
+            "dtype": weight.dtype,
+            "device": weight.device,
+        }
         pair.append(nn.utils.skip_init(nn.Conv2d, weight.shape[1], weight.shape[0], tuple(weight.shape[2:]), **options))
     return _filled(layer, pair[0], pair[1], first, second)
 

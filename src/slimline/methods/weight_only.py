@@ -71,10 +71,14 @@ class WeightOnly(Method):
             raise UnsupportedSite(f"weight_only at {site.id}: the program has no such weight.")
         weight = model.parameter(site.id).detach()
         if self.group and (use.op != "linear" or weight.shape[-1] % self.group):
-            raise UnsupportedSite(f"weight_only at {site.id}: group {self.group} needs a linear layer whose inputs are a multiple of it; this is a {use.op} {tuple(weight.shape)}.")
+            raise UnsupportedSite(
+                f"weight_only at {site.id}: group {self.group} needs a linear layer whose inputs are a multiple of it; this is a {use.op} {tuple(weight.shape)}."
+            )
         moment = statistics.moment(site.id) if statistics is not None and self.rounding == "second_order" else None
         if self.rounding == "second_order" and moment is None:
-            raise UnsupportedSite(f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest.")
+            raise UnsupportedSite(
+                f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest."
+            )
         format = self._format(use.axis)
         return (Encode(site.id, format, encode(weight, format, self.rounding, moment, self.weight_range), execute="float"),)
 

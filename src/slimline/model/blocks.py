@@ -15,7 +15,9 @@ from slimline.core.site import Member, Site
 from slimline.model.program import Program, operation_name
 
 # What a shortcut may pass on its way: it has no weights and keeps every value in its place.
-SHORTCUT = frozenset({"add", "relu", "relu6", "hardtanh", "clamp", "dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "to"})
+SHORTCUT = frozenset(
+    {"add", "relu", "relu6", "hardtanh", "clamp", "dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "to"}
+)
 
 
 class Skip(nn.Identity):

@@ -29,25 +29,120 @@ Role = Literal["out", "in", "tied"]
 MOST_ELEMENTS = 2_000_000  # of a parameter that is used outside a layer: one label each
 
 # The value of the first argument, element by element, whatever the others are.
-PASSED = frozenset({
-    "dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "to", "_to_copy", "contiguous", "clone", "alias", "detach",
-    "type_as", "lift_fresh_copy", "hardswish", "rrelu",
-})
+PASSED = frozenset(
+    {
+        "dropout",
+        "alpha_dropout",
+        "feature_dropout",
+        "feature_alpha_dropout",
+        "to",
+        "_to_copy",
+        "contiguous",
+        "clone",
+        "alias",
+        "detach",
+        "type_as",
+        "lift_fresh_copy",
+        "hardswish",
+        "rrelu",
+    }
+)
 ELEMENTWISE = frozenset({"floor_divide", "masked_fill", "_assert_tensor_metadata"})
-MOVED = frozenset({
-    "view", "reshape", "flatten", "unflatten", "_unsafe_view", "permute", "transpose", "t", "numpy_T", "mT", "movedim", "swapaxes", "swapdims", "cat", "concat",
-    "concatenate", "split", "split_with_sizes", "chunk", "tensor_split", "slice", "select", "narrow", "roll", "flip", "expand", "expand_as", "broadcast_to", "view_as",
-    "reshape_as", "squeeze", "unsqueeze", "stack", "unbind", "repeat", "tile", "repeat_interleave", "channel_shuffle", "pixel_unshuffle",
-})
+MOVED = frozenset(
+    {
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "mT",
+        "movedim",
+        "swapaxes",
+        "swapdims",
+        "cat",
+        "concat",
+        "concatenate",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "tensor_split",
+        "slice",
+        "select",
+        "narrow",
+        "roll",
+        "flip",
+        "expand",
+        "expand_as",
+        "broadcast_to",
+        "view_as",
+        "reshape_as",
+        "squeeze",
+        "unsqueeze",
+        "stack",
+        "unbind",
+        "repeat",
+        "tile",
+        "repeat_interleave",
+        "channel_shuffle",
+        "pixel_unshuffle",
+    }
+)
 RESHAPED = frozenset({"view", "reshape", "_unsafe_view", "unflatten", "flatten", "view_as", "reshape_as"})
 SPLITTING = frozenset({"split", "split_with_sizes", "chunk", "tensor_split"})
 PICKING = frozenset({"slice", "select", "narrow", *SPLITTING})
-REDUCED = frozenset({
-    "mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm", "linalg_vector_norm", "logsumexp", "prod", "any", "all", "softmax", "log_softmax", "argmax",
-    "argmin", "median", "nanmean", "nansum", "cumsum", "cumprod", "std_mean", "var_mean", "count_nonzero",
-})
+REDUCED = frozenset(
+    {
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "std",
+        "var",
+        "norm",
+        "linalg_vector_norm",
+        "logsumexp",
+        "prod",
+        "any",
+        "all",
+        "softmax",
+        "log_softmax",
+        "argmax",
+        "argmin",
+        "median",
+        "nanmean",
+        "nansum",
+        "cumsum",
+        "cumprod",
+        "std_mean",
+        "var_mean",
+        "count_nonzero",
+    }
+)
 POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample_", "lp_pool")
-MADE = frozenset({"zeros", "ones", "full", "arange", "empty", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like", "scalar_tensor", "eye", "linspace"})
+MADE = frozenset(
+    {
+        "zeros",
+        "ones",
+        "full",
+        "arange",
+        "empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "scalar_tensor",
+        "eye",
+        "linspace",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -318,7 +413,11 @@ class Labels(fx.Interpreter):
         kept = [d for d in range(labels.ndim) if d not in {int(c) % labels.ndim for c in chosen}]
 
         def give(shape: tuple[int, ...]) -> torch.Tensor:
-            return out.expand(shape) if len(shape) == labels.ndim else out.permute(*kept, *[d for d in range(out.ndim) if d not in kept]).reshape([out.shape[d] for d in kept])
+            return (
+                out.expand(shape)
+                if len(shape) == labels.ndim
+                else out.permute(*kept, *[d for d in range(out.ndim) if d not in kept]).reshape([out.shape[d] for d in kept])
+            )
 
         return _like(result, give)
 
@@ -506,17 +605,38 @@ class Labels(fx.Interpreter):
 
 
 Rule = Callable[[Labels, fx.Node, Any], Any]
-RULES: Mapping[str, Rule] = MappingProxyType({
-    "linear": Labels.linear, "matmul": Labels.matmul, "mm": Labels.matmul, "embedding": Labels.embedding, "lstm": Labels.recurrent, "gru": Labels.recurrent,
-    "batch_norm": Labels.batch_norm, "instance_norm": Labels.batch_norm, "layer_norm": Labels.layer_norm, "rms_norm": Labels.layer_norm,
-    "group_norm": Labels.group_norm, "prelu": Labels.prelu, "pad": Labels.pad, "constant_pad_nd": Labels.pad, "glu": Labels.glu, "pixel_shuffle": Labels.pixel_shuffle,
-})
-REASONS: Mapping[str, str] = MappingProxyType({
-    "scaled_dot_product_attention": "its channels are the heads of an attention, whose number and width the model's code fixes",
-    "matmul": "its channels meet in a product of two values, as in attention", "bmm": "its channels meet in a product of two values, as in attention",
-    "einsum": "its channels meet in a product of two values", "layer_norm": "they are normalised without a weight, or over several dimensions",
-    "group_norm": "they are normalised in groups without a weight", "lstm": "a recurrent layer with projections has no rule", "gru": "a recurrent layer with projections has no rule",
-})
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "linear": Labels.linear,
+        "matmul": Labels.matmul,
+        "mm": Labels.matmul,
+        "embedding": Labels.embedding,
+        "lstm": Labels.recurrent,
+        "gru": Labels.recurrent,
+        "batch_norm": Labels.batch_norm,
+        "instance_norm": Labels.batch_norm,
+        "layer_norm": Labels.layer_norm,
+        "rms_norm": Labels.layer_norm,
+        "group_norm": Labels.group_norm,
+        "prelu": Labels.prelu,
+        "pad": Labels.pad,
+        "constant_pad_nd": Labels.pad,
+        "glu": Labels.glu,
+        "pixel_shuffle": Labels.pixel_shuffle,
+    }
+)
+REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "scaled_dot_product_attention": "its channels are the heads of an attention, whose number and width the model's code fixes",
+        "matmul": "its channels meet in a product of two values, as in attention",
+        "bmm": "its channels meet in a product of two values, as in attention",
+        "einsum": "its channels meet in a product of two values",
+        "layer_norm": "they are normalised without a weight, or over several dimensions",
+        "group_norm": "they are normalised in groups without a weight",
+        "lstm": "a recurrent layer with projections has no rule",
+        "gru": "a recurrent layer with projections has no rule",
+    }
+)
 
 
 # -- helpers on label tensors ------------------------------------------------------------------------------

@@ -98,5 +98,15 @@ class LayerCalls(TorchFunctionMode):
             if any(t % 2 for t in total):  # uneven on both sides: left as it is
                 return func(*args, **kwargs)
             given["padding"] = tuple(t // 2 for t in total)
-        call = LayerCall(name, given["input"], weight, given.get("bias"), wide("stride", 1), wide("padding", 0), wide("dilation", 1), int(given.get("groups", 1)), kind == "linear")
+        call = LayerCall(
+            name,
+            given["input"],
+            weight,
+            given.get("bias"),
+            wide("stride", 1),
+            wide("padding", 0),
+            wide("dilation", 1),
+            int(given.get("groups", 1)),
+            kind == "linear",
+        )
         return self.see(call, lambda: func(*args, **kwargs))

@@ -26,20 +26,47 @@ from slimline.model.trace import quiet, trace
 aten = torch.ops.aten
 Form = Literal["float", "training", "stored"]
 
-CONVOLUTIONS: Mapping[Any, Op] = MappingProxyType({
-    aten.conv1d.default: "conv1d", aten.conv2d.default: "conv2d", aten.conv3d.default: "conv3d",
-    aten.conv1d.padding: "conv1d", aten.conv2d.padding: "conv2d", aten.conv3d.padding: "conv3d",
-    aten.conv_transpose1d.default: "conv_transpose1d", aten.conv_transpose2d.input: "conv_transpose2d", aten.conv_transpose3d.input: "conv_transpose3d",
-})
+CONVOLUTIONS: Mapping[Any, Op] = MappingProxyType(
+    {
+        aten.conv1d.default: "conv1d",
+        aten.conv2d.default: "conv2d",
+        aten.conv3d.default: "conv3d",
+        aten.conv1d.padding: "conv1d",
+        aten.conv2d.padding: "conv2d",
+        aten.conv3d.padding: "conv3d",
+        aten.conv_transpose1d.default: "conv_transpose1d",
+        aten.conv_transpose2d.input: "conv_transpose2d",
+        aten.conv_transpose3d.input: "conv_transpose3d",
+    }
+)
 RECURRENT: Mapping[Any, Op] = MappingProxyType({aten.lstm.input: "lstm", aten.gru.input: "gru"})
 RELU = frozenset({aten.relu.default, aten.relu_.default})
 CLAMP = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default, aten.relu6.default})
 # What moves or picks values without computing new ones (or adds zeros, which every grid has): one scale serves both sides.
-TRANSPARENT = frozenset({
-    aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.permute.default, aten.transpose.int, aten.contiguous.default,
-    aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default,
-    aten.pad.default, aten.constant_pad_nd.default, aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alias.default, aten.clone.default, aten.detach.default,
-})
+TRANSPARENT = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten.flatten.using_ints,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.contiguous.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.unsqueeze.default,
+        aten.max_pool1d.default,
+        aten.max_pool2d.default,
+        aten.max_pool3d.default,
+        aten.pad.default,
+        aten.constant_pad_nd.default,
+        aten.dropout.default,
+        aten.dropout_.default,
+        aten.feature_dropout.default,
+        aten.alias.default,
+        aten.clone.default,
+        aten.detach.default,
+    }
+)
 PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 NORMS = frozenset({aten.batch_norm.default})
 PRODUCTS = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default, aten.scaled_dot_product_attention.default})
@@ -187,10 +214,21 @@ class Program:
                 if op in ("lstm", "gru"):
                     positions, per_output = math.prod(shapes[node.args[0].name][:2]) * shape[0], shape[1]
                 yield WeightUse(
-                    parameter=str(weight.target), op=op, input=names.get(source.name, ""), output=names[last.name], bias=str(bias.target) if bias is not None else None,
-                    axis=1 if op.startswith("conv_transpose") else 0, groups=groups_of(node), macs=positions * per_output // batch, fused=fused,
-                    final=any(user.op == "output" for user in last.users), shared=len(weight.users) > 1, module=module_path(node),
-                    shape=shape, input_shape=shapes.get(source.name, ()), output_shape=out,
+                    parameter=str(weight.target),
+                    op=op,
+                    input=names.get(source.name, ""),
+                    output=names[last.name],
+                    bias=str(bias.target) if bias is not None else None,
+                    axis=1 if op.startswith("conv_transpose") else 0,
+                    groups=groups_of(node),
+                    macs=positions * per_output // batch,
+                    fused=fused,
+                    final=any(user.op == "output" for user in last.users),
+                    shared=len(weight.users) > 1,
+                    module=module_path(node),
+                    shape=shape,
+                    input_shape=shapes.get(source.name, ()),
+                    output_shape=out,
                 )
 
     def macs(self) -> int:
@@ -360,7 +398,13 @@ def through_transparent(node: Any) -> fx.Node:
 def is_transparent(node: fx.Node) -> bool:
     """Whether the node only moves or picks values, or pads them with zeros."""
     if node.target in PADS:
-        fill = node.args[3] if node.target is aten.pad.default and len(node.args) > 3 else node.args[2] if node.target is aten.constant_pad_nd.default and len(node.args) > 2 else 0
+        fill = (
+            node.args[3]
+            if node.target is aten.pad.default and len(node.args) > 3
+            else node.args[2]
+            if node.target is aten.constant_pad_nd.default and len(node.args) > 2
+            else 0
+        )
         kind = node.args[2] if node.target is aten.pad.default and len(node.args) > 2 else "constant"
         return kind == "constant" and fill in (None, 0, 0.0)
     return node.target in TRANSPARENT

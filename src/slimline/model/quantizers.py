@@ -163,7 +163,9 @@ def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: En
             zeros = _zeros(program, (parts["scale"].numel(),))
             new = graph.call_function(decomposed.dequantize_per_channel.default, (values, scales, zeros, format.axis, low, high, torch.int8))
         else:
-            new = graph.call_function(decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group, torch.float32))
+            new = graph.call_function(
+                decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group, torch.float32)
+            )
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)

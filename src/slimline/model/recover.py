@@ -103,7 +103,11 @@ def distillation_loss(outputs: Any, answers: Any) -> torch.Tensor:
             continue
         a, b = a.float(), b.float()
         if b.ndim >= 2 and b.shape[1] > 1 and b.ndim in (2, 4):
-            total = total + functional.kl_div((a / TEMPERATURE).log_softmax(1), (b / TEMPERATURE).log_softmax(1), log_target=True, reduction="none").sum(1).mean() * TEMPERATURE**2
+            total = (
+                total
+                + functional.kl_div((a / TEMPERATURE).log_softmax(1), (b / TEMPERATURE).log_softmax(1), log_target=True, reduction="none").sum(1).mean()
+                * TEMPERATURE**2
+            )
         else:
             total = total + ((a - b) ** 2).mean() / (b**2).mean().clamp_min(1e-8)
     return total

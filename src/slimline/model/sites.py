@@ -38,5 +38,7 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
         else:
             weights.append(site)
     read = {str(n.target) for n in program.graph.nodes if n.op == "get_attr"} - set(program.weights) - {u.bias for u in program.weights.values()}
-    others = [Refusal(where=name, reason="a parameter outside any layer: it stays in float32") for name in sorted(read) if program.parameter(name).numel() > SMALLEST]
+    others = [
+        Refusal(where=name, reason="a parameter outside any layer: it stays in float32") for name in sorted(read) if program.parameter(name).numel() > SMALLEST
+    ]
     return (*blocks, *channels, *weights), (*refusals, *small, *others)

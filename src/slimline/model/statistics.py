@@ -28,7 +28,8 @@ class ProgramStatistics:
         self.program = program
         self._histograms: dict[str, Histogram] = {}
         self._inputs: dict[str, torch.Tensor] = {}
-        self._moments: dict[str, tuple[torch.Tensor, torch.Tensor] | None] = {}
+        self._moments: dict[str, torch.Tensor | None] = {}
+        self._means: dict[str, torch.Tensor | None] = {}
         self._layers = {str(w.target): (n, op) for n in program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
         names = program.names
         wanted = {v for use in program.weights.values() for v in (use.input, use.output)}
@@ -57,20 +58,19 @@ class ProgramStatistics:
 
     def moment(self, parameter: str) -> torch.Tensor | None:
         """``E[x xᵀ]`` of the weight's unfolded input: ``[n, n]``, or ``[groups, n, n]``; ``None`` where there is none or it is too wide."""
-        found = self._moment(parameter)
-        return found[0] if found is not None else None
-
-    def mean_input(self, parameter: str) -> torch.Tensor | None:
-        """``E[x]``, ``[n]`` or ``[groups, n]``."""
-        found = self._moment(parameter)
-        return found[1] if found is not None else None
-
-    def _moment(self, parameter: str) -> tuple[torch.Tensor, torch.Tensor] | None:
         if parameter not in self._moments:
             with torch.inference_mode():
                 rows = self.rows(parameter)
-                self._moments[parameter] = None if rows is None else ((rows.transpose(-1, -2) @ rows) / rows.shape[-2], rows.mean(-2))
+                self._moments[parameter] = None if rows is None else (rows.transpose(-1, -2) @ rows) / rows.shape[-2]
         return self._moments[parameter]
+
+    def mean_input(self, parameter: str) -> torch.Tensor | None:
+        """``E[x]``, ``[n]`` or ``[groups, n]``."""
+        if parameter not in self._means:
+            with torch.inference_mode():
+                rows = self.rows(parameter)
+                self._means[parameter] = None if rows is None else rows.mean(-2)
+        return self._means[parameter]
 
     def rows(self, parameter: str) -> torch.Tensor | None:
         """Unfolded inputs ``[rows, n]`` (``[groups, rows, n]`` for a grouped convolution), in the order of ``weight.flatten(1)``."""

@@ -52,7 +52,10 @@ def trace(model: nn.Module, example: Samples) -> torch.export.ExportedProgram:
         except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's code raises; every way that remains is tried; the last failure is raised below
             failure = error
     assert failure is not None
-    raise ModelError(f"The model cannot be exported: {where(failure)}{type(failure).__name__}: {str(failure).strip().splitlines()[0]}.", hint="Rewrite that line without data-dependent Python control flow.") from failure
+    raise ModelError(
+        f"The model cannot be exported: {where(failure)}{type(failure).__name__}: {str(failure).strip().splitlines()[0]}.",
+        hint="Rewrite that line without data-dependent Python control flow.",
+    ) from failure
 
 
 def _by_name(model: nn.Module, samples: Samples, dynamic: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:

@@ -93,7 +93,10 @@ class Histogram:
             raise DataError("The range of an empty value was asked for.", hint="Give at least one calibration sample.")
         low, high = (float(v) for v in torch.aminmax(x))
         if not -torch.inf < low <= high < torch.inf:
-            raise DataError(f"A value inside the model reaches from {low} to {high} on the calibration samples.", hint="Look for NaN or infinity in the samples or the model.")
+            raise DataError(
+                f"A value inside the model reaches from {low} to {high} on the calibration samples.",
+                hint="Look for NaN or infinity in the samples or the model.",
+            )
         high = high if high > low else low + 1e-12
         return cls(low, high, torch.histc(x.float(), BINS, low, high).double())
 

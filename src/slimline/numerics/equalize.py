@@ -30,14 +30,18 @@ def equalization_scales(weight_a: torch.Tensor, weight_b: torch.Tensor, groups: 
     """
     channels = len(weight_a)
     if weight_b.shape[1] * groups != channels or len(weight_b) % groups:
-        raise ValueError(f"equalization_scales: {channels} channels are made, but a weight {tuple(weight_b.shape)} with {groups} groups reads {weight_b.shape[1] * groups}.")
+        raise ValueError(
+            f"equalization_scales: {channels} channels are made, but a weight {tuple(weight_b.shape)} with {groups} groups reads {weight_b.shape[1] * groups}."
+        )
     made = weight_a.detach().abs().reshape(channels, -1).amax(1)
     read = weight_b.detach().abs().reshape(groups, len(weight_b) // groups, channels // groups, -1).amax((1, 3)).reshape(channels)
     used = (made > SMALLEST) & (read > SMALLEST)
     return torch.where(used, (made / read.clamp_min(SMALLEST)).sqrt(), torch.ones_like(made))
 
 
-def equalize(weight_a: torch.Tensor, bias_a: torch.Tensor | None, weight_b: torch.Tensor, scales: torch.Tensor, groups: int = 1) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+def equalize(
+    weight_a: torch.Tensor, bias_a: torch.Tensor | None, weight_b: torch.Tensor, scales: torch.Tensor, groups: int = 1
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """``(weight_a, bias_a, weight_b)`` with ``scales [C]`` moved from the first layer to the second: new tensors.
 
     Example:

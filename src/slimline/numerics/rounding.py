@@ -33,7 +33,9 @@ def encode(weight: torch.Tensor, format: Affine, rounding: Rounding, moment: tor
     if rounding == "nearest":
         return format.quantize(weight, weight_scale(weight, format, weight_range))
     if moment is None or format.axis != 0:
-        raise UnsupportedFormat(f"{format.name}: second-order rounding needs the second moments of the layer's input, and outputs along dimension 0 (here {format.axis}).")
+        raise UnsupportedFormat(
+            f"{format.name}: second-order rounding needs the second moments of the layer's input, and outputs along dimension 0 (here {format.axis})."
+        )
     scale = format.encode(weight)["scale"]
     shares = torch.tensor(SHARES[format.bits] if weight_range == "mse" else (1.0,))
     values, chosen = _round(weight, format.spread(scale, tuple(weight.shape)), moment.reshape(-1, *moment.shape[-2:]), shares, format)

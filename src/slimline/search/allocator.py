@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,9 @@ def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np
     c = np.concatenate(list(objective))
     scale = np.abs(c).max() or 1.0
     with _no_chatter():
-        found = optimize.milp(c / scale, constraints=constraints, integrality=np.ones(total), bounds=optimize.Bounds(0, 1), options={"mip_rel_gap": GAP, "time_limit": SECONDS})
+        found = optimize.milp(
+            c / scale, constraints=constraints, integrality=np.ones(total), bounds=optimize.Bounds(0, 1), options={"mip_rel_gap": GAP, "time_limit": SECONDS}
+        )
     if found.x is None:
         return None
     return tuple(int(np.argmax(found.x[a:b])) for a, b in itertools.pairwise(starts))

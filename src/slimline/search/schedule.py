@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slimline.core.result import Schedule
 
-SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.2, 0.42  # shares of the time left after the start; the rest measures, certifies and reports
+SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.15, 0.48  # shares of the time left after the start; the rest measures, certifies and reports
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 64, 512
 LEAST_CANDIDATES, MOST_CANDIDATES = 4, 16
@@ -37,7 +37,9 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     candidates = int(min(max(CANDIDATES * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 4 * 4
     steps = RECOVERY * left / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
-    return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=3 if left > 60 else 2 if left > 30 else 1)
+    return Schedule(
+        seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=3 if left > 60 else 2 if left > 30 else 1
+    )
 
 
 def _coarse(count: float) -> int:

@@ -24,7 +24,6 @@ from slimline.numerics.divergence import divergence
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
 
-
 FACTOR_SAMPLES = 128  # a factored layer is measured by running the whole model, so on fewer samples
 
 

@@ -164,7 +164,9 @@ class Space:
         return (
             sum(map(format.estimate, stored)) + 4 * outputs * (use.bias is not None) + self.overhead_per_layer * len(stored),
             sum(self.timing.of(use.parameter, execute, math.prod(s) / math.prod(use.shape)) for s in stored),
-            use.macs * share, count * (1 if execute != "float" else 4), values * width,
+            use.macs * share,
+            count * (1 if execute != "float" else 4),
+            values * width,
             0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:])),
         )
 
@@ -180,8 +182,7 @@ class Space:
         """Places inside dropped blocks."""
         dropped = [p.site.module for p, taken in zip(self.places, choice, strict=True) if p.options[taken].dropped]
         return {
-            i for i, p in enumerate(self.places)
-            if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
+            i for i, p in enumerate(self.places) if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
         }
 
     @cached_property
@@ -189,7 +190,8 @@ class Space:
         """(place of a weight, places of channels that it has): some of its options only go with its whole shape."""
         bound = {i: p.site.id for i, p in enumerate(self.places) if any(o.whole for o in p.options)}
         return tuple(
-            (i, found) for i, name in bound.items()
+            (i, found)
+            for i, name in bound.items()
             if (found := tuple(j for j, p in enumerate(self.places) if p.site.kind == "channels" and any(m.parameter == name for m in p.site.members)))
         )
 
@@ -291,7 +293,9 @@ def layers_of(weights: Mapping[str, WeightUse], places: Sequence[Place]) -> tupl
             for member in place.site.members:
                 if member.parameter == use.parameter and member.dim in sides:
                     sides[member.dim].append((index, member.view[0] * member.view[2]))
-        blocks = tuple(i for i, p in enumerate(places) if p.site.kind == "block" and (use.module == p.site.module or use.module.startswith(p.site.module + ".")))
+        blocks = tuple(
+            i for i, p in enumerate(places) if p.site.kind == "block" and (use.module == p.site.module or use.module.startswith(p.site.module + "."))
+        )
         outputs, inputs = (sides[0], sides[1]) if use.axis == 0 else (sides[1], sides[0])
         found.append(Layer(use, own.get(use.parameter), tuple(outputs), tuple(inputs), blocks, math.prod(use.output_shape[1:])))
     return tuple(found)

@@ -30,7 +30,9 @@ def per_layer(operations: Sequence[Operation], latency: Latency) -> dict[str, fl
     return {k: v * latency.median / total for k, v in times.items()} if total > 0 else times
 
 
-def measure_timing(workshop: Workshop, baseline: Artifact, places: Sequence[Place], methods: Sequence[str], fingerprint: Plan, *, batch: int, threads: int) -> tuple[Timing, dict[str, Artifact]]:
+def measure_timing(
+    workshop: Workshop, baseline: Artifact, places: Sequence[Place], methods: Sequence[str], fingerprint: Plan, *, batch: int, threads: int
+) -> tuple[Timing, dict[str, Artifact]]:
     """Timing from whole models: float, integer, and integer with every channel site halved.
 
     Returns the artefacts too, by name; one that cannot be made is left out, and the prior takes its place.

@@ -43,6 +43,7 @@ class Workshop:
     loss: Loss | None = None
     seed: int = 0
     _structures: dict[tuple[Decision, ...], nn.Module] = field(default_factory=dict)
+    _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.program = Program.export(self.model, self.example)
@@ -98,6 +99,9 @@ class Workshop:
         Raises:
             UnsupportedSite: not legal, or not executed by the target.
         """
+        known = self._edits.get((parameter, method)) if program is self.program else None
+        if known is not None:
+            return known
         use = program.weights[parameter]
         site = Site(id=parameter, kind="weight", op=use.op, shape=use.shape)
         if "calibration" in method.needs and statistics is None:
@@ -106,6 +110,8 @@ class Workshop:
         for edit in edits:
             if isinstance(edit, Encode) and not self.target.executes(edit.format, use.op, edit.execute):
                 raise UnsupportedSite(f"{method.label} at {parameter}: {self.target.name} does not execute {edit.format.name} {use.op} as {edit.execute}.")
+        if program is self.program:  # the option database and every candidate of this structure ask for the same
+            self._edits[parameter, method] = edits
         return edits
 
     def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:

@@ -53,7 +53,10 @@ class Source:
             what = "is a folder" if path.is_dir() else "does not exist"
             raise kind(f"The task file {path} {what}.", hint="Give a Python file that defines model().")
         if path.suffix != ".py":
-            raise kind(f"The task file {path} is no Python file.", hint="Write a FILE.py that defines model(); weights go into it, or come with --weights FILE.safetensors.")
+            raise kind(
+                f"The task file {path} is no Python file.",
+                hint="Write a FILE.py that defines model(); weights go into it, or come with --weights FILE.safetensors.",
+            )
         folder = str(path.resolve().parent)
         spec = importlib.util.spec_from_file_location(f"task_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}", path)
         assert spec is not None and spec.loader is not None
@@ -157,7 +160,10 @@ class TaskFile:
             factory = self.source.function(self.factory)
             if factory is None:
                 others = [f"{self.path}:{n}" for n in self.source.own_functions() if n not in FUNCTIONS][:SHOWN]
-                raise ModelError(f"{self.path} defines no function {self.factory}().", hint=f"Define model(), returning the trained nn.Module{', or name another factory: ' + ', '.join(others) if others else ''}.")
+                raise ModelError(
+                    f"{self.path} defines no function {self.factory}().",
+                    hint=f"Define model(), returning the trained nn.Module{', or name another factory: ' + ', '.join(others) if others else ''}.",
+                )
             model = self.source.call(self.factory, factory, kind=ModelError)
             if self.weights is not None and isinstance(model, nn.Module):
                 _load_weights(model, self.weights)
@@ -180,7 +186,10 @@ class TaskFile:
             samples_or_none = self.given(split)
             if samples_or_none is not None:
                 return samples_or_none[:EXAMPLES].without_targets()
-        raise ModelError(f"{self.path} gives neither data nor an example, so the model cannot be run.", hint="Define example(), returning one batch of inputs, or data(split).")
+        raise ModelError(
+            f"{self.path} gives neither data nor an example, so the model cannot be run.",
+            hint="Define example(), returning one batch of inputs, or data(split).",
+        )
 
     def given(self, split: str) -> Samples | None:
         """What the user's ``data(split)`` returned, checked; called at most once per split."""
@@ -294,7 +303,10 @@ def _shares(samples: Samples, split: str, parts: int, count: int) -> list[Sample
     has every class in proportion.
     """
     if len(samples) < 2 * parts:
-        raise DataError(f"data({split!r}) has {len(samples)} samples, too few to take the missing splits from.", hint=f"Give at least {2 * parts}, or return search and holdout samples of their own.")
+        raise DataError(
+            f"data({split!r}) has {len(samples)} samples, too few to take the missing splits from.",
+            hint=f"Give at least {2 * parts}, or return search and holdout samples of their own.",
+        )
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(SPLIT_SEED))
     labels = _pytree.tree_leaves(samples.targets)
     if samples.targets is not None and len(labels) == 1 and _are_labels(labels[0]):
@@ -318,7 +330,10 @@ def _pairs(returned: Any, origin: str) -> list[tuple[Any, Any]]:
     if _is_array(returned) or isinstance(returned, dict | str | bytes) or not hasattr(returned, "__iter__"):
         raise DataError(f"{origin} returned a {type(returned).__name__}.", hint=advice)
     if isinstance(getattr(returned, "sampler", None), torch.utils.data.RandomSampler):
-        raise DataError(f"{origin} returned a {type(returned).__name__} that shuffles.", hint="Give it shuffle=False: batches come in a fixed order; Slimline shuffles by itself.")
+        raise DataError(
+            f"{origin} returned a {type(returned).__name__} that shuffles.",
+            hint="Give it shuffle=False: batches come in a fixed order; Slimline shuffles by itself.",
+        )
     batches = list(returned)
     for place, batch in enumerate(batches):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
@@ -328,7 +343,10 @@ def _pairs(returned: Any, origin: str) -> list[tuple[Any, Any]]:
         raise DataError(f"{origin} returned a {type(returned).__name__} without batches.", hint="Return None where there is no such split.")
     again = next(iter(returned), None)
     if again is not None and not _equal(_tensors(tuple(batches[0])), _tensors(tuple(again))):
-        raise DataError(f"{origin} gives another first batch when it is read a second time.", hint="Return batches in a fixed order and without random augmentation, or whole tensors.")
+        raise DataError(
+            f"{origin} gives another first batch when it is read a second time.",
+            hint="Return batches in a fixed order and without random augmentation, or whole tensors.",
+        )
     return [(batch[0], batch[1]) for batch in batches]
 
 
@@ -338,7 +356,9 @@ def _is_array(value: Any) -> bool:
 
 def _equal(one: Any, two: Any) -> bool:
     a, b = _pytree.tree_leaves(one), _pytree.tree_leaves(two)
-    return len(a) == len(b) and all(torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else bool(x == y) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else bool(x == y) for x, y in zip(a, b, strict=True)
+    )
 
 
 def _tensors(tree: Any) -> Any:
@@ -376,7 +396,10 @@ def _concatenated(parts: list[Samples], origin: str) -> Samples:
             raise DataError(f"{origin}: batch {place} is built differently from batch 0.", hint="All batches have the same inputs and targets.")
         for one, first in zip(leaves, flat[0][0], strict=True):
             if isinstance(one, torch.Tensor) and (one.dtype != first.dtype or one.shape[1:] != first.shape[1:]):
-                raise DataError(f"{origin}: batch {place} has samples of {one.dtype} {list(one.shape[1:])}, batch 0 of {first.dtype} {list(first.shape[1:])}.", hint="Pad or crop all samples to one shape.")
+                raise DataError(
+                    f"{origin}: batch {place} has samples of {one.dtype} {list(one.shape[1:])}, batch 0 of {first.dtype} {list(first.shape[1:])}.",
+                    hint="Pad or crop all samples to one shape.",
+                )
     joined = [torch.cat(column) if isinstance(column[0], torch.Tensor) else column[0] for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     args, kwargs, targets = _pytree.tree_unflatten(joined, flat[0][1])
     return Samples(args, kwargs, targets)
@@ -391,7 +414,11 @@ def _load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None
     missing = [group[0] for group in names.values() if not any(n in weights for n in group)]
     unexpected = [n for n in weights if n not in own]
     shapes = [f"{n} {list(weights[n].shape)} for {list(t.shape)}" for n, t in own.items() if n in weights and weights[n].shape != t.shape]
-    wrong = [f"{title}: {', '.join(found[:SHOWN])}{f' and {len(found) - SHOWN} more' if len(found) > SHOWN else ''}" for title, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)) if found]
+    wrong = [
+        f"{title}: {', '.join(found[:SHOWN])}{f' and {len(found) - SHOWN} more' if len(found) > SHOWN else ''}"
+        for title, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if found
+    ]
     if wrong:
         raise ModelError(f"The weights do not fit {type(model).__name__}; {'; '.join(wrong)}.", hint="Give the state dict of exactly this model.")
     with torch.no_grad():

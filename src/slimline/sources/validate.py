@@ -54,7 +54,9 @@ def check_model(model: Any, origin: str = "The model") -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{origin} is a {type(model).__name__}, not a torch.nn.Module.", hint="Return the trained module.")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(f"{origin} is a TorchScript module, whose code cannot be edited.", hint="Return the Python module that it was made from, with the same weights.")
+        raise ModelError(
+            f"{origin} is a TorchScript module, whose code cannot be edited.", hint="Return the Python module that it was made from, with the same weights."
+        )
     training = [name or "the model itself" for name, module in model.named_modules() if module.training]
     if training:
         more = f" and {len(training) - SHOWN} more" if len(training) > SHOWN else ""
@@ -69,7 +71,10 @@ def check_model(model: Any, origin: str = "The model") -> nn.Module:
             raise ModelError(f"{origin} has its parameter {name} in {_dtype(parameter)}; Slimline starts from float32.", hint="Return model.float().")
         bad = int((~parameter.detach().isfinite()).sum())
         if bad:
-            raise ModelError(f"{origin} has {bad:,} values of {parameter.numel():,} in {name} that are NaN or infinite.", hint="Load a checkpoint from before the training diverged.")
+            raise ModelError(
+                f"{origin} has {bad:,} values of {parameter.numel():,} in {name} that are NaN or infinite.",
+                hint="Load a checkpoint from before the training diverged.",
+            )
     return model
 
 
@@ -85,10 +90,16 @@ def check_samples(samples: Samples, split: str) -> None:
         if tensor.ndim == 0:
             raise DataError(f"{origin}: {name} has no sample axis: its shape is ().", hint="Every tensor is [N, ...].")
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise DataError(f"{origin}: {name} is a {tensor.layout if tensor.layout != torch.strided else _dtype(tensor)} tensor.", hint="Give a dense one: tensor.to_dense() or tensor.dequantize().")
+            raise DataError(
+                f"{origin}: {name} is a {tensor.layout if tensor.layout != torch.strided else _dtype(tensor)} tensor.",
+                hint="Give a dense one: tensor.to_dense() or tensor.dequantize().",
+            )
         counts[name] = int(tensor.shape[0])
     if len(set(counts.values())) > 1:
-        raise DataError(f"{origin} has unequal numbers of samples: {', '.join(f'{k} {v:,}' for k, v in counts.items())}.", hint="The first axis of all inputs and targets is the same N.")
+        raise DataError(
+            f"{origin} has unequal numbers of samples: {', '.join(f'{k} {v:,}' for k, v in counts.items())}.",
+            hint="The first axis of all inputs and targets is the same N.",
+        )
     if not next(iter(counts.values())):
         raise DataError(f"{origin} has no samples.", hint="Return None where there is no such split.")
     for name, tensor in _named(samples, origin):
@@ -106,7 +117,9 @@ def _check_finite(tensor: torch.Tensor, name: str, origin: str) -> None:
             first = (start + place[0], *place[1:])
         count += found
     if first is not None:
-        raise DataError(f"{origin}: {count:,} of {tensor.numel():,} values of {name} are NaN or infinite; the first is at {list(first)}.", hint="Remove or replace them.")
+        raise DataError(
+            f"{origin}: {count:,} of {tensor.numel():,} values of {name} are NaN or infinite; the first is at {list(first)}.", hint="Remove or replace them."
+        )
 
 
 def check_same_kind(samples: Samples, example: Samples, split: str) -> None:
@@ -117,11 +130,16 @@ def check_same_kind(samples: Samples, example: Samples, split: str) -> None:
     """
     ours, theirs = dict(_inputs(samples)), dict(_inputs(example))
     if list(ours) != list(theirs):
-        raise DataError(f"data({split!r}) has {', '.join(ours)}, but the example has {', '.join(theirs)}.", hint="All splits and example() give the same inputs.")
+        raise DataError(
+            f"data({split!r}) has {', '.join(ours)}, but the example has {', '.join(theirs)}.", hint="All splits and example() give the same inputs."
+        )
     for name, tensor in ours.items():
         like = theirs[name]
         if tensor.dtype != like.dtype or tensor.ndim != like.ndim:
-            raise DataError(f"data({split!r}): {name} is {_kind(tensor[:1])}, but in the example {_kind(like[:1])} (one sample).", hint="All splits and example() give the same dtypes and axes.")
+            raise DataError(
+                f"data({split!r}): {name} is {_kind(tensor[:1])}, but in the example {_kind(like[:1])} (one sample).",
+                hint="All splits and example() give the same dtypes and axes.",
+            )
 
 
 def check_model_runs(model: nn.Module, example: Samples) -> Any:
@@ -140,15 +158,26 @@ def check_model_runs(model: nn.Module, example: Samples) -> Any:
         raise DataError(f"The model refused {given}; it says: {said}.", hint=_remedy(example)) from error
     leaves = [leaf for leaf in _pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
     if not leaves:
-        raise DataError(f"The model's output is a {type(outputs).__name__} without a tensor.", hint="Let forward return a tensor, or a tuple or dict of tensors.")
+        raise DataError(
+            f"The model's output is a {type(outputs).__name__} without a tensor.", hint="Let forward return a tensor, or a tuple or dict of tensors."
+        )
     for place, leaf in enumerate(leaves):
         if leaf.ndim == 0 or leaf.shape[0] != len(example):
-            raise DataError(f"Output {place} of the model has shape {tuple(leaf.shape)} for {len(example)} samples.", hint="Let forward return only tensors [N, ...], with the samples first.")
+            raise DataError(
+                f"Output {place} of the model has shape {tuple(leaf.shape)} for {len(example)} samples.",
+                hint="Let forward return only tensors [N, ...], with the samples first.",
+            )
         if leaf.is_floating_point() and bool(leaf.isnan().any()):
-            raise ModelError(f"Output {place} of the model has {int(leaf.isnan().sum()):,} NaN among {leaf.numel():,} values for {given}.", hint="Check the checkpoint, and that inputs are scaled as in training.")
+            raise ModelError(
+                f"Output {place} of the model has {int(leaf.isnan().sum()):,} NaN among {leaf.numel():,} values for {given}.",
+                hint="Check the checkpoint, and that inputs are scaled as in training.",
+            )
     for place, (one, two) in enumerate(zip(leaves, [x for x in _pytree.tree_leaves(again) if isinstance(x, torch.Tensor)], strict=True)):
         if one.shape != two.shape or not torch.allclose(one.double(), two.double(), rtol=REPEAT_TOLERANCE, atol=REPEAT_TOLERANCE * _scale(one)):
-            raise ModelError(f"Output {place} of the model differs between two runs on the same inputs.", hint="Look for dropout without self.training, or random numbers in forward.")
+            raise ModelError(
+                f"Output {place} of the model differs between two runs on the same inputs.",
+                hint="Look for dropout without self.training, or random numbers in forward.",
+            )
     return outputs
 
 
@@ -174,7 +203,8 @@ def check_labels(outputs: Any, targets: Any, split: str) -> None:
     if classes > 1 and (low < 0 or high >= classes):
         raise DataError(
             f"data({split!r}): the labels run from {low} to {high}, but the model has {classes} outputs (0 to {classes - 1}).",
-            hint="Number the classes from 0 as in training" + (", or define metric and loss if negative labels are to be ignored." if low < 0 else ", or define metric and loss."),
+            hint="Number the classes from 0 as in training"
+            + (", or define metric and loss if negative labels are to be ignored." if low < 0 else ", or define metric and loss."),
         )
 
 
@@ -213,5 +243,7 @@ def _named(samples: Samples, origin: str) -> Iterator[tuple[str, torch.Tensor]]:
     for path, leaf in _pytree.tree_flatten_with_path(samples.targets)[0]:
         name = f"targets{_pytree.keystr(path)}"
         if not isinstance(leaf, torch.Tensor):
-            raise DataError(f"{origin}: {name} is a {type(leaf).__name__}, not a tensor.", hint="Targets are tensors [N, ...], tuples, lists or dicts of them, or None.")
+            raise DataError(
+                f"{origin}: {name} is a {type(leaf).__name__}, not a tensor.", hint="Targets are tensors [N, ...], tuples, lists or dicts of them, or None."
+            )
         yield name, leaf

@@ -36,10 +36,15 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
             hint=f"Convert it once, where you trust it: safetensors.torch.save_file(torch.load('{path.name}', weights_only=True), '{path.stem}.safetensors').",
         )
     if path.suffix.lower() != ".safetensors":
-        raise ModelError(f"{path} is no .safetensors file.", hint="Save the state dict with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors').")
+        raise ModelError(
+            f"{path} is no .safetensors file.", hint="Save the state dict with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
+        )
     if not path.is_file():
         raise ModelError(f"There is no weights file {path}.", hint="Check the path given to --weights.")
     try:
         return dict(load_file(path))
     except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{path} ({path.stat().st_size:,} bytes) cannot be read as safetensors: {error}.", hint="It is damaged or of another kind: save it again with safetensors.torch.save_file.") from error
+        raise ModelError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as safetensors: {error}.",
+            hint="It is damaged or of another kind: save it again with safetensors.torch.save_file.",
+        ) from error

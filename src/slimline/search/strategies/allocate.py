@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from slimline.search.space import Choice, Corrections, Space
 ROUNDS = 6  # of linearising the costs around the last solution
 TIE = 0.05  # how much a relative change of the second quantity weighs against one of the first
 MARGIN = 0.98  # of a limit that estimates may use
+UNRECOVERED = 3.0  # training brings back most of what structure loses and little of what rounding does: its loss counts so much more
 LEAST, MOST = 2e-3, 1.5  # losses (nats) between which the ladder lies
 
 
@@ -39,6 +41,8 @@ class Allocate:
         mine = [t for t in trials if t.origin.startswith(self.name)]
         tried = {_decided(t.plan) for t in mine}
         corrections = corrections_from(space, trials)
+        if space.recovery.steps:
+            corrections = replace(corrections, losses={**corrections.losses, "weight": UNRECOVERED * corrections.losses.get("weight", 1.0)})
         for step in range(len(mine), 2 * self.levels):
             level = self._level(step)
             if level is None:
@@ -175,5 +179,3 @@ def _polish(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, f
         if choice == before:
             break
     return choice
-
-

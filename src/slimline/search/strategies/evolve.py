@@ -45,7 +45,9 @@ class Evolve:
         distributions: dict[str, optuna.distributions.BaseDistribution] = {
             str(i): optuna.distributions.IntDistribution(0, len(p.options) - 1) for i, p in enumerate(space.places) if len(p.options) > 1
         }
-        study = optuna.create_study(directions=["minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=space.seed + len(mine), n_startup_trials=START_UP))
+        study = optuna.create_study(
+            directions=["minimize", "minimize"], sampler=optuna.samplers.TPESampler(seed=space.seed + len(mine), n_startup_trials=START_UP)
+        )
         for trial in mine:
             choice = space.choice(trial.plan)
             if choice is not None and trial.measurement is not None and trial.measured_loss is not None:

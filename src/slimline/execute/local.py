@@ -78,12 +78,12 @@ class _Pool:
             for connection in self.processes:
                 self._hand(connection, next(waiting))
             while self.holds:
-                for connection in wait(list(self.holds)):
-                    assert isinstance(connection, Connection)
-                    self._receive(connection)
+                for ready in wait(list(self.holds)):
+                    assert isinstance(ready, Connection)
+                    self._receive(ready)
                     place = next(waiting, None)
                     if place is not None:
-                        self._hand(connection, place)
+                        self._hand(ready, place)
             return [self.results[i] for i in range(len(self.items))]
         finally:
             for connection, process in self.processes.items():

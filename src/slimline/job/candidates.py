@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -124,7 +124,7 @@ def certificate_words(report: Report) -> str:
     unit = "" if in_points(quality) else " in metric units"
     outcome = f"{'lost' if drop.observed >= 0 else 'gained'} {difference_text(abs(drop.observed), quality)}{unit}"
     steps, passed = len(certificate.sequence), sum(s.passed for s in certificate.sequence)
-    sequence = f"{steps} finalist{'s were' if steps != 1 else ' was'} fixed in order before these samples were opened and tested until the first failure; {passed} passed, so the chance of any false pass is at most 5 %."
+    sequence = f"{steps} finalist{'s were' if steps != 1 else ' was'} fixed in order before these samples were opened and tested until the first failure; {passed} passed. Tested this way, the chance of any false pass is at most 5 %."
     return (
         f"The original and the delivered file answered the same {drop.samples:,} samples ({SOURCES[certificate.source]}). The file {outcome}; with 95 % confidence the true loss lies below "
         f"{amount_text(drop.upper_95, quality)}, and with 95 % confidence above {amount_text(drop.lower_95, quality)}; {amount_text(drop.allowed, quality)} are allowed. Test: {certificate.test}. "

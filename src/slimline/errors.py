@@ -10,7 +10,8 @@
      ├── LoweringError         the model could not be lowered to the target          exit 2
      ├── BudgetNotMet          no plan meets the budget; holds the closest           exit 3
      ├── TargetNotInstalled    the runtime is missing; holds the command             exit 5
-     └── JournalError          the journal of an earlier run cannot be continued     exit 2
+     ├── JournalError          the journal of an earlier run cannot be continued     exit 2
+     └── WorkerDied            a worker process ended without a result               exit 1
 
 Callers meet ``SlimlineError`` and nothing foreign. The message is one paragraph
 that names the thing, the value and the limit; ``hint`` says what to type next.
@@ -81,3 +82,9 @@ class TargetNotInstalled(SlimlineError):
 
 class JournalError(SlimlineError):
     """A journal that cannot be read or belongs to another job."""
+
+
+class WorkerDied(SlimlineError):
+    """A worker process ended without a result (killed, out of memory, a crash in native code); the message names its item."""
+
+    exit_code = 1

@@ -1,20 +1,17 @@
 from __future__ import annotations
 
+import multiprocessing
 import operator
 import os
+import pickle
 import signal
 import time
 
 import pytest
 
 from slimline.core.contracts import Executor
-from slimline.errors import DataError, SlimlineError
-from slimline.execute.local import Local, WorkerDied
-
-
-def where(seconds: float) -> tuple[float, int, str]:
-    time.sleep(seconds)
-    return seconds, os.getpid(), os.environ.get("OMP_NUM_THREADS", "")
+from slimline.errors import DataError, SlimlineError, WorkerDied
+from slimline.execute.local import Local
 
 
 def test_one_worker_is_this_process_and_takes_any_function() -> None:
@@ -48,11 +45,7 @@ def test_an_exception_keeps_its_type_and_names_the_item_and_the_place() -> None:
 def test_an_exception_that_cannot_be_pickled_still_says_what_it_was() -> None:
     code = "(lambda e: (_ for _ in ()).throw(e))(type('Odd', (Exception,), {})('beyond'))"
     with pytest.raises(RuntimeError, match="Odd: beyond"):
-        Local(workers=2).map(_throw_free(), [f"next({code})", "1"])
-
-
-def _throw_free() -> object:
-    return eval
+        Local(workers=2).map(eval, [f"next({code})", "1"])
 
 
 def test_errors_of_slimline_come_back_whole() -> None:
@@ -72,13 +65,11 @@ def test_a_worker_that_dies_is_named_by_its_item() -> None:
 def test_no_process_is_left_after_a_failure() -> None:
     with pytest.raises(ZeroDivisionError):
         Local(workers=2).map(eval, ["__import__('time').sleep(60)", "1 / 0"])
-    import multiprocessing
-
     assert multiprocessing.active_children() == []
 
 
 def test_what_cannot_be_pickled_says_so_before_any_process_starts() -> None:
-    with pytest.raises((AttributeError, TypeError, __import__("pickle").PicklingError)):
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
         Local(workers=2).map(lambda x: x, [1, 2])
     with pytest.raises(ValueError, match="0 workers"):
         Local(workers=0)

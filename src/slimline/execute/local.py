@@ -13,18 +13,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from slimline.errors import SlimlineError
+from slimline.errors import WorkerDied
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class WorkerDied(SlimlineError):
-    """A worker process ended without a result (killed, out of memory, a crash in native code); the message names its item."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)

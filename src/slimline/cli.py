@@ -180,7 +180,9 @@ def compress(invocation: Invocation, /, as_json: bool, quiet: bool, **options: A
         if report is None:  # a dry run has said all that there is
             return 0
         if as_json:
-            click.echo(report.model_dump_json(indent=2), file=stdout)
+            from slimline.report.json import dumps
+
+            click.echo(dumps(report), file=stdout)
     return INTERRUPTED if report.interrupted else EXIT_OF_VERDICT[report.verdict]
 
 

@@ -30,6 +30,7 @@ from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import Distillation, distil, evaluate, seconds_per_step
 from slimline.model.sites import find_sites
 from slimline.numerics.divergence import divergence
+from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.schedule import Probe, make_schedule
 from slimline.search.sensitivity import Sensitivity
@@ -574,7 +575,17 @@ def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_q
 
 def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan) -> None:
     base = found.baseline_measurement
-    job.progress.best(Best(plan.digest, m.size_bytes, base.size_bytes / m.size_bytes, m.latency_ms.median, base.latency_ms.median / m.latency_ms.median, drop))
+    job.progress.best(
+        Best(
+            plan.digest,
+            m.size_bytes,
+            base.size_bytes / m.size_bytes,
+            m.latency_ms.median,
+            base.latency_ms.median / m.latency_ms.median,
+            drop,
+            in_points(base.quality),
+        )
+    )
 
 
 @dataclass
@@ -585,10 +596,6 @@ class Finalist:
     built: Built
     artifact: Artifact
     scores: torch.Tensor | None
-
-    @property
-    def drop(self) -> float | None:
-        return None if self.trial.measurement is None else self.trial.measurement.quality
 
 
 def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Finalist:

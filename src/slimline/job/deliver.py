@@ -41,7 +41,7 @@ from slimline.measure.plain import Candidate, choose
 from slimline.model.program import Program
 from slimline.model.recover import evaluate
 from slimline.model.trace import quiet, trace
-from slimline.report.sentence import sentence
+from slimline.report.sentence import bytes_text, count_text, difference_text, sentence, time_text
 from slimline.search.space import Space
 from slimline.search.strategies.allocate import corrections_from, solve
 from slimline.search.strategies.uniform import uniform_choice
@@ -424,14 +424,22 @@ def build_report(
 
 
 def _obstacles(job: Job, outcome: Outcome, result: Measurement) -> tuple[str, ...]:
-    said = [f"{v.quantity} is {v.value:,.6g}, the limit {v.limit:,.6g}" for v in job.request.budget.violations(result) if v.quantity != "drop"]
-    i = outcome.interval
+    said = [
+        f"{v.quantity} is {_amount(v.quantity, v.value)}, the limit {_amount(v.quantity, v.limit)}"
+        for v in job.request.budget.violations(result)
+        if v.quantity != "drop"
+    ]
+    i, quality = outcome.interval, outcome.baseline_quality
     if i is not None and i.upper_95 > i.allowed:
         said.append(
-            f"the drop is {i.observed:.4f} with a 95 % limit of {i.upper_95:.4f}, allowed is {i.allowed:.4f}, on {i.samples:,} samples"
+            f"the drop is {difference_text(i.observed, quality)} with a 95 % limit of {difference_text(i.upper_95, quality)}, allowed is {difference_text(i.allowed, quality)}, on {i.samples:,} samples"
             + (f"; at this drop it takes {i.needed_samples:,} to decide" if i.needed_samples else "")
         )
     return tuple(said)
+
+
+def _amount(quantity: str, value: float) -> str:
+    return time_text(value) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
 
 
 def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finalist]) -> tuple[Point, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
-from slimline.search.schedule import Probe, make_schedule
+from slimline.search.schedule import CANDIDATES, LEAST_CANDIDATES, LEAST_SAMPLES, RECOVERY, SENSITIVITY, Clock, Probe, make_schedule
 
 PROBES = [Probe(1e-5, 0.002, 1.0), Probe(1e-4, 0.15, 4.0), Probe(1e-2, 3.0, 20.0)]
 
@@ -27,10 +28,32 @@ def test_recovery_fits_its_share_of_the_time(probe: Probe) -> None:
 
 
 def test_small_noise_of_the_probe_changes_nothing() -> None:
-    exact = make_schedule(120, 100, Probe(1e-5, 0.004, 1.7), options=60, samples=512, train=900, batch=64)
-    noisy = make_schedule(120, 99, Probe(1.2e-5, 0.0046, 1.9), options=60, samples=512, train=900, batch=64)
+    exact = make_schedule(120, 100, Probe(1e-5, 0.004, 1.4), options=60, samples=512, train=900, batch=64)
+    noisy = make_schedule(120, 99, Probe(1.2e-5, 0.0046, 1.55), options=60, samples=512, train=900, batch=64)
     assert exact == noisy
 
 
 def test_without_training_data_nothing_is_trained() -> None:
     assert make_schedule(600, 600, PROBES[0], options=10, samples=100, train=0, batch=64).recovery_steps == 0
+
+
+@pytest.mark.parametrize("seconds", [1, 20, 45, 90, 600, 3600])
+@pytest.mark.parametrize("probe", PROBES)
+def test_what_is_planned_fits_or_is_the_least_that_makes_sense(seconds: float, probe: Probe) -> None:
+    schedule = make_schedule(seconds, seconds, probe, options=150, samples=5000, train=45_000, batch=128)
+    assert 1 <= schedule.finalists <= 3
+    assert schedule.samples_loss == LEAST_SAMPLES or schedule.samples_loss * 150 * probe.forward <= SENSITIVITY * seconds
+    assert schedule.candidates == LEAST_CANDIDATES or schedule.candidates * probe.candidate <= CANDIDATES * seconds
+    assert schedule.recovery_steps * probe.step <= RECOVERY * seconds
+    assert SENSITIVITY + CANDIDATES + RECOVERY < 1, "something is left for measuring and the certificate"
+
+
+def test_never_more_samples_than_there_are() -> None:
+    assert make_schedule(600, 600, PROBES[0], options=10, samples=20, train=0, batch=64).samples_loss == 20
+
+
+def test_the_clock_counts_what_earlier_runs_spent() -> None:
+    clock = Clock(100.0, started=time.monotonic() - 30, spent=75.0)
+    assert 105 <= clock.elapsed < 106 and -6 < clock.left <= -5
+    assert clock.over() and clock.over(1.05) and not clock.over(1.10)
+    assert not Clock(100.0).over(0.5)

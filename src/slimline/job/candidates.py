@@ -107,6 +107,7 @@ def prepare(job: Job) -> Found:
     offered = {s.id: offers(job, s) for s in sites}
     schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
     offered = _affordable(job, offered)
+    workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
         places, more = _option_database(job, workshop, sites, offered, schedule.samples_loss)

@@ -48,6 +48,7 @@ from slimline.search.strategies.uniform import uniform_choice
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
 
+UNCERTIFIABLE = 0.8  # of the allowance: an interval that alone takes so much leaves no drop to be certified
 CHANGED = 3.0  # allowances of answers that may differ from the original's where no test can be passed
 UNIFORM_KEEP = 0.7  # of all channels, with int8: what handwork begins with
 FINAL_SECONDS = 1.5  # of latency measurement for each artefact of the last round
@@ -101,7 +102,8 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
 
     safest = min(kept, key=margin)
     likely = sorted([f for f in kept if margin(f) <= allowed], key=margin)
-    if not likely:  # the holdout is too small to certify anything: no test can choose, so fidelity does
+    least = min(half_width(job, found, [f.scores]) for f in kept)
+    if not likely and least > UNCERTIFIABLE * allowed:  # the holdout is too small to certify anything: no test can choose, so fidelity does
         close = [f for f in kept if faithful(f.trial, base, allowed)]
         return [min(close, key=_objective(job))] if close else [safest]
     # In a fixed sequence a last, daring step costs nothing: if it fails, the one before is delivered.

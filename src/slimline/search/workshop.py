@@ -32,7 +32,8 @@ STRUCTURE_SAMPLES = 512
 class Workshop:
     """The original and everything derived from it once.
 
-    ``calibration`` sets ranges, moments, channel scores and least squares.
+    ``calibration`` sets ranges, moments, channel scores and least squares. ``moments``: whether any method will ask
+    the structure statistics for the layers' input moments, which cost seconds on wide models.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class Workshop:
     target: Target
     loss: Loss | None = None
     seed: int = 0
+    moments: bool = True
     _structures: dict[tuple[Decision, ...], nn.Module] = field(default_factory=dict)
     _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
 
@@ -55,7 +57,7 @@ class Workshop:
     def structure_statistics(self) -> StructureStatistics | None:
         """Channel scores' gradients, gathered at the first use."""
         if self._structure_statistics is None and self.calibration is not None:
-            self._structure_statistics = StructureStatistics.collect(self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=True)
+            self._structure_statistics = StructureStatistics.collect(self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments)
         return self._structure_statistics
 
     def structure_edits(self, decisions: Sequence[Decision]) -> tuple[Structure, ...]:

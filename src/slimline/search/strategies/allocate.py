@@ -18,7 +18,7 @@ ROUNDS = 6  # of linearising the costs around the last solution
 TIE = 0.05  # how much a relative change of the second quantity weighs against one of the first
 MARGIN = 0.98  # of a limit that estimates may use
 UNRECOVERED = 3.0  # training brings back most of what structure loses and little of what rounding does: its loss counts so much more
-LEAST, MOST = 2e-3, 1.5  # losses (nats) between which the ladder lies
+LEAST, MOST = 3e-4, 1.5  # losses (nats) between which the ladder lies
 
 
 class Allocate:

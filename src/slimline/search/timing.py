@@ -99,7 +99,7 @@ def _edge(workshop: Workshop, places: Sequence[Place], full: Mapping[str, Mappin
 def _halves(places: Sequence[Place]) -> tuple[Decision, ...]:
     found = []
     for place in places:
-        widths = [o for o in place.options if o.channels is not None]
+        widths = [o for o in place.options if o.channels is not None and o.decisions]
         if place.site.kind == "channels" and widths:
             found.append(min(widths, key=lambda o: abs((o.channels or 0) - place.site.shape[0] / 2)).decisions[0])
     return tuple(found)

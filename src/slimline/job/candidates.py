@@ -44,6 +44,7 @@ QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
 QAT_RATE = 0.25  # of the learning rate
 TRIAL_SECONDS = 0.4
 LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
+OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
 RECOVERS = 0.35  # of a drop before recovery is left after it, as first seen on ResNet-20; decides who enters the race, not who wins it
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
@@ -146,15 +147,31 @@ def offers(job: Job, site: Site) -> list[Method]:
 
 
 def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
-    """Without factored layers where measuring each by a run of the whole model would eat the time; said in the report."""
+    """The offers that there is time to measure: first factored layers go, then every second width and all but the first setting of each number of bits; said in the report."""
     kept = job.journal.last("schedule")
     assert kept is not None
-    factored = sum(m.stage == "structure" for s, options in offered.items() if "#" not in s for m in options)
-    seconds = factored * float(kept["forward"]) * min(128, int(kept["schedule"]["samples_loss"]))
-    if seconds <= FACTORED_SHARE * job.clock.seconds:
-        return offered
-    job.note(f"low_rank: measuring its {factored} options would take {seconds:.0f} s of {job.clock.seconds:.0f} s; give more --time to have it tried")
-    return {s: [m for m in options if "#" in s or m.stage != "structure"] for s, options in offered.items()}
+    forward, samples = float(kept["forward"]), int(kept["schedule"]["samples_loss"])
+
+    def seconds(offers: dict[str, list[Method]], share: float) -> float:
+        """``share``: of a forward that one option computes again, from its layer on."""
+        return sum(len(options) for options in offers.values()) * forward * samples * share
+
+    structural = {s: [m for m in options if "#" not in s and m.stage == "structure"] for s, options in offered.items()}
+    if (needed := seconds(structural, 1.0)) > FACTORED_SHARE * job.clock.seconds:
+        job.note(f"low_rank: measuring its options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have it tried")
+        offered = {s: [m for m in options if m not in structural[s]] for s, options in offered.items()}
+    if (needed := seconds(offered, 0.6)) > OPTIONS_SHARE * job.clock.seconds:
+        job.note(f"half of all options: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
+        offered = {s: options[1::2] if "#" in s and len(options) > 2 else _first_of_each(options) for s, options in offered.items()}
+    return offered
+
+
+def _first_of_each(options: list[Method]) -> list[Method]:
+    """The first option of each method and number of bits."""
+    best: dict[tuple[str, object], Method] = {}
+    for method in options:
+        best.setdefault((method.name, getattr(method, "bits", None)), method)
+    return list(best.values())
 
 
 def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:

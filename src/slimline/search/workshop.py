@@ -57,7 +57,9 @@ class Workshop:
     def structure_statistics(self) -> StructureStatistics | None:
         """Channel scores' gradients, gathered at the first use."""
         if self._structure_statistics is None and self.calibration is not None:
-            self._structure_statistics = StructureStatistics.collect(self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments)
+            self._structure_statistics = StructureStatistics.collect(
+                self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments
+            )
         return self._structure_statistics
 
     def structure_edits(self, decisions: Sequence[Decision]) -> tuple[Structure, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,10 @@ class Samples:
         """Consecutive batches of ``size``, the last one shorter."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Samples:
+        """With every input changed by ``function``; targets stay."""
+        return Samples(tuple(map(function, self.args)), {k: function(v) for k, v in self.kwargs.items()}, self.targets)
 
     def without_targets(self) -> Samples:
         return Samples(self.args, self.kwargs, None)

@@ -20,6 +20,7 @@ from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.apply import apply_structure
 from slimline.model.program import Program, Run
 from slimline.model.quantizers import FakeValue
+from slimline.model.recover import channels_last
 from slimline.numerics.divergence import divergence
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
@@ -35,7 +36,10 @@ class Sensitivity:
     samples: Samples
 
     def __post_init__(self) -> None:
-        self.program: Program = self.workshop.program
+        self.program: Program = self.workshop.program.copy()
+        if channels_last(self.samples):  # a copy of its own: twice as fast on EfficientNet-Lite0, and the lowering sees the other
+            self.program.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.samples = self.samples.map(lambda t: t.contiguous(memory_format=torch.channels_last))
         with torch.inference_mode():
             self.reference: Run = self.program.run(self.samples, keep=True)
         self.nodes = {v: k for k, v in self.program.names.items()}
@@ -51,7 +55,7 @@ class Sensitivity:
         """Every numeric option of a weight site."""
         for method in methods:
             try:
-                edits = self.workshop.numeric_edits(self.program, site.id, method, self.workshop.statistics)
+                edits = self.workshop.numeric_edits(self.workshop.program, site.id, method, self.workshop.statistics)
             except (UnsupportedSite, UnsupportedFormat) as refusal:
                 yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
                 continue

@@ -221,7 +221,6 @@ class Compared:
 def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
     """Plain int8, uniform pruning, and each method alone at the loss of what is delivered; none recovered. As many as time allows."""
     made: list[Compared] = []
-    base = found.baseline_measurement
     with timed(job, "measuring references", 0.95):
         made += _plain(job, found)
         level = max(outcome.finalist.trial.measured_loss or 0.0, 1e-3)
@@ -234,7 +233,6 @@ def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
                 made.append(Compared(name, found.workshop.lower(built), _parameters(built.program), built.program.macs()))
             except SlimlineError as error:
                 job.note(f"the reference {name}: {error.message}")
-    del base
     return made
 
 

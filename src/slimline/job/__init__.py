@@ -147,7 +147,9 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     if base is None:
         return last[: found.schedule.finalists]
     allowed = job.request.budget.max_drop.allowed(base)
-    untrained = [t for t in found.trials if t.measurement is not None and not t.violations and t.plan.digest not in found.modules]
+    winners = last[:WINNERS] if found.modules else []
+    won = {t.plan.digest for t in winners}
+    untrained = [t for t in found.trials if t.measurement is not None and not t.violations and t.plan.digest not in won]
     close = deliver.half_width(job, found, [])
 
     def keeps(trial: Trial, margin: float) -> bool:
@@ -157,7 +159,6 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
         return trial.measurement.cost(job.request.budget.minimize) if trial.measurement is not None else 0.0
 
     ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if deliver.faithful(t, base, allowed)], key=objective)
-    winners = last[:WINNERS] if found.modules else []
     return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
 
 

@@ -102,6 +102,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     target_class = find("targets", request.target)
     target_class.require()
     find("strategies", request.strategy)
+    if request.references_full:
+        raise UsageError("--references full is not there yet: references are measured without recovery.", hint="Leave it out.")
     model = source.model()
     splits = {name: source.data(name) for name in ("train", "search")}
     example = source.example()

@@ -359,3 +359,13 @@ def test_measure_says_what_is_wrong(task: str, capsys: pytest.CaptureFixture[str
     assert run("measure", path, "--data", "data_of_mine.py") == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
+
+
+def test_every_file_of_commands_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(p.stem for p in Path(cli.commands.__path__[0]).glob("[!_]*.py"))
+    assert cli.command_line.list_commands(None) == files
+    for name in files:
+        found = cli.command_line.get_command(None, name)
+        assert found is not None and found.name == name and found.help, name
+    assert run("none") == 2 and run("_options") == 2
+    assert capsys.readouterr().err.count("No such command") == 2

@@ -36,7 +36,9 @@ def test_the_task_file_of_the_readme_is_one() -> None:
 @pytest.mark.parametrize("line", [x.removeprefix("$ ") for b in blocks("console") for x in b.splitlines() if "slimline" in x])
 def test_commands_have_the_options_that_the_readme_gives_them(line: str) -> None:
     _, command, *arguments = shlex.split(line)
-    known = {o for p in cli.command_line.commands[command].params for o in p.opts}
+    found = cli.command_line.get_command(None, command)
+    assert found is not None
+    known = {o for p in found.params for o in p.opts}
     assert {a for a in arguments if a.startswith("--")} <= known
 
 

@@ -1,0 +1,99 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slimline.errors import UsageError
+
+
+def read_by(parser: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A callback that has a function of ``core.budget`` read the option; it is imported when it is used."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        from slimline.core import budget
+
+        if value is None:
+            return None
+        try:
+            return budget.Drop.parse(value) if parser == "drop" else getattr(budget, f"parse_{parser}")(value)
+        except UsageError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return read
+
+
+def _quantity(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    from slimline.core.budget import QUANTITIES
+
+    if value not in QUANTITIES:
+        raise click.BadParameter(f"{value!r} is none of {', '.join(QUANTITIES)}.", ctx, param)
+    return value
+
+
+def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command that takes a model has."""
+    for option in reversed(
+        (
+            click.argument("model", metavar="MODEL"),
+            click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors", help="A state dict to load into the model."),
+            click.option("--data", type=click.Path(path_type=Path), metavar="FILE.py", help="Take data, metric, loss and example from another file."),
+            click.option(
+                "--metric",
+                default="",
+                metavar="NAME",
+                help="A built-in metric instead of the task's own: top1, top5, precision, recall, f1, auroc, neg_mse, cosine.",
+            ),
+            click.option("--target", "targets", multiple=True, metavar="NAME", help="The runtime to compress for (onnxruntime)."),
+            click.option("--device", default="host", show_default=True, metavar="NAME", help="A device profile."),
+            click.option("--methods", callback=names, metavar="A,B", help="Only these methods; `slimline methods` lists them."),
+            click.option("--without", callback=names, metavar="A,B", help="Never these methods."),
+            click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call when latency is measured."),
+            click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="The runtime's threads in every measurement."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option(
+                "--max-size", "size_bytes", metavar="SIZE", callback=read_by("bytes"), help="Bytes of the artefact: 300KB, 1.5MB; KB = 1,000, KiB = 1,024."
+            ),
+            click.option("--max-download", "download_bytes", metavar="SIZE", callback=read_by("bytes"), help="Bytes to download."),
+            click.option(
+                "--max-memory", "memory_bytes", metavar="SIZE", callback=read_by("bytes"), help="Weights as loaded plus the peak of live activations."
+            ),
+            click.option("--max-latency", "latency_ms", metavar="TIME", callback=read_by("milliseconds"), help="Median time of one call: 2ms, 800us."),
+            click.option("--max-macs", "macs", metavar="COUNT", callback=read_by("count"), help="Multiply-adds per sample: 10M."),
+            click.option(
+                "--max-drop",
+                metavar="DROP",
+                callback=read_by("drop"),
+                default="1%",
+                show_default=True,
+                help="Quality that may be lost: 1% or 0.01 in metric units, 2%rel of the original's.",
+            ),
+            click.option(
+                "--minimize",
+                metavar="QUANTITY",
+                callback=_quantity,
+                default="latency",
+                show_default=True,
+                help="What to minimise within the limits: size, download, latency, memory, macs.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command

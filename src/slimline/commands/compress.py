@@ -1,0 +1,75 @@
+"""``slimline compress``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, written
+from slimline.commands._options import budget_options, model_options, read_by
+from slimline.commands._request import load_task, make_request
+from slimline.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from slimline.core.request import Request
+    from slimline.core.result import Report
+    from slimline.sources.task_file import TaskFile
+
+
+@click.command()
+@model_options
+@budget_options
+@click.option("--time", "seconds", metavar="TIME", callback=read_by("seconds"), default="10m", show_default=True, help="Wall clock of the whole command.")
+@click.option("--strategy", default="allocate", show_default=True, metavar="NAME", help="How candidates are chosen.")
+@click.option("--references", type=click.Choice(["full"]), help="Give every reference the recovery that the finalist had, after --time.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR", help="Where the artefact and the report go.")
+@click.option("--resume", is_flag=True, help="Go on with an earlier run in --out; the time already spent counts.")
+@click.option("--force", is_flag=True, help="Overwrite --out.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="The report alone on standard output, everything else on standard error.")
+@click.option("--quiet", is_flag=True, help="No progress; only the verdict.")
+@click.pass_obj
+def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Compress MODEL, a task file: FILE.py, or FILE.py:function.
+
+    \b
+    Exit status: 0 pass; 2 something to mend; 3 a budget is missed;
+    4 not enough samples to certify the drop; 5 the target is not installed; 130 interrupted.
+    """
+    if options["resume"] and options["force"]:
+        raise UsageError("--resume goes on with what is in --out, --force throws it away.", hint="Give one of them.")
+    if options["out"].exists() and not options["out"].is_dir():
+        raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
+    with reserved_stdout(as_json) as stdout:
+        source = load_task(options)
+        request = make_request(invocation, source, options)
+        with written(request.out):
+            report = _run(source, request, console(as_json), quiet)
+        if report is None:  # a dry run has said all that there is
+            return 0
+        if as_json:
+            from slimline.report.json import dumps
+
+            click.echo(dumps(report), file=stdout)
+    return INTERRUPTED if report.interrupted else STATUS_OF_VERDICT[report.verdict]
+
+
+def _run(source: TaskFile, request: Request, console: Console, quiet: bool) -> Report | None:
+    from slimline.core.progress import Silent
+    from slimline.job import compress_request
+    from slimline.report.terminal import LiveProgress, print_verdict
+
+    if quiet:
+        report: Report | None = compress_request(source, request, Silent())
+        if report is not None:
+            console.print(report.sentence, highlight=False, soft_wrap=True)
+        return report
+    with LiveProgress(console) as progress:
+        report = compress_request(source, request, progress)
+    if report is not None:
+        print_verdict(report, request.out, console)
+    return report

@@ -1,0 +1,20 @@
+"""``slimline targets``: where a model can run."""
+
+from __future__ import annotations
+
+import click
+
+from slimline.commands._invocation import table
+
+
+@click.command()
+def command() -> int:
+    """List the runtimes, and which are installed."""
+    from slimline.core.registry import registered
+
+    rows = [
+        (name, target.version() if target.installed() else "not installed", "" if target.installed() else target.install)
+        for name, target in registered("targets").items()
+    ]
+    table(("target", "version", "to install"), rows)
+    return 0

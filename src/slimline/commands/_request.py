@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimline.commands._invocation import Invocation
 from slimline.errors import TargetNotInstalled, UsageError
 
 if TYPE_CHECKING:
+    from slimline.core.plan import Plan
     from slimline.core.request import Request
     from slimline.sources.task_file import TaskFile
 
@@ -57,12 +59,30 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
     return Request(
         target=_target(options["targets"]),
         budget=Budget(**limits, batch=options["batch"], threads=options["threads"]),
+        plan=None if options.get("plan") is None else _plan(options["plan"]),
         references_full=options.get("references") == "full",
         model_name=source.name,
         command=invocation.command,
         started=invocation.started,
         **same,
     )
+
+
+def _plan(file: Path) -> Plan:
+    """A plan that an earlier run wrote."""
+    import pydantic
+
+    from slimline.core.plan import Plan
+
+    try:
+        return Plan.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise UsageError(f"The plan {file} cannot be read: {error.strerror}.", hint="Give the plan.json of an earlier run.") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"{file} is not a plan: {first['msg']} at {'.'.join(map(str, first['loc'])) or 'its start'}.", hint="Give the plan.json of an earlier run."
+        ) from error
 
 
 def _target(names: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @budget_options
 @click.option("--time", "seconds", metavar="TIME", callback=read_by("seconds"), default="10m", show_default=True, help="Wall clock of the whole command.")
 @click.option("--strategy", default="allocate", show_default=True, metavar="NAME", help="How candidates are chosen.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE.json", help="Carry out this plan (an earlier run's plan.json) instead of searching.")
 @click.option("--references", type=click.Choice(["full"]), help="Give every reference the recovery that the finalist had, after --time.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR", help="Where the artefact and the report go.")
 @click.option("--resume", is_flag=True, help="Go on with an earlier run in --out; the time already spent counts.")

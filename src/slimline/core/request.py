@@ -8,6 +8,7 @@ import pydantic
 
 from slimline.core.budget import Budget
 from slimline.core.data import Data
+from slimline.core.plan import Plan
 
 
 class Request(Data):
@@ -15,6 +16,7 @@ class Request(Data):
 
     ``seconds``: wall clock of the whole command, those already spent before a resume included.
     ``methods``: only these (``keep`` is always there); empty is all. ``without``: never these.
+    ``plan``: carry out this one instead of searching.
     ``metric``: the name of a built-in one, or empty: the task's own or the default.
     ``started``: when the command began (``time.monotonic()``), so that start-up counts too.
     """
@@ -26,6 +28,7 @@ class Request(Data):
     methods: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     strategy: str = "allocate"
+    plan: Plan | None = None
     metric: str = ""
     references_full: bool = False
     seed: int = 0

@@ -35,6 +35,7 @@ from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.schedule import Probe, make_schedule
 from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
+from slimline.search.strategies.replay import Replay, planned
 from slimline.search.timing import measure_timing
 from slimline.search.workshop import Built, Workshop
 from slimline.store.cache import key
@@ -107,7 +108,7 @@ def prepare(job: Job) -> Found:
         budget.max_drop.allowed(quality)
     offered = {s.id: offers(job, s) for s in sites}
     schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
-    offered = _affordable(job, offered)
+    offered = offered if job.request.plan is not None else _affordable(job, offered)
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
@@ -127,7 +128,7 @@ def prepare(job: Job) -> Found:
         job.request.seed,
     )
     _check_reachable(job, space)
-    space = space.pruned()
+    space = space if job.request.plan is not None else space.pruned()
     augmentation = Augmentation()
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):
@@ -142,7 +143,9 @@ def prepare(job: Job) -> Found:
 
 
 def offers(job: Job, site: Site) -> list[Method]:
-    """Every option of the allowed methods at a site, ``keep`` left out (it is always there)."""
+    """Every option of the allowed methods at a site, ``keep`` left out (it is always there); of a plan that is carried out, its own."""
+    if job.request.plan is not None:
+        return planned(job.request.plan, site)
     return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
 
 
@@ -351,8 +354,8 @@ def search(job: Job, found: Found) -> None:
     """Candidates of the strategy, built without training and measured in the runtime, until the schedule is done."""
     resumed = [Trial.model_validate(t) for t in job.journal.events("trial")]
     found.trials += resumed
-    strategy_class = find("strategies", job.request.strategy)
-    strategy = strategy_class(found.schedule.candidates)
+    given = job.request.plan
+    strategy = Replay(plan=given) if given is not None else find("strategies", job.request.strategy)(found.schedule.candidates)
     loss_samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
     reference = evaluate(job.model, loss_samples)
     count = 0

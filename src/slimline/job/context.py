@@ -24,6 +24,7 @@ from slimline.errors import DataError, OutputError, UsageError
 from slimline.measure import quality
 from slimline.model.recover import evaluate
 from slimline.search.schedule import Clock
+from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
 from slimline.store.journal import Journal
 
@@ -110,6 +111,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     calibration, evaluation = _parts(splits["train"], splits["search"], request.seed)
     metric_name, metric = _metric(source, request, model, example, evaluation or calibration)
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
+    if request.plan is not None:
+        check_replayable(request.plan, mark)
     header = {
         "model": mark.model_dump(),
         "task": source.name,

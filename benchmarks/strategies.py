@@ -21,8 +21,9 @@ from slimline.core.progress import Silent
 from slimline.core.registry import find
 from slimline.core.request import Request
 from slimline.core.trial import Trial
-from slimline.job import candidates
 from slimline.job.context import open_job
+from slimline.job.prepare import prepare
+from slimline.job.search import try_plan
 from slimline.model.recover import evaluate
 from slimline.sources.task_file import TaskFile
 
@@ -64,7 +65,7 @@ def main() -> None:
     given = parser.parse_args()
     source = TaskFile.load(str(given.task))
     job = open_job(source, Request(out=given.out, force=True, seconds=3600, model_name=source.name), Silent())
-    found = candidates.prepare(job)
+    found = prepare(job)
     base = found.baseline_measurement
     assert base.quality is not None
     samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
@@ -82,7 +83,7 @@ def main() -> None:
                 plan = strategy.propose(space, Budget(), trials)
                 if plan is None:
                     break
-                trial = candidates._try(job, found, plan, name, samples, reference)
+                trial = try_plan(job, found, plan, name, samples, reference)
                 trials.append(trial)
                 place = corner(trial, base.size_bytes, base.latency_ms.median, base.quality)
                 if place is not None:

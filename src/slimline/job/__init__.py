@@ -22,9 +22,14 @@ from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
-from slimline.job import candidates, deliver
-from slimline.job.candidates import Finalist, Found
+from slimline.job.certificate import Outcome, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, open_job
+from slimline.job.found import Found, timed
+from slimline.job.prepare import prepare
+from slimline.job.recovery import Finalist, finish, recover
+from slimline.job.references import final_round, references
+from slimline.job.reporting import build_report, files_of
+from slimline.job.search import search
 from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.write import write_outputs
@@ -103,10 +108,10 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
     found: Found | None = None
     with job.journal:
         try:
-            found = candidates.prepare(job)
-            candidates.search(job, found)
+            found = prepare(job)
+            search(job, found)
             finalists = _finalists(job, found)
-            outcome = deliver.certify(job, found, deliver.order(job, found, finalists))
+            outcome = certify(job, found, order(job, found, finalists))
             return _deliver(job, found, outcome, finalists, interrupted=False)
         except KeyboardInterrupt:
             if found is None or not any(t.measurement for t in found.trials):
@@ -118,8 +123,8 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
 def _finalists(job: Job, found: Found) -> list[Finalist]:
     """The untrained front's safest member and the race's winners, finished."""
     base = found.baseline_measurement.quality
-    halfwidth = deliver.half_width(job, found, [])
-    last = candidates.recover(job, found, halfwidth)
+    halfwidth = half_width(job, found, [])
+    last = recover(job, found, halfwidth)
     threshold = None if base is None else 0.5 * max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
     tried = [t for t in found.trials if t.measurement is not None]
     if not tried:
@@ -132,8 +137,8 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
             job.note(f"{len(chosen) - len(finished)} finalists: no time was left to finish them")
             break
         try:
-            with candidates.timed(job, "finishing the best", 0.86):
-                finished.append(candidates.finish(job, found, trial, threshold if found.schedule.recovery_steps else None))
+            with timed(job, "finishing the best", 0.86):
+                finished.append(finish(job, found, trial, threshold if found.schedule.recovery_steps else None))
         except SlimlineError as error:
             job.note(f"a finalist failed: {error.message[:200]}")
     if not finished:
@@ -150,7 +155,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     winners = last[:WINNERS] if found.modules else []
     won = {t.plan.digest for t in winners}
     untrained = [t for t in found.trials if t.measurement is not None and not t.violations and t.plan.digest not in won]
-    close = deliver.half_width(job, found, [])
+    close = half_width(job, found, [])
 
     def keeps(trial: Trial, margin: float) -> bool:
         return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - margin
@@ -158,7 +163,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     def objective(trial: Trial) -> float:
         return trial.measurement.cost(job.request.budget.minimize) if trial.measurement is not None else 0.0
 
-    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if deliver.faithful(t, base, allowed)], key=objective)
+    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(t, base, allowed)], key=objective)
     return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
 
 
@@ -167,11 +172,11 @@ def _nothing_worked(trials: list[Trial]) -> SlimlineError:
     return BudgetNotMet(f"No candidate could be built: {said}", hint="Loosen the budget, or allow more methods (slimline methods).")
 
 
-def _deliver(job: Job, found: Found, outcome: deliver.Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
-    compared = [] if interrupted else deliver.references(job, found, outcome)
-    base, result, references = deliver.final_round(job, found, outcome, compared)
-    report = deliver.build_report(job, found, outcome, base, result, references, finalists, interrupted=interrupted)
-    write_outputs(job.directory, report, deliver.files_of(job, found, outcome))
+def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
+    compared = [] if interrupted else references(job, found, outcome)
+    base, result, measured = final_round(job, found, outcome, compared)
+    report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted)
+    write_outputs(job.directory, report, files_of(job, found, outcome))
     job.journal.append("done", {"verdict": report.verdict, "plan": outcome.finalist.trial.plan.digest}, job.clock.elapsed)
     return report
 
@@ -181,9 +186,9 @@ def _best_so_far(job: Job, found: Found) -> Report:
     tried = [t for t in found.trials if t.measurement is not None]
     good = [t for t in tried if not t.violations] or tried
     best = min(good, key=lambda t: t.measurement.cost(job.request.budget.minimize) if not t.violations else (t.measured_loss or 0.0)) if good else tried[0]  # type: ignore[union-attr]
-    finalist = candidates.finish(job, found, best, None)
+    finalist = finish(job, found, best, None)
     m = finalist.trial.measurement
-    outcome = deliver.Outcome(
+    outcome = Outcome(
         finalist,
         "inconclusive",
         None,

@@ -1,0 +1,177 @@
+"""The certificate: which finalists are tested on the holdout, in which order, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimline.core.result import (
+    Certificate,
+    DropInterval,
+    Verdict,
+)
+from slimline.core.samples import Samples
+from slimline.core.trial import Agreement, Trial
+from slimline.job.context import STATE, Job, as_outputs, flat
+from slimline.job.found import Found, timed
+from slimline.job.recovery import Finalist
+from slimline.measure.agreement import agreement
+from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
+from slimline.measure.fresh import run_fresh
+from slimline.model.recover import evaluate
+
+UNCERTIFIABLE = 0.8  # of the allowance: an interval that alone takes so much leaves no drop to be certified
+CHANGED = 3.0  # allowances of answers that may differ from the original's where no test can be passed
+
+
+@dataclass
+class Outcome:
+    """What is delivered, and what was found about it on the holdout."""
+
+    finalist: Finalist
+    verdict: Verdict
+    interval: DropInterval | None
+    certificate: Certificate | None
+    fidelity: Agreement | None
+    close: Agreement | None
+    quality: float | None
+    baseline_quality: float | None
+    rss: int | None
+    baseline_rss: int | None
+    samples: Samples | None
+    baseline_outputs: Any = None
+
+
+def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) -> float:
+    """What the interval on the holdout will add to the observed drop, from how often finalists and original differ here."""
+    samples = job.source.data("holdout")
+    if samples is None or found.baseline_scores is None:
+        return 0.0
+    differing = [float((s - found.baseline_scores).abs().mean()) for s in scores if s is not None]
+    discordance = max(differing, default=0.05)
+    return expected_half_width(discordance, len(samples))
+
+
+def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:
+    """The certificate's sequence, at most three: from the most conservative to the best objective, those likely to pass; the safest if none is."""
+    budget = job.request.budget
+    kept = [f for f in finalists if not [v for v in f.trial.violations if v.quantity != "drop"]] or list(finalists)
+    base = found.baseline_measurement.quality
+    if base is None:
+        return [min(kept, key=_objective(job))][:1]
+    allowed = budget.max_drop.allowed(base)
+    count = len(job.evaluation) if job.evaluation is not None else 0
+
+    def margin(f: Finalist) -> float:
+        """Drop to expect on the holdout, plus the half-width there."""
+        discordance = 0.05 if f.scores is None or found.baseline_scores is None else float((f.scores - found.baseline_scores).abs().mean())
+        assert f.trial.measurement is not None and f.trial.measurement.quality is not None
+        drop = shrunk(base - f.trial.measurement.quality, discordance, count, len(finalists))
+        return drop + half_width(job, found, [f.scores])
+
+    safest = min(kept, key=margin)
+    likely = sorted([f for f in kept if margin(f) <= allowed], key=margin)
+    least = min(half_width(job, found, [f.scores]) for f in kept)
+    if not likely and least > UNCERTIFIABLE * allowed:  # the holdout is too small to certify anything: no test can choose, so fidelity does
+        close = [f for f in kept if faithful(f.trial, base, allowed)]
+        return [min(close, key=_objective(job))] if close else [safest]
+    # In a fixed sequence a last, daring step costs nothing: if it fails, the one before is delivered.
+    seen = [
+        f
+        for f in kept
+        if f.trial.measurement is not None
+        and f.trial.measurement.quality is not None
+        and base - f.trial.measurement.quality <= allowed - 0.5 * half_width(job, found, [f.scores])
+    ]
+    steps = [safest]
+    for finalist in [*likely, *sorted((f for f in seen if f not in likely), key=margin)]:
+        if _objective(job)(finalist) < 0.995 * _objective(job)(steps[-1]) and finalist is not safest:
+            steps.append(finalist)
+    if len(steps) > 3:
+        steps = [steps[0], steps[-2], steps[-1]]
+    return steps
+
+
+def faithful(trial: Trial, base: float, allowed: float) -> bool:
+    """Within the allowance as far as seen, and few answers changed: at most ``CHANGED`` times the allowance."""
+    m, f = trial.measurement, trial.fidelity
+    if m is None or m.quality is None or base - m.quality > allowed:
+        return False
+    return f is None or f.top1 is None or 1 - f.top1 <= CHANGED * allowed
+
+
+def _objective(job: Job) -> Callable[[Finalist], float]:
+    def value(finalist: Finalist) -> float:
+        assert finalist.trial.measurement is not None
+        return finalist.trial.measurement.cost(job.request.budget.minimize)
+
+    return value
+
+
+def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
+    """Open the holdout, once: each finalist's file runs in a fresh process until the first one fails its test."""
+    opened = job.journal.last("certified")
+    samples = job.source.data("holdout")
+    base = found.baseline_measurement.quality
+    folder = job.directory / STATE / "finalists"
+    folder.mkdir(parents=True, exist_ok=True)
+    if samples is None or base is None:
+        finalist = sequence[0]
+        _, rss = _fresh(folder, finalist, job.example)
+        job.note("whether quality was kept: there is no data to measure it on")
+        verdict: Verdict = "fail" if finalist.trial.violations else "inconclusive"
+        return Outcome(finalist, verdict, None, None, None, finalist.trial.agreement, None, None, rss, None, None)
+    with timed(job, "certifying on the holdout", 0.92):
+        baseline_file = folder / f"baseline{found.baseline.suffix}"
+        found.baseline.write(baseline_file)
+        raw, baseline_rss = run_fresh(baseline_file, found.baseline.inputs, samples)
+        original = as_outputs(raw, found.original)
+        baseline_quality, baseline_scores = job.score(original, samples, original)
+        allowed = job.request.budget.max_drop.allowed(baseline_quality)
+        seen: dict[int, tuple[Any, int, float]] = {}
+
+        def test(place: int) -> tuple[DropInterval, str]:
+            outputs, rss = _fresh(folder, sequence[place], samples)
+            shaped = as_outputs(outputs, found.original)
+            quality, scores = job.score(shaped, samples, original)
+            seen[place] = (shaped, rss, quality)
+            if scores is not None and baseline_scores is not None:
+                return drop_interval(baseline_scores, scores, allowed)
+            targets = samples.targets if samples.targets is not None else original
+            return bootstrap_interval(job.metric, original, shaped, targets, allowed, job.request.seed)
+
+        source = job.source.holdout_source or "from_train"
+        names = [f.trial.plan.digest for f in sequence]
+        if opened is not None and opened.get("sequence") == names:
+            job.note("the holdout was opened by an earlier part of this run with the same finalists: the same test is repeated, nothing is chosen by it again")
+        job.journal.append("certified", {"sequence": names}, job.clock.elapsed)
+        place, interval, certificate = fixed_sequence([(f.trial.plan.digest, lambda i=i: test(i)) for i, f in enumerate(sequence)], source)  # type: ignore[misc, arg-type]
+    finalist = sequence[place]
+    shaped, rss, quality = seen[place]
+    verdict = decide(interval, source)  # type: ignore[arg-type]
+    if [v for v in finalist.trial.violations if v.quantity != "drop"]:
+        verdict = "fail"
+    if source == "from_train":
+        job.note("generalisation: the holdout was taken from the training data, which the original has seen, so nothing is certified")
+    fidelity = agreement(flat(shaped), flat(original))
+    assert finalist.built.stored is not None
+    part = samples[: min(len(samples), 500)]
+    stored = evaluate_stored(finalist, part)
+    close = agreement(tuple(t[: len(part)] for t in flat(shaped)), flat(stored))
+    return Outcome(finalist, verdict, interval, certificate, fidelity, close, quality, baseline_quality, rss, baseline_rss, samples, original)
+
+
+def evaluate_stored(finalist: Finalist, samples: Samples) -> Any:
+    """Outputs of the stored form in PyTorch: what the artefact must agree with."""
+    assert finalist.built.stored is not None
+    return evaluate(finalist.built.stored.module, samples)
+
+
+def _fresh(folder: Path, finalist: Finalist, samples: Samples) -> tuple[tuple[torch.Tensor, ...], int]:
+    file = folder / f"{finalist.trial.plan.digest}{finalist.artifact.suffix}"
+    finalist.artifact.write(file)
+    return run_fresh(file, finalist.artifact.inputs, samples)

@@ -1,0 +1,112 @@
+"""What the search knows, and how an artefact is measured: shared by everything after the start of a job."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.contracts import Artifact
+from slimline.core.result import Schedule
+from slimline.core.site import Refusal
+from slimline.core.trial import Agreement, Latency, Measurement, Trial
+from slimline.errors import SlimlineError
+from slimline.job.context import Job, as_outputs, flat
+from slimline.measure.agreement import agreement
+from slimline.measure.size import download_bytes
+from slimline.model.augment import Augmentation
+from slimline.search.space import Space
+from slimline.search.workshop import Built, Workshop
+
+TRIAL_SECONDS = 0.4
+
+
+@dataclass
+class Found:
+    """What the search knows: grows as it goes."""
+
+    workshop: Workshop
+    space: Space
+    refused: list[Refusal]
+    schedule: Schedule
+    baseline: Artifact
+    baseline_measurement: Measurement
+    original: Any
+    baseline_scores: torch.Tensor | None
+    bf16: bool
+    batch: int
+    augmentation: Augmentation
+    trials: list[Trial] = field(default_factory=list)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    quantized: dict[str, Built] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
+    """A stage: announced, and its seconds counted."""
+    job.progress.stage(name, fraction, max(0.0, job.clock.left))
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        job.spent[name] = round(job.spent.get(name, 0.0) + time.monotonic() - start, 2)
+
+
+def measure(job: Job, workshop: Workshop, artifact: Artifact, latency: Latency, quality: float | None, program: Any, rss: int | None = None) -> Measurement:
+    """Everything about an artefact but its latency and quality, which are handed in."""
+    download, codec = download_bytes(artifact.payload)
+    return Measurement(
+        size_bytes=artifact.size_bytes,
+        download_bytes=download,
+        download_codec=codec,
+        memory_bytes=job.target.memory(artifact, job.example),
+        rss_bytes=rss,
+        parameters=sum(t.numel() for t in program.parameters().values() if t.is_floating_point()),
+        macs=program.macs(),
+        latency_ms=latency,
+        quality=quality,
+    )
+
+
+def scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, torch.Tensor | None, Agreement | None]:
+    """Quality, per-sample scores and fidelity on the evaluation samples, from the artefact's own outputs; ``None`` without data."""
+    if job.evaluation is None:
+        return None, None, None
+    raw = job.target.run(artifact, job.evaluation, threads=2)
+    quality, scores = job.score(as_outputs(raw, found.original), job.evaluation, found.original)
+    return quality, scores, agreement(raw, flat(found.original))
+
+
+def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -> Latency:
+    """Measured interleaved with the baseline, and scaled by what the baseline takes now against what it took at the start.
+
+    A machine that others use is slower at one time than at another; the ratio is not.
+    """
+    budget = job.request.budget
+    now, latency = job.target.latency([found.baseline, artifact], job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
+    scale = found.baseline_measurement.latency_ms.median / now.median
+    return latency.model_copy(update={"median": latency.median * scale, "p95": latency.p95 * scale})
+
+
+def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
+    """A layer that the plan calls integer and the runtime runs in float fails the plan.
+
+    Raises:
+        SlimlineError: naming the layers.
+    """
+    wanted = {p for p, e in (built.stored.encoded if built.stored is not None else {}).items() if e.execute in ("integer", "dynamic")}
+    if not wanted:
+        return
+    operations = job.target.operations(artifact, job.example, threads=1)
+    weighted = [o for o in operations if o.weight in wanted]
+    floating = sorted({o.weight for o in weighted if o.executes != "integer"})
+    if floating:
+        raise SlimlineError(f"{job.target.name} runs {', '.join(floating[:3])} in float although the plan says integer.")
+    missing = sorted(wanted - {o.weight for o in weighted})
+    if missing:
+        job.note(f"whether {', '.join(missing[:3])} run in integers could not be read back from {job.target.name}")

@@ -1,0 +1,282 @@
+"""Before the first candidate: sites, the schedule, the option database, and what layers take."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from slimline.core.contracts import Artifact
+from slimline.core.plan import Method, Recovery
+from slimline.core.result import Schedule
+from slimline.core.site import Refusal, Site
+from slimline.core.trial import Measurement
+from slimline.errors import BudgetNotMet
+from slimline.job.context import Job
+from slimline.job.found import TRIAL_SECONDS, Found, measure, timed
+from slimline.job.recovery import CALIBRATION_BATCH
+from slimline.model.augment import Augmentation, find_augmentation
+from slimline.model.recover import evaluate, seconds_per_step
+from slimline.model.sites import find_sites
+from slimline.search.schedule import Probe, make_schedule
+from slimline.search.sensitivity import Sensitivity
+from slimline.search.space import Option, Place, Space, layers_of
+from slimline.search.strategies.replay import planned
+from slimline.search.timing import measure_timing
+from slimline.search.workshop import Workshop
+from slimline.store.cache import key
+
+BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is given up
+
+OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
+FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
+SMALL_BATCH = 4_000  # training samples: below, batches of 64
+CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, where there is no training data
+
+
+def prepare(job: Job) -> Found:
+    """Sites, schedule, option database, timing: everything before the first candidate.
+
+    Raises:
+        BudgetNotMet: a budget below what any plan can reach.
+    """
+    budget = job.request.budget
+    with timed(job, "looking at the model", 0.01):
+        sites, refused = find_sites(job.model, job.example)
+        sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
+        workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, job.loss if job.train is not None else None, job.request.seed)
+        baseline = job.target.lower(workshop.program, job.example)
+        (latency,) = job.target.latency([baseline], job.example, batch=budget.batch, threads=budget.threads, seconds=1.0)
+        samples = job.evaluation if job.evaluation is not None else job.example
+        original = evaluate(job.model, samples)
+        quality, scores = job.score(original, samples, original) if job.evaluation is not None else (None, None)
+        measured = measure(job, workshop, baseline, latency, quality, workshop.program)
+    if quality is not None:
+        budget.max_drop.allowed(quality)
+    offered = {s.id: offers(job, s) for s in sites}
+    schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
+    offered = offered if job.request.plan is not None else _affordable(job, offered)
+    workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
+    _announce(job, workshop, sites, refused, measured, schedule)
+    with timed(job, "measuring options", 0.08):
+        places, more = _option_database(job, workshop, sites, offered, schedule.samples_loss)
+    with timed(job, "timing layers", 0.18):
+        timing = _timing(job, workshop, baseline, places)
+    overhead, per_layer = _overhead(workshop, baseline)
+    space = Space(
+        job.fingerprint,
+        tuple(places),
+        layers_of(workshop.program.weights, places),
+        timing,
+        overhead,
+        per_layer,
+        0,
+        Recovery(steps=schedule.recovery_steps, batch=batch),
+        job.request.seed,
+    )
+    _check_reachable(job, space)
+    space = space if job.request.plan is not None else space.pruned()
+    augmentation = Augmentation()
+    if schedule.recovery_steps and job.evaluation is not None:
+        with timed(job, "looking for safe augmentations", 0.2):
+            augmentation = (
+                find_augmentation(lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0], job.evaluation[:2_000], few=2_000, seed=job.request.seed)
+                if job.evaluation.targets is not None
+                else Augmentation()
+            )
+            if job.train is None:
+                augmentation = Augmentation(augmentation.flip, augmentation.shift, mix=True)
+    return Found(workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation)
+
+
+def offers(job: Job, site: Site) -> list[Method]:
+    """Every option of the allowed methods at a site, ``keep`` left out (it is always there); of a plan that is carried out, its own."""
+    if job.request.plan is not None:
+        return planned(job.request.plan, site)
+    return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
+
+
+def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
+    """The offers that there is time to measure: first factored layers go, then every second width and all but the first setting of each number of bits; said in the report."""
+    kept = job.journal.last("schedule")
+    assert kept is not None
+    forward, samples = float(kept["forward"]), int(kept["schedule"]["samples_loss"])
+
+    def seconds(offers: dict[str, list[Method]], share: float) -> float:
+        """``share``: of a forward that one option computes again, from its layer on."""
+        return sum(len(options) for options in offers.values()) * forward * samples * share
+
+    structural = {s: [m for m in options if "#" not in s and m.stage == "structure"] for s, options in offered.items()}
+    if (needed := seconds(structural, 1.0)) > FACTORED_SHARE * job.clock.seconds:
+        job.note(f"low_rank: measuring its options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have it tried")
+        offered = {s: [m for m in options if m not in structural[s]] for s, options in offered.items()}
+    if (needed := seconds(offered, 0.6)) > OPTIONS_SHARE * job.clock.seconds:
+        job.note(f"half of all options: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
+        offered = {s: options[1::2] if "#" in s and len(options) > 2 else _first_of_each(options) for s, options in offered.items()}
+    return offered
+
+
+def _first_of_each(options: list[Method]) -> list[Method]:
+    """The first option of each method and number of bits."""
+    best: dict[tuple[str, object], Method] = {}
+    for method in options:
+        best.setdefault((method.name, getattr(method, "bits", None)), method)
+    return list(best.values())
+
+
+def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:
+    kinds = {k: sum(s.kind == k for s in sites) for k in ("weight", "channels", "block")}
+    quality = "no labelled data" if measured.quality is None else f"{job.metric_name} {measured.quality:.4f}"
+    recovery = (
+        f"{schedule.recovery_steps} training steps"
+        if schedule.recovery_steps
+        else "no training (no train split)"
+        if job.train is None
+        else "no training (too little time)"
+    )
+    job.progress.found(
+        (
+            f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
+            f"{kinds['weight']} weights to quantize, {kinds['channels']} sets of channels to prune, {kinds['block']} blocks to drop; {len(refused)} places left alone, with reasons",
+            f"for {job.target.name} {type(job.target).version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
+        )
+    )
+
+
+def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, bool, int]:
+    """From the journal if it is there (a resumed run keeps it), else from a probe."""
+    kept = job.journal.last("schedule")
+    if kept is not None:
+        return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"])
+    with timed(job, "probing throughput", 0.04):
+        source = job.calibration if job.calibration is not None else job.example
+        few = source[: min(len(source), 64)]
+        with torch.inference_mode():
+            workshop.program.run(few)
+            start = time.perf_counter()
+            workshop.program.run(few)
+        forward = (time.perf_counter() - start) / len(few)
+        batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
+        bf16, step = False, 1.0
+        if job.train is not None:
+            step = seconds_per_step(job.model, job.train, batch, False)
+            half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 else step
+            bf16 = half * BF16_GAIN < step
+            step = half if bf16 else step
+        start = time.perf_counter()
+        job.target.lower(workshop.program, job.example)
+        candidate = 2.5 * (time.perf_counter() - start + 2 * TRIAL_SECONDS)  # building and scoring take as long as lowering and timing, and more
+    samples = len(source)
+    schedule = make_schedule(
+        job.clock.seconds,
+        job.clock.left,
+        Probe(forward, step, candidate),
+        options=options,
+        samples=samples,
+        train=len(job.train) if job.train is not None else 0,
+        batch=batch,
+    )
+    if job.train is None and job.calibration is not None:
+        schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, forward)})
+    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "forward": forward}, job.clock.elapsed)
+    return schedule, bf16, batch
+
+
+def _calibration_steps(job: Job, forward: float) -> int:
+    """Steps of label-free distillation on the calibration samples that a third of the time allows."""
+    per_step = 6 * forward * CALIBRATION_BATCH  # a quantized forward and backward, and the teacher's forward
+    steps = int(0.1 * job.clock.left / max(per_step, 1e-9))  # for each of three finalists
+    return min(CALIBRATION_STEPS, steps - steps % 50)
+
+
+def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int) -> tuple[list[Place], list[Refusal]]:
+    samples = (job.calibration if job.calibration is not None else job.example)[:count]
+    places: list[Place] = []
+    refused: list[Refusal] = []
+    sensitivity: Sensitivity | None = None
+    for number, site in enumerate(sites):
+        name = key("options", job.fingerprint.model_dump(), site.model_dump(), [(m.name, m.model_dump()) for m in offered[site.id]], count, job.request.seed)
+        stored = job.cache.get(name)
+        if stored is None:
+            sensitivity = sensitivity or Sensitivity(workshop, samples)
+            place, more = sensitivity.place(site, offered[site.id], keep_option)
+            job.cache.put(name, {"none": torch.zeros(1)}, {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in more]})
+        else:
+            place = Place(site, tuple(_option_from_json(o) for o in stored[1]["options"]))
+            more = [Refusal.model_validate(r) for r in stored[1]["refused"]]
+        places.append(place)
+        refused += more
+        job.progress.stage("measuring options", 0.08 + 0.1 * number / len(sites), max(0.0, job.clock.left))
+    return places, refused
+
+
+def keep_option(site: Site) -> Option:
+    """Leave the site as it is."""
+    return Option("keep", channels=site.shape[0] if site.kind == "channels" else None)
+
+
+def _option_to_json(option: Option) -> dict[str, Any]:
+    from slimline.core.formats import Affine
+
+    return {
+        "label": option.label,
+        "decisions": [d.model_dump(mode="json") for d in option.decisions],
+        "loss": option.loss,
+        "channels": option.channels,
+        "dropped": option.dropped,
+        "execute": option.execute,
+        "factors": option.factors,
+        "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
+    }
+
+
+def _option_from_json(data: dict[str, Any]) -> Option:
+    from slimline.core.formats import Affine, Float
+    from slimline.core.plan import Decision
+
+    format = Affine.model_validate(data["format"]) if data["format"] else Float()
+    return Option(
+        data["label"],
+        tuple(Decision.model_validate(d) for d in data["decisions"]),
+        data["loss"],
+        data["channels"],
+        data["dropped"],
+        format,
+        data["execute"],
+        tuple(map(tuple, data["factors"])),
+    )
+
+
+def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place]) -> Any:
+    from slimline.search.space import Timing
+
+    kept = job.journal.last("timing")
+    if kept is not None:  # measured once: a resumed run must choose by the same costs
+        return Timing(kept["full"], kept["half"], kept["rest"], kept["edge"])
+    timing, _ = measure_timing(
+        workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads
+    )
+    job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
+    return timing
+
+
+def _overhead(workshop: Workshop, baseline: Artifact) -> tuple[int, int]:
+    """Bytes of the graph around the weights: of the whole and per layer; corrected by the first trials."""
+    tensors = sum(4 * t.numel() for t in workshop.program.parameters().values())
+    rest = max(baseline.size_bytes - tensors, 0)
+    layers = max(1, len(workshop.program.weights))
+    return rest // 2, rest // (2 * layers)
+
+
+def _check_reachable(job: Job, space: Space) -> None:
+    for quantity, limit in job.request.budget.limits().items():
+        least = space.least("size" if quantity == "memory" else quantity)
+        if quantity in ("size", "macs", "memory") and limit < least:
+            unit = "multiply-adds" if quantity == "macs" else "bytes"
+            raise BudgetNotMet(
+                f"No plan reaches {quantity} {limit:,.0f} {unit}: with the smallest option everywhere the weights alone take {least:,.0f}."
+                if quantity != "macs"
+                else f"No plan reaches {limit:,.0f} multiply-adds: the narrowest takes {least:,.0f}.",
+                hint=f"Allow at least {least:,.0f}, or more methods (slimline methods).",
+            )

@@ -1,0 +1,279 @@
+"""The race: promising candidates are trained, and those that end it become finalists."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from slimline.core.budget import Quantity
+from slimline.core.contracts import Artifact
+from slimline.core.plan import Plan
+from slimline.core.progress import Best
+from slimline.core.samples import Samples
+from slimline.core.trial import Measurement, Trial
+from slimline.job.context import Job, flat
+from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
+from slimline.measure.agreement import agreement
+from slimline.model.recover import Distillation, distil
+from slimline.report.sentence import in_points
+from slimline.search.race import Entry, Rung, race, rungs
+from slimline.search.workshop import Built
+from slimline.store.cache import key
+
+QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
+QAT_RATE = 0.25  # of the learning rate
+RECOVERS = 0.35  # of a drop before recovery is left after it, as first seen on ResNet-20; decides who enters the race, not who wins it
+HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
+FULL_RATE = 0.25  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
+ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
+CALIBRATION_BATCH = 16
+
+
+def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
+    """The race: promising candidates are trained; returns those that ended it (or the untrained ones without training data)."""
+    budget = job.request.budget
+    assert found.baseline_measurement.quality is None or job.evaluation is not None
+    tried = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
+    front = _front(tried, budget.minimize)
+    if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
+        return front
+    allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
+    entries = [
+        Entry(t.plan, _objective(t, budget.minimize))
+        for t in _promising(front, _lanes(found.schedule.recovery_steps), found.baseline_measurement.quality, allowed)
+    ]
+    plan = rungs(int(found.schedule.recovery_steps * (1 - QAT_SHARE)), len(entries))
+    total = sum(r.entries * r.steps for r in plan)
+    done = 0
+
+    def train(entry: Entry, rung: Rung) -> float | None:
+        nonlocal done
+        with timed(job, "recovering", 0.4 + 0.4 * done / max(total, 1)):
+            drop = _train(job, found, entry, rung)
+        done += rung.steps
+        return drop
+
+    last = race(entries, plan, train, allowed)
+    by_plan = {t.plan.digest: t for t in front}
+    runners_up = sorted([e for e in entries if e.drops and e not in last and e.drops[-1][1] <= allowed], key=lambda e: e.objective)
+    return [by_plan[e.plan.digest] for e in [*last, *runners_up]]
+
+
+def _lanes(steps: int) -> int:
+    """How many candidates enter the race: each needs enough steps to show what it can do."""
+    return 6 if steps >= 1500 else 4 if steps >= 300 else 2
+
+
+def _objective(trial: Trial, quantity: Quantity) -> float:
+    assert trial.measurement is not None
+    return trial.measurement.cost(quantity)
+
+
+def _front(trials: list[Trial], quantity: Quantity) -> list[Trial]:
+    """Trials that none beats in objective and measured loss, the safest first."""
+    ranked = sorted(trials, key=lambda t: (t.measured_loss if t.measured_loss is not None else 0.0, _objective(t, quantity)))
+    front: list[Trial] = []
+    for trial in ranked:
+        if not front or _objective(trial, quantity) < 0.995 * _objective(front[-1], quantity):
+            front.append(trial)
+    return front
+
+
+def _promising(front: list[Trial], count: int, base: float, allowed: float) -> list[Trial]:
+    """The part of a front (the safest first) where training decides: around the last member expected to come back within ``allowed``."""
+    hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
+
+    def expected(trial: Trial) -> float:
+        quality = trial.measurement.quality if trial.measurement is not None else None
+        return RECOVERS * (base - quality) if quality is not None else 0.0
+
+    edge = max((i for i, t in enumerate(hopeful) if expected(t) <= allowed), default=0)
+    first = max(0, min(edge - count // 2 + 1, len(hopeful) - count))
+    return hopeful[first : first + count]
+
+
+def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
+    """One rung of one entry, taken up where it was, or from the cache of an earlier run; its drop then.
+
+    The structure is trained in float (with its batch norms) first; where the numerics are rough, the
+    later rungs train the exported graph with the quantizers in the loop.
+    """
+    digest = entry.plan.digest
+    rough = _numerics_loss(found, entry.plan) > ROUGH
+    with_quantizers = rough and (entry.steps > 0 or not entry.plan.stage("structure"))
+    assert job.evaluation is not None and job.train is not None and found.baseline_measurement.quality is not None
+    if digest not in found.modules:
+        found.modules[digest] = found.workshop.structure(entry.plan)
+    module = found.modules[digest]
+    if with_quantizers:
+        if digest not in found.quantized:
+            found.quantized[digest] = found.workshop.build(entry.plan, module if entry.plan.stage("structure") else None)
+        module = found.quantized[digest].training.module
+    elif job.example.tensors[0].ndim == 4:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
+    how = Distillation(
+        steps=rung.steps,
+        batch=found.batch,
+        seed=job.request.seed + entry.steps,
+        bf16=found.bf16,
+        augmentation=found.augmentation,
+    )
+    if with_quantizers:
+        how = dataclasses.replace(how, learning_rate=how.learning_rate * QAT_RATE, weight_decay=0.0)
+    if not _trained(
+        job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.92
+    ):
+        return None
+    quality = _quality_now(job, found, entry, module, with_quantizers)
+    drop = found.baseline_measurement.quality - quality
+    job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)
+    trial = next(t for t in found.trials if t.plan.digest == digest)
+    if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
+        _show(job, found, trial.measurement, drop, entry.plan)
+    return drop
+
+
+def _rate(found: Found, digest: str) -> float:
+    """Learning rate in proportion to the root of what was lost."""
+    trial = next(t for t in found.trials if t.plan.digest == digest)
+    lost = (trial.measured_loss or 0.0) / FULL_RATE
+    return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(lost), 0.1))
+
+
+def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
+    """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time."""
+    stored = job.cache.get(name)
+    if stored is not None:
+        module.load_state_dict(stored[0])
+        return True
+    if job.clock.over(latest):
+        return False
+    is_graph = isinstance(module, torch.fx.GraphModule)
+    if not is_graph:
+        module.train()
+    done = distil(
+        module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.02)
+    )
+    if not is_graph:
+        module.eval()
+    if done == how.steps:
+        job.cache.put(name, module.state_dict())
+    return True
+
+
+def _numerics_loss(found: Found, plan: Plan) -> float:
+    """What the plan's numerics lose on paper."""
+    choice = found.space.choice(plan)
+    return 0.0 if choice is None else sum(p.options[c].loss for p, c in zip(found.space.places, choice, strict=True) if p.site.kind == "weight")
+
+
+def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> float:
+    """Quality on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
+    assert job.evaluation is not None
+    if with_quantizers:
+        quality = scored(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))[0]
+        assert quality is not None
+        return quality
+    return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)[0]
+
+
+def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan) -> None:
+    base = found.baseline_measurement
+    job.progress.best(
+        Best(
+            plan.digest,
+            m.size_bytes,
+            base.size_bytes / m.size_bytes,
+            m.latency_ms.median,
+            base.latency_ms.median / m.latency_ms.median,
+            drop,
+            in_points(base.quality),
+        )
+    )
+
+
+@dataclass
+class Finalist:
+    """A plan as it could be delivered: recovered, quantized, lowered and measured on the evaluation samples."""
+
+    trial: Trial
+    built: Built
+    artifact: Artifact
+    scores: torch.Tensor | None
+
+
+def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Finalist:
+    """Quantize the recovered structure, train with the quantizers in the loop where that is called for, lower, measure.
+
+    ``threshold``: the drop up to which nothing more is done.
+
+    Raises:
+        SlimlineError: the plan cannot be carried out after all.
+    """
+    start = time.monotonic()
+    plan = trial.plan
+    built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
+    artifact = found.workshop.lower(built)
+    quality, scores, fidelity = scored(job, found, artifact)
+    base = found.baseline_measurement.quality
+    untrained = trial.measurement.quality if trial.measurement is not None else None
+    if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
+        found.modules.pop(plan.digest, None)
+        found.quantized.pop(plan.digest, None)
+        built = found.workshop.build(plan)
+        artifact = found.workshop.lower(built)
+        quality, scores, fidelity = scored(job, found, artifact)
+    if quality is not None and base is not None and threshold is not None and base - quality > threshold and plan.stage("numerics"):
+        tuned = _with_quantizers(job, found, built, plan)
+        if tuned is not None:
+            other = found.workshop.lower(tuned)
+            better, better_scores, closer = scored(job, found, other)
+            if better is not None and better > quality:
+                built, artifact, quality, scores, fidelity = tuned, other, better, better_scores, closer
+    verify_execution(job, built, artifact)
+    latency = paired_latency(job, found, artifact, 2 * TRIAL_SECONDS)
+    measured = measure(job, found.workshop, artifact, latency, quality, built.program)
+    assert built.stored is not None
+    few = (job.calibration if job.calibration is not None else job.example)[:64]
+    close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)))
+    violations = job.request.budget.violations(measured, found.baseline_measurement)
+    final = trial.model_copy(
+        update={
+            "origin": f"{trial.origin} + recovery" if found.modules.get(plan.digest) is not None else trial.origin,
+            "measurement": measured,
+            "violations": violations,
+            "status": "missed" if violations else "met",
+            "agreement": close,
+            "fidelity": fidelity,
+            "seconds": round(time.monotonic() - start, 2),
+        }
+    )
+    job.journal.append("finalist", final.model_dump(mode="json"), job.clock.elapsed)
+    return Finalist(final, built, artifact, scores)
+
+
+def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:
+    """A copy trained with quantizers in the loop; ``None`` where there is no time or nothing to train on."""
+    samples = job.train if job.train is not None else job.calibration
+    steps = int(found.schedule.recovery_steps * (QAT_SHARE / 2 if job.train is not None else 1.0))
+    if samples is None or steps < 10:
+        return None
+    training = built.training.copy()
+    how = Distillation(
+        steps=steps,
+        batch=found.batch if job.train is not None else CALIBRATION_BATCH,
+        seed=job.request.seed + 7,
+        bf16=found.bf16,
+        augmentation=found.augmentation,
+        learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
+        weight_decay=0.0,
+    )
+    with timed(job, "training with quantizers in the loop", 0.85):
+        if not _trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.95):
+            return None
+    return Built(plan, built.module, built.program, training)

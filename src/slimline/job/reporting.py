@@ -1,0 +1,299 @@
+"""The report with its reasons, and the files that go with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from scipy import stats
+
+from slimline.core.formats import Affine
+from slimline.core.plan import Plan
+from slimline.core.result import (
+    ArtefactFile,
+    Cost,
+    DecisionRecord,
+    Point,
+    Prediction,
+    Predictions,
+    Reference,
+    Refused,
+    Report,
+    Verdict,
+    ratios,
+)
+from slimline.core.trial import Measurement, Trial
+from slimline.job.certificate import Outcome
+from slimline.job.context import Job, environment, sha256
+from slimline.job.found import Found
+from slimline.job.recovery import Finalist
+from slimline.model.program import Program
+from slimline.model.trace import quiet, trace
+from slimline.report.sentence import bytes_text, count_text, difference_text, sentence, time_text
+from slimline.search.timing import per_layer
+from slimline.search.workshop import Built
+
+
+def build_report(
+    job: Job,
+    found: Found,
+    outcome: Outcome,
+    base: Measurement,
+    result: Measurement,
+    compared: dict[str, Reference],
+    finalists: Sequence[Finalist],
+    *,
+    interrupted: bool,
+) -> Report:
+    """Everything together; pure but for reading the runtime's profile of the result."""
+    obstacles = _obstacles(job, outcome, result)
+    verdict: Verdict = "inconclusive" if interrupted else outcome.verdict
+    if not interrupted and [v for v in job.request.budget.violations(result) if v.quantity != "drop"]:
+        verdict = "fail"
+    schedule = found.schedule.model_copy(update={"spent": dict(job.spent), "schedule_truncated": job.clock.over(0.97)})
+    return Report(
+        slimline=environment()["slimline"],
+        verdict=verdict,
+        sentence=sentence(verdict, base, result, outcome.interval, obstacles),
+        interrupted=interrupted,
+        model=job.source.name,
+        target=job.target.name,
+        device=job.request.device,
+        metric=job.metric_name,
+        minimize=job.request.budget.minimize,
+        seed=job.request.seed,
+        command=job.request.command,
+        schedule=schedule,
+        budget=job.request.budget.model_dump(mode="json"),
+        baseline=base,
+        compressed=result,
+        ratio=ratios(base, result),
+        compression_ratio=result.size_bytes / base.size_bytes,
+        drop=outcome.interval,
+        certificate=None if interrupted else outcome.certificate,
+        agreement=outcome.close,
+        fidelity=outcome.fidelity,
+        references=compared,
+        pareto=_points(job, found, outcome, finalists),
+        decisions=_decisions(job, found, outcome.finalist),
+        refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused),
+        predictions=_predictions(found),
+        artefact=ArtefactFile(file=f"model{outcome.finalist.artifact.suffix}", sha256=sha256(outcome.finalist.artifact.payload)),
+        not_checked=tuple(job.notes),
+        environment=environment(),
+        obstacles=obstacles,
+    )
+
+
+def _obstacles(job: Job, outcome: Outcome, result: Measurement) -> tuple[str, ...]:
+    said = [
+        f"{v.quantity} is {_amount(v.quantity, v.value)}, the limit {_amount(v.quantity, v.limit)}"
+        for v in job.request.budget.violations(result)
+        if v.quantity != "drop"
+    ]
+    i, quality = outcome.interval, outcome.baseline_quality
+    if i is not None and i.upper_95 > i.allowed:
+        said.append(
+            f"the drop is {difference_text(i.observed, quality)} with a 95 % limit of {difference_text(i.upper_95, quality)}, allowed is {difference_text(i.allowed, quality)}, on {i.samples:,} samples"
+            + (f"; at this drop it takes {i.needed_samples:,} to decide" if i.needed_samples else "")
+        )
+    return tuple(said)
+
+
+def _amount(quantity: str, value: float) -> str:
+    return time_text(value) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
+
+
+def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finalist]) -> tuple[Point, ...]:
+    last = {f.trial.plan.digest: f for f in finalists}
+    base = found.baseline_measurement.quality
+    trials = [t for t in found.trials if t.measurement is not None] + [f.trial for f in finalists]
+    best = _front_of(trials, job)
+    points = []
+    for trial in trials:
+        m = trial.measurement
+        assert m is not None
+        finalist = last.get(trial.plan.digest)
+        done = finalist is not None and trial is finalist.trial
+        points.append(
+            Point(
+                plan=trial.plan.digest,
+                label=_label(trial),
+                size_bytes=m.size_bytes,
+                latency_ms=m.latency_ms.median,
+                memory_bytes=m.memory_bytes,
+                macs=m.macs,
+                quality=m.quality,
+                drop=None if base is None or m.quality is None else base - m.quality,
+                chosen=done and finalist is outcome.finalist,
+                on_front=id(trial) in best,
+                fidelity=trial.fidelity,
+            )
+        )
+    return tuple(points)
+
+
+def _front_of(trials: Sequence[Trial], job: Job) -> set[int]:
+    """Trials that no other beats in size, latency and quality at once."""
+
+    def corner(t: Trial) -> tuple[float, float, float]:
+        assert t.measurement is not None
+        return t.measurement.size_bytes, t.measurement.latency_ms.median, -(t.measurement.quality or 0.0)
+
+    corners = [(id(t), corner(t)) for t in trials]
+    return {i for i, a in corners if not any(all(x <= y for x, y in zip(b, a, strict=True)) and b != a for _, b in corners)}
+
+
+def _label(trial: Trial) -> str:
+    counts: dict[str, int] = {}
+    for d in trial.plan.decisions:
+        name = d.method.name + (f" {bits} bits" if (bits := getattr(d.method, "bits", None)) else "")
+        counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{n} x {name}" for name, n in counts.items()) or "nothing changed"
+
+
+def _predictions(found: Found) -> Predictions:
+    known = [t for t in found.trials if t.predicted_loss is not None and t.measured_loss is not None and t.measurement is not None]
+    pairs = tuple(Prediction(plan=t.plan.digest, predicted=t.predicted_loss or 0.0, measured=t.measured_loss or 0.0) for t in known)
+    correlation = float(stats.spearmanr([p.predicted for p in pairs], [p.measured for p in pairs]).statistic) if len(pairs) > 2 else None
+
+    def error(name: str, quantity: Any) -> float | None:
+        ratios_ = [abs(t.predicted[name] / t.measurement.cost(quantity) - 1) for t in known if name in t.predicted and t.measurement is not None]
+        return sum(ratios_) / len(ratios_) if ratios_ else None
+
+    correlation = None if correlation is None or math.isnan(correlation) else correlation
+    return Predictions(candidates=pairs, rank_correlation=correlation, size_error=error("size", "size"), latency_error=error("latency", "latency"))
+
+
+def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionRecord, ...]:
+    budget = job.request.budget
+    before = per_layer(job.target.operations(found.baseline, job.example, threads=budget.threads), found.baseline_measurement.latency_ms)
+    assert finalist.trial.measurement is not None
+    after = per_layer(job.target.operations(finalist.artifact, job.example, threads=budget.threads), finalist.trial.measurement.latency_ms)
+    plan, space = finalist.trial.plan, found.space
+    choice = space.choice(plan) or space.nothing
+    total = max(space.loss(choice), 1e-9)
+    records = []
+    for place, taken in zip(space.places, choice, strict=True):
+        site, option = place.site, place.options[taken]
+        others = sorted([o for i, o in enumerate(place.options) if i != taken], key=lambda o: o.loss)
+        use = found.workshop.program.weights.get(site.id)
+        new = finalist.built.program.weights.get(site.id)
+        gone = site.kind != "block" and any(site.module == b or site.module.startswith(b + ".") for b in _dropped(plan))
+        names = [n for n in finalist.built.program.weights if n == site.id or (option.factors and n.startswith(site.module + "."))]
+        stored = sum(_stored_bytes(finalist.built, n) for n in names)
+        cost = Cost(loss_predicted=option.loss)
+        if use is not None:
+            cost = Cost(
+                bytes_before=4 * math.prod(use.shape),
+                bytes_predicted=0 if gone else sum(map(option.format.estimate, option.factors or (new.shape if new is not None else use.shape,))),
+                bytes_measured=0 if gone else stored,
+                ms_before=before.get(site.id),
+                ms_predicted=None
+                if gone
+                else space.timing.of(site.id, option.execute, math.prod(new.shape) / math.prod(use.shape) if new is not None else 1.0),
+                ms_measured=0.0 if gone else sum(after.get(n, 0.0) for n in names) if names else None,
+                loss_predicted=option.loss,
+            )
+        decision = option.decisions[0] if option.decisions else None
+        records.append(
+            DecisionRecord(
+                site=site.id,
+                op=site.op,
+                method="removed" if gone else decision.method.name if decision is not None else "keep",
+                options={} if gone or decision is None else decision.method.model_dump(mode="json"),
+                why=_why(site.kind, option, others, total, gone),
+                before=_shape(use.shape) if use is not None else f"{site.shape[0]} channels" if site.kind == "channels" else "present",
+                after="removed"
+                if gone or option.dropped
+                else _shape(new.shape)
+                if new is not None
+                else f"{option.channels} channels"
+                if option.channels is not None
+                else "present",
+                bits=None if gone or use is None else option.format.bits if isinstance(option.format, Affine) else 32,
+                rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None,
+                width=(site.shape[0], option.channels) if option.channels is not None else None,
+                cost=cost,
+                considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
+            )
+        )
+    return tuple(records)
+
+
+def _stored_bytes(built: Built, name: str) -> int:
+    """Bytes of a weight's parts in the artefact, or of the float weight."""
+    encoded = built.stored.encoded.get(name) if built.stored is not None else None
+    return encoded.format.nbytes(encoded.parts) if encoded is not None else 4 * built.program.parameter(name).numel()
+
+
+def _dropped(plan: Plan) -> list[str]:
+    return [d.site.removesuffix("#block") for d in plan.decisions if d.method.name == "block_drop"]
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool) -> str:
+    """The reason in one sentence, from the numbers that decided."""
+    if gone:
+        return "it lies in a block that is dropped"
+    share = option.loss / total
+    cheaper = [o for o in others if o.loss > option.loss]
+    spent = f"it loses {option.loss:.2g} nats, {share:.0%} of what the plan loses before recovery"
+    if option.dropped:
+        return f"dropping the whole block removes all its time and bytes; {spent}"
+    if not option.decisions:
+        if not others:
+            return "no method offers anything here"
+        least = others[0]
+        return f"everything else costs more quality than it saves: the mildest, {least.label}, loses {least.loss:.2g} nats"
+    text = f"{spent}" if option.loss > 1e-6 else "it loses nothing measurable"
+    if cheaper:
+        text += f"; the next step, {cheaper[0].label}, would lose {cheaper[0].loss:.2g}"
+    milder = [o for o in others if o.loss <= option.loss and o.decisions]
+    if milder and kind != "weight":
+        text += f"; a milder one, {milder[-1].label}, would save less"
+    return text
+
+
+def decoded(built: Built) -> Program:
+    """The float program with the weights that the artefact has: trained, and rounded to what is stored."""
+    program = built.program.copy()
+    encoded = built.stored.encoded if built.stored is not None else {}
+    with torch.no_grad():
+        for name, value in program.parameters().items():
+            value.copy_(encoded[name].format.decode(encoded[name].parts) if name in encoded else built.training.parameter(name))
+    return program
+
+
+def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
+    """The artefact, the plan, what the plan resolved to, and the compressed model as a program that trains."""
+    import io
+
+    from safetensors.torch import save
+
+    from slimline.core.edits import Keep
+
+    built, plan = outcome.finalist.built, outcome.finalist.trial.plan
+    tensors: dict[str, torch.Tensor] = {}
+    for edit in found.workshop.structure_edits(plan.stage("structure")):
+        if isinstance(edit, Keep):
+            tensors[f"keep/{edit.member.parameter}/{edit.member.dim}"] = torch.tensor(edit.index, dtype=torch.int64)
+    if built.stored is not None:
+        for name, encode in built.stored.encoded.items():
+            tensors |= {f"parts/{name}/{part}": t.contiguous() for part, t in encode.parts.items()}
+    program = decoded(built)
+    tensors |= {f"float/{name}": t.detach().contiguous().clone() for name, t in program.parameters().items()}
+    stream = io.BytesIO()
+    with quiet():
+        torch.export.save(trace(program.module, job.example), stream)
+    return {
+        f"model{outcome.finalist.artifact.suffix}": outcome.finalist.artifact.payload,
+        "plan.json": plan.model_dump_json(indent=2).encode(),
+        "plan.safetensors": save(tensors),
+        "program.pt2": stream.getvalue(),
+    }

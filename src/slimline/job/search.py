@@ -1,0 +1,79 @@
+"""Candidates: stitched from measured options, built, and measured in the runtime."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from slimline.core.plan import Plan
+from slimline.core.registry import find
+from slimline.core.samples import Samples
+from slimline.core.trial import Trial
+from slimline.errors import SlimlineError
+from slimline.job.context import Job, flat
+from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
+from slimline.measure.agreement import agreement
+from slimline.model.recover import evaluate
+from slimline.numerics.divergence import divergence
+from slimline.search.strategies.replay import Replay
+
+LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
+
+
+def search(job: Job, found: Found) -> None:
+    """Candidates of the strategy, built without training and measured in the runtime, until the schedule is done."""
+    resumed = [Trial.model_validate(t) for t in job.journal.events("trial")]
+    found.trials += resumed
+    given = job.request.plan
+    strategy = Replay(plan=given) if given is not None else find("strategies", job.request.strategy)(found.schedule.candidates)
+    loss_samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
+    reference = evaluate(job.model, loss_samples)
+    count = 0
+    while not job.clock.over(0.8) or sum(t.measurement is not None for t in found.trials) < LEAST_TRIALS:
+        plan = strategy.propose(found.space, job.request.budget, found.trials)
+        if plan is None:
+            break
+        count += 1
+        with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):
+            trial = try_plan(job, found, plan, strategy.name, loss_samples, reference)
+        found.trials.append(trial)
+        job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
+        if trial.status == "failed":
+            job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")
+
+
+def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, reference: Any) -> Trial:
+    start = time.monotonic()
+    choice = found.space.choice(plan)
+    predicted = None if choice is None else found.space.loss(choice)
+    costs = {} if choice is None else {k: float(v) for k, v in found.space.costs(choice).items()}
+    try:
+        built = found.workshop.build(plan)
+        artifact = found.workshop.lower(built)
+        verify_execution(job, built, artifact)
+        latency = paired_latency(job, found, artifact, TRIAL_SECONDS)
+        outputs = job.target.run(artifact, samples, threads=2)
+        loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, flat(reference), strict=True) if a.is_floating_point()]).mean())
+        quality, _, fidelity = scored(job, found, artifact)
+        measured = measure(job, found.workshop, artifact, latency, quality, built.program)
+        close = agreement(job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else ())
+    except SlimlineError as error:
+        return Trial(
+            plan=plan, origin=origin, status="failed", error=str(error), predicted_loss=predicted, predicted=costs, seconds=round(time.monotonic() - start, 2)
+        )
+    violations = job.request.budget.violations(measured, found.baseline_measurement)
+    return Trial(
+        plan=plan,
+        origin=origin,
+        status="missed" if violations else "met",
+        measurement=measured,
+        predicted_loss=predicted,
+        measured_loss=loss,
+        predicted=costs,
+        agreement=close,
+        fidelity=fidelity,
+        violations=violations,
+        seconds=round(time.monotonic() - start, 2),
+    )

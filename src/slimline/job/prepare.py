@@ -217,8 +217,6 @@ def keep_option(site: Site) -> Option:
 
 
 def _option_to_json(option: Option) -> dict[str, Any]:
-    from slimline.core.formats import Affine
-
     return {
         "label": option.label,
         "decisions": [d.model_dump(mode="json") for d in option.decisions],
@@ -227,22 +225,21 @@ def _option_to_json(option: Option) -> dict[str, Any]:
         "dropped": option.dropped,
         "execute": option.execute,
         "factors": option.factors,
-        "format": option.format.model_dump() if isinstance(option.format, Affine) else None,
+        "format": option.format.model_dump(),  # type: ignore[attr-defined]  # every format that reaches the disk is Data
     }
 
 
 def _option_from_json(data: dict[str, Any]) -> Option:
-    from slimline.core.formats import Affine, Float
+    from slimline.core.formats import format_of
     from slimline.core.plan import Decision
 
-    format = Affine.model_validate(data["format"]) if data["format"] else Float()
     return Option(
         data["label"],
         tuple(Decision.model_validate(d) for d in data["decisions"]),
         data["loss"],
         data["channels"],
         data["dropped"],
-        format,
+        format_of(data["format"]),
         data["execute"],
         tuple(map(tuple, data["factors"])),
     )

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from scipy import stats
 
-from slimline.core.formats import Affine
 from slimline.core.plan import Plan
 from slimline.core.result import (
     ArtefactFile,
@@ -213,7 +212,7 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 else f"{option.channels} channels"
                 if option.channels is not None
                 else "present",
-                bits=None if gone or use is None else option.format.bits if isinstance(option.format, Affine) else 32,
+                bits=None if gone or use is None else option.format.bits,
                 rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None,
                 width=(site.shape[0], option.channels) if option.channels is not None else None,
                 cost=cost,

@@ -16,7 +16,6 @@ from torch import fx, nn
 
 from slimline.core.edits import Encode, Numerics, QuantizeValue, SetParameter
 from slimline.core.formats import Affine, Format
-from slimline.errors import UnsupportedFormat
 from slimline.model.program import PADS, Program, is_transparent
 
 decomposed = torch.ops.quantized_decomposed
@@ -24,27 +23,35 @@ TINY = 1e-12  # a channel of zeros has no scale of its own
 
 
 class FakeWeight(nn.Module):
-    """Projects a float weight onto ``format``; gradients pass straight through to the weight, and to its scales.
+    """Projects a float weight onto ``format``; gradients pass straight through to the weight, and to its scales and shared entries.
 
-    The scales are trained as logarithms: a step changes each by the same share, whatever its size.
+    Scales and entries are trained as logarithms: a step changes each by the same share, whatever its size, and
+    zero stays zero. A mask stays as it is.
 
     References:
-        Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3.
+        Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3 (scales).
+        Han et al., "Deep Compression", ICLR 2016, eq. 3 (shared entries).
     """
 
     def __init__(self, parameter: str, format: Format, parts: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         self.parameter = parameter
         self.format = format
-        self.log_scale = nn.Parameter(parts["scale"].float().clamp_min(TINY).log())
+        self.logs = nn.ParameterDict({name: nn.Parameter(parts[name].float().abs().clamp_min(TINY).log()) for name in format.trained})
+        self.fixed = [name for name in parts if name != format.codes and name not in format.trained]
+        for name in format.trained:
+            self.register_buffer(f"{name}_sign", parts[name].float().sign())
+        for name in self.fixed:
+            self.register_buffer(name, parts[name].clone())
 
     @property
-    def scale(self) -> torch.Tensor:
-        """In the shape that the format gives it."""
-        return self.log_scale.exp()
+    def tables(self) -> dict[str, torch.Tensor]:
+        """Everything but the codes, as the format names it."""
+        trained = {name: log.exp() * self.get_buffer(f"{name}_sign") for name, log in self.logs.items()}
+        return trained | {name: self.get_buffer(name) for name in self.fixed}
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return self.format.project(weight, {"scale": self.scale})
+        return self.format.project(weight, self.tables)
 
 
 class FakeValue(nn.Module):
@@ -145,31 +152,37 @@ def freeze(program: Program) -> Program:
 
 
 def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: Encode) -> Encode:
+    """Integers with their decoding; floats that no integer grid holds (shared or masked) as they decode to."""
     module, graph, format = program.module, program.graph, layer.format
-    if not isinstance(format, Affine):
-        raise UnsupportedFormat(f"{format.name} at {layer.parameter}: only affine formats have a stored form in the graph.")
-    parts = format.quantize(program.parameter(layer.parameter), layer.scale.detach())
-    stem = mangled(layer.parameter)
-    scale = parts["scale"] if format.granularity != "per_tensor" else parts["scale"].reshape(())
-    buffers = {f"{stem}__values": parts["values"], f"{stem}__scale": scale}
-    for name, value in buffers.items():
-        module.register_buffer(name, value)
-    with graph.inserting_before(node):
-        values, scales = (graph.get_attr(name) for name in buffers)
-        low, high = -format.limit - 1, format.limit
-        if format.granularity == "per_tensor":
-            new = graph.call_function(decomposed.dequantize_per_tensor.default, (values, float(scale), 0, low, high, torch.int8))
-        elif format.granularity == "per_channel":
-            zeros = _zeros(program, (parts["scale"].numel(),))
-            new = graph.call_function(decomposed.dequantize_per_channel.default, (values, scales, zeros, format.axis, low, high, torch.int8))
-        else:
-            new = graph.call_function(
-                decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group, torch.float32)
-            )
+    parts = format.assign(program.parameter(layer.parameter), {name: table.detach() for name, table in layer.tables.items()})
+    stem, grid = mangled(layer.parameter), format.grid
+    if grid is None:
+        module.register_buffer(f"{stem}__values", format.decode(parts).clone())
+        with graph.inserting_before(node):
+            new = graph.get_attr(f"{stem}__values")
+    else:
+        with graph.inserting_before(node):
+            new = _dequantized(program, stem, grid, format.integers(parts))
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
     return Encode(layer.parameter, format, parts, encode.execute)
+
+
+def _dequantized(program: Program, stem: str, format: Affine, parts: Mapping[str, torch.Tensor]) -> fx.Node:
+    module, graph = program.module, program.graph
+    scale = parts["scale"] if format.granularity != "per_tensor" else parts["scale"].reshape(())
+    buffers = {f"{stem}__values": parts["values"], f"{stem}__scale": scale}
+    for name, value in buffers.items():
+        module.register_buffer(name, value)
+    values, scales = (graph.get_attr(name) for name in buffers)
+    low, high = -format.limit - 1, format.limit
+    if format.granularity == "per_tensor":
+        return graph.call_function(decomposed.dequantize_per_tensor.default, (values, float(scale), 0, low, high, torch.int8))
+    if format.granularity == "per_channel":
+        zeros = _zeros(program, (parts["scale"].numel(),))
+        return graph.call_function(decomposed.dequantize_per_channel.default, (values, scales, zeros, format.axis, low, high, torch.int8))
+    return graph.call_function(decomposed.dequantize_per_channel_group.default, (values, scales, None, low, high, torch.int8, format.group, torch.float32))
 
 
 def _zeros(program: Program, shape: tuple[int, ...]) -> fx.Node:

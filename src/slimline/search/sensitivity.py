@@ -129,8 +129,8 @@ class Sensitivity:
             shapes = {f"{site.module}.{name}": tuple(p.shape) for name, p in replacement.named_parameters() if p.ndim > 1}
             for option in numerics:
                 inner = option.decisions[0].method if option.decisions else None
-                if inner is not None and getattr(inner, "group", None):
-                    continue  # a group size that fits the whole weight need not fit its factors
+                if option.format.whole:
+                    continue  # groups that fit the whole weight need not fit its factors
                 decisions = (Decision(site=site.id, method=method), *(Decision(site=n, method=inner) for n in shapes if inner is not None))
                 label = method.label + (f" + {inner.label}" if inner is not None else "")
                 yield Option(label, decisions, max(loss, 0.0) + option.loss, format=option.format, execute=option.execute, factors=tuple(shapes.values()))

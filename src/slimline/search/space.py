@@ -38,7 +38,7 @@ class Option:
     @property
     def whole(self) -> bool:
         """Whether it needs the weight's whole shape: factors, and groups along a dimension that pruning would cut."""
-        return bool(self.factors) or getattr(self.format, "group", 0) > 0
+        return bool(self.factors) or self.format.whole
 
 
 @dataclass(frozen=True)

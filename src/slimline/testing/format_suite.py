@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from slimline.core.formats import Format
+from slimline.core.formats import Affine, Format
 from slimline.errors import UnsupportedFormat
 
 
@@ -83,7 +83,27 @@ class FormatSuite:
             inside = (weight * 0.5).requires_grad_(True)  # nothing at a limit, where a clamp has no gradient
             format.project(inside, parts).sum().backward()
             assert inside.grad is not None
-            torch.testing.assert_close(inside.grad, torch.ones_like(weight))
+            kept = parts.get("mask", torch.ones_like(weight))  # what is masked stays zero and learns nothing
+            torch.testing.assert_close(inside.grad, kept.to(weight.dtype))
+
+    def test_assign_under_its_own_tables_changes_nothing(self, format: Format) -> None:
+        for weight in self.weights():
+            parts = format.encode(weight)
+            again = format.assign(weight, parts)
+            assert again.keys() == parts.keys() and all(torch.equal(again[k], parts[k]) for k in parts)
+
+    def test_tables_and_codes_are_among_the_parts(self, format: Format) -> None:
+        for weight in self.weights():
+            parts = format.encode(weight)
+            assert parts[format.codes].shape == weight.shape and set(format.trained) <= set(parts)
+
+    def test_its_integers_decode_to_the_same(self, format: Format) -> None:
+        for weight in self.weights():
+            parts = format.encode(weight)
+            if format.grid is not None:
+                torch.testing.assert_close(format.grid.decode(format.integers(parts)), format.decode(parts))
+            else:
+                assert not isinstance(format, Affine)
 
     def test_size_is_the_estimate(self, format: Format) -> None:
         for weight in self.weights():

@@ -1,18 +1,15 @@
-"""Codecs for weights: the only vocabulary that methods and targets share.
-
-A format turns a float weight into named integer parts and back, says exactly how many bytes
-those parts take in a file, and estimates that number from a shape alone.
-"""
+"""Floats as they are, and integers times a scale."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
 from slimline.core.data import Data
+from slimline.core.formats.format import packed
 from slimline.errors import UnsupportedFormat
 
 if TYPE_CHECKING:
@@ -21,29 +18,15 @@ if TYPE_CHECKING:
 Granularity = Literal["per_tensor", "per_channel", "per_group"]
 
 
-@runtime_checkable
-class Format(Protocol):
-    """A codec. ``decode(encode(w))`` is the nearest representable weight, of the same shape and dtype."""
-
-    @property
-    def name(self) -> str: ...
-    def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]: ...
-    def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
-    def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Nearest representable weight under the given scales, straight-through for gradients."""
-        ...
-
-    def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int: ...
-    def estimate(self, shape: tuple[int, ...]) -> int:
-        """Bytes that a weight of this shape takes."""
-        ...
-
-
 class Float(Data):
     """The weight as it is, in float32."""
 
     kind: Literal["float"] = "float"
     bits: ClassVar[int] = 32
+    codes: ClassVar[str] = "values"
+    trained: ClassVar[tuple[str, ...]] = ()
+    grid: ClassVar[None] = None
+    whole: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -55,8 +38,17 @@ class Float(Data):
     def decode(self, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return parts["values"]
 
+    def assign(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.encode(weight)
+
     def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return weight
+
+    def integers(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        raise UnsupportedFormat("float32 weights are no integers.")
+
+    def tables(self, shape: tuple[int, ...]) -> int:
+        return 0
 
     def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int:
         return 4 * parts["values"].numel()
@@ -87,6 +79,9 @@ class Affine(Data):
         [[-7, 1], [7, 2]]
     """
 
+    codes: ClassVar[str] = "values"
+    trained: ClassVar[tuple[str, ...]] = ("scale",)
+
     kind: Literal["affine"] = "affine"
     bits: Literal[2, 4, 8] = 8
     granularity: Granularity = "per_channel"
@@ -102,6 +97,14 @@ class Affine(Data):
     @property
     def name(self) -> str:
         return f"int{self.bits}" + {"per_tensor": "/tensor", "per_channel": "", "per_group": f"/g{self.group}"}[self.granularity]
+
+    @property
+    def grid(self) -> Affine:
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return self.granularity == "per_group"
 
     @property
     def limit(self) -> int:
@@ -146,6 +149,12 @@ class Affine(Data):
         values = parts["values"]
         return values.float() * self.spread(parts["scale"], tuple(values.shape))
 
+    def assign(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.quantize(weight, parts["scale"])
+
+    def integers(self, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return dict(parts)
+
     def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
@@ -160,8 +169,11 @@ class Affine(Data):
             return 1
         return shape[self.axis] if self.granularity == "per_channel" else math.prod(shape) // self.group
 
+    def tables(self, shape: tuple[int, ...]) -> int:
+        return 4 * self.scales(shape)
+
     def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int:
-        return math.ceil(parts["values"].numel() * self.bits / 8) + 4 * parts["scale"].numel()
+        return packed(parts["values"].numel(), self.bits) + 4 * parts["scale"].numel()
 
     def estimate(self, shape: tuple[int, ...]) -> int:
-        return math.ceil(math.prod(shape) * self.bits / 8) + 4 * self.scales(shape)
+        return packed(math.prod(shape), self.bits) + self.tables(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import pydantic
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
+TIE = 0.15  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _MILLISECONDS = {"US": 1e-3, "MS": 1.0, "S": 1e3}
@@ -132,6 +134,23 @@ class Budget(Data):
         """The limits that are set, without the drop."""
         given = {"size": self.size_bytes, "download": self.download_bytes, "latency": self.latency_ms, "memory": self.memory_bytes, "macs": self.macs}
         return {q: float(v) for q in QUANTITIES if (v := given[q]) is not None}
+
+    def weights(self, base: Mapping[Quantity, float]) -> dict[Quantity, float]:
+        """What one unit of each minimised quantity weighs: relative to ``base``; bytes decide between latencies that are nearly equal.
+
+        Bytes themselves are tied by multiply-adds, not by milliseconds, whose noise would decide.
+
+        Example:
+            >>> Budget().weights({"latency": 2.0, "size": 100.0})
+            {'latency': 0.5, 'size': 0.0015}
+        """
+        second: Quantity = "macs" if self.minimize in ("size", "download") else "size"
+        return {self.minimize: 1.0 / max(base[self.minimize], 1e-12), second: TIE / max(base[second], 1e-12)}
+
+    def objective(self, measurement: Measurement, baseline: Measurement) -> float:
+        """What is minimised, of what was measured; the baseline's is ``1 + TIE``."""
+        weights = self.weights({q: baseline.cost(q) for q in QUANTITIES})
+        return sum(w * measurement.cost(q) for q, w in weights.items())
 
     def violations(self, measurement: Measurement, baseline: Measurement | None = None) -> tuple[Violation, ...]:
         """Every limit that the measurement breaks; the drop only where both qualities are known."""

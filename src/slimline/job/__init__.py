@@ -26,7 +26,7 @@ from slimline.job.certificate import Outcome, certify, faithful, half_width, ord
 from slimline.job.context import Job, Source, open_job
 from slimline.job.found import Found, timed
 from slimline.job.prepare import prepare
-from slimline.job.recovery import Finalist, finish, recover
+from slimline.job.recovery import Finalist, finish, objective, recover
 from slimline.job.references import final_round, references
 from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
@@ -160,10 +160,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     def keeps(trial: Trial, margin: float) -> bool:
         return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - margin
 
-    def objective(trial: Trial) -> float:
-        return trial.measurement.cost(job.request.budget.minimize) if trial.measurement is not None else 0.0
-
-    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(t, base, allowed)], key=objective)
+    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(t, base, allowed)], key=lambda t: objective(job, found, t))
     return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
 from slimline.job.found import Found, timed
-from slimline.job.recovery import Finalist
+from slimline.job.recovery import Finalist, objective
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh
@@ -59,10 +59,14 @@ def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) ->
 def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:
     """The certificate's sequence, at most three: from the most conservative to the best objective, those likely to pass; the safest if none is."""
     budget = job.request.budget
+
+    def price(finalist: Finalist) -> float:
+        return objective(job, found, finalist.trial)
+
     kept = [f for f in finalists if not [v for v in f.trial.violations if v.quantity != "drop"]] or list(finalists)
     base = found.baseline_measurement.quality
     if base is None:
-        return [min(kept, key=_objective(job))][:1]
+        return [min(kept, key=price)][:1]
     allowed = budget.max_drop.allowed(base)
     count = len(job.evaluation) if job.evaluation is not None else 0
 
@@ -78,7 +82,7 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
     least = min(half_width(job, found, [f.scores]) for f in kept)
     if not likely and least > UNCERTIFIABLE * allowed:  # the holdout is too small to certify anything: no test can choose, so fidelity does
         close = [f for f in kept if faithful(f.trial, base, allowed)]
-        return [min(close, key=_objective(job))] if close else [safest]
+        return [min(close, key=price)] if close else [safest]
     # In a fixed sequence a last, daring step costs nothing: if it fails, the one before is delivered.
     seen = [
         f
@@ -89,7 +93,7 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
     ]
     steps = [safest]
     for finalist in [*likely, *sorted((f for f in seen if f not in likely), key=margin)]:
-        if _objective(job)(finalist) < 0.995 * _objective(job)(steps[-1]) and finalist is not safest:
+        if price(finalist) < 0.995 * price(steps[-1]) and finalist is not safest:
             steps.append(finalist)
     if len(steps) > 3:
         steps = [steps[0], steps[-2], steps[-1]]
@@ -102,14 +106,6 @@ def faithful(trial: Trial, base: float, allowed: float) -> bool:
     if m is None or m.quality is None or base - m.quality > allowed:
         return False
     return f is None or f.top1 is None or 1 - f.top1 <= CHANGED * allowed
-
-
-def _objective(job: Job) -> Callable[[Finalist], float]:
-    def value(finalist: Finalist) -> float:
-        assert finalist.trial.measurement is not None
-        return finalist.trial.measurement.cost(job.request.budget.minimize)
-
-    return value
 
 
 def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimline.core.budget import Quantity
 from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.progress import Best
@@ -21,15 +20,14 @@ from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, sc
 from slimline.measure.agreement import agreement
 from slimline.model.recover import Distillation, distil
 from slimline.report.sentence import in_points
-from slimline.search.race import Entry, Rung, race, rungs
+from slimline.search.race import RECOVERS, Entry, Rung, race, rungs
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
 QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
 QAT_RATE = 0.25  # of the learning rate
-RECOVERS = 0.35  # of a drop before recovery is left after it, as first seen on ResNet-20; decides who enters the race, not who wins it
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
-FULL_RATE = 0.25  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
+FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
 CALIBRATION_BATCH = 16
 
@@ -39,13 +37,12 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     budget = job.request.budget
     assert found.baseline_measurement.quality is None or job.evaluation is not None
     tried = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
-    front = _front(tried, budget.minimize)
+    front = _front(job, found, tried)
     if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     entries = [
-        Entry(t.plan, _objective(t, budget.minimize))
-        for t in _promising(front, _lanes(found.schedule.recovery_steps), found.baseline_measurement.quality, allowed)
+        Entry(t.plan, objective(job, found, t)) for t in _promising(front, _lanes(found.schedule.recovery_steps), found.baseline_measurement.quality, allowed)
     ]
     plan = rungs(int(found.schedule.recovery_steps * (1 - QAT_SHARE)), len(entries))
     total = sum(r.entries * r.steps for r in plan)
@@ -66,34 +63,39 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 
 def _lanes(steps: int) -> int:
     """How many candidates enter the race: each needs enough steps to show what it can do."""
-    return 6 if steps >= 1500 else 4 if steps >= 300 else 2
+    return 6 if steps >= 5000 else 4 if steps >= 600 else 3 if steps >= 300 else 2
 
 
-def _objective(trial: Trial, quantity: Quantity) -> float:
+def objective(job: Job, found: Found, trial: Trial) -> float:
+    """What is minimised, of a measured trial."""
     assert trial.measurement is not None
-    return trial.measurement.cost(quantity)
+    return job.request.budget.objective(trial.measurement, found.baseline_measurement)
 
 
-def _front(trials: list[Trial], quantity: Quantity) -> list[Trial]:
+def _front(job: Job, found: Found, trials: list[Trial]) -> list[Trial]:
     """Trials that none beats in objective and measured loss, the safest first."""
-    ranked = sorted(trials, key=lambda t: (t.measured_loss if t.measured_loss is not None else 0.0, _objective(t, quantity)))
+    ranked = sorted(trials, key=lambda t: (t.measured_loss if t.measured_loss is not None else 0.0, objective(job, found, t)))
     front: list[Trial] = []
     for trial in ranked:
-        if not front or _objective(trial, quantity) < 0.995 * _objective(front[-1], quantity):
+        if not front or objective(job, found, trial) < 0.995 * objective(job, found, front[-1]):
             front.append(trial)
     return front
 
 
 def _promising(front: list[Trial], count: int, base: float, allowed: float) -> list[Trial]:
-    """The part of a front (the safest first) where training decides: around the last member expected to come back within ``allowed``."""
-    hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
+    """The part of a front (the safest first) where training decides: around the last member expected to come back within ``allowed``.
 
-    def expected(trial: Trial) -> float:
+    What keeps the allowance untrained needs no training, but for the most daring of these.
+    """
+
+    def drop(trial: Trial) -> float:
         quality = trial.measurement.quality if trial.measurement is not None else None
-        return RECOVERS * (base - quality) if quality is not None else 0.0
+        return base - quality if quality is not None else 0.0
 
-    edge = max((i for i, t in enumerate(hopeful) if expected(t) <= allowed), default=0)
-    first = max(0, min(edge - count // 2 + 1, len(hopeful) - count))
+    hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
+    hopeful = hopeful[max((i for i, t in enumerate(hopeful) if drop(t) <= allowed), default=0) :]
+    edge = max((i for i, t in enumerate(hopeful) if RECOVERS * drop(t) <= allowed), default=0)
+    first = max(0, min(edge - count // 2, len(hopeful) - count))
     return hopeful[first : first + count]
 
 
@@ -122,9 +124,10 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
         seed=job.request.seed + entry.steps,
         bf16=found.bf16,
         augmentation=found.augmentation,
+        learning_rate=_rate(found, digest),
     )
     if with_quantizers:
-        how = dataclasses.replace(how, learning_rate=how.learning_rate * QAT_RATE, weight_decay=0.0)
+        how = dataclasses.replace(how, learning_rate=Distillation(steps=0).learning_rate * QAT_RATE, weight_decay=0.0)
     if not _trained(
         job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.92
     ):

@@ -41,15 +41,26 @@ class LayerCall:
         """What the weight is multiplied with at the chosen output positions: ``[len(chosen), C / groups * kernel]`` for groups of one."""
         if self.linear:
             return self.input.reshape(-1, self.input.shape[-1])[chosen]
-        spatial = tuple(output[2:])
-        x = F.pad(self.input, [p for width in reversed(self.padding) for p in (width, width)])
-        index = list(torch.unravel_index(chosen, (output[0], *spatial)))
-        kernel = tuple(self.weight.shape[2:])
-        columns = []
-        for offset in torch.cartesian_prod(*[torch.arange(k) for k in kernel]).reshape(-1, len(kernel)).tolist():
-            where = [i * s + o * d for i, s, o, d in zip(index[1:], self.stride, offset, self.dilation, strict=True)]
-            columns.append(x[(index[0], slice(None), *where)])
-        return torch.stack(columns, 2).flatten(1)
+        return patches(self.input, tuple(self.weight.shape[2:]), self.stride, self.padding, self.dilation, tuple(output[2:]), chosen)
+
+
+def patches(
+    x: torch.Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    spatial: tuple[int, ...],
+    chosen: torch.Tensor,
+) -> torch.Tensor:
+    """What a convolution multiplies its weight with at ``chosen`` of the ``N * prod(spatial)`` output positions: ``[len(chosen), C * prod(kernel)]``."""
+    x = F.pad(x, [p for width in reversed(padding) for p in (width, width)])
+    index = list(torch.unravel_index(chosen, (len(x), *spatial)))
+    columns = []
+    for offset in torch.cartesian_prod(*[torch.arange(k) for k in kernel]).reshape(-1, len(kernel)).tolist():
+        where = [i * s + o * d for i, s, o, d in zip(index[1:], stride, offset, dilation, strict=True)]
+        columns.append(x[(index[0], slice(None), *where)])
+    return torch.stack(columns, 2).flatten(1)
 
 
 def pick_outputs(output: torch.Tensor, chosen: torch.Tensor, linear: bool) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,15 +21,24 @@ FEWEST_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class _Wanted:
-    """Outputs ``[rows, O]`` of a layer of the original at the chosen output positions, for the outputs that stayed; and the shape of all."""
+class Observed:
+    """Outputs ``[rows, O]`` of a layer of the original at the chosen output positions; and the shape of all."""
 
     shape: torch.Size
     chosen: torch.Tensor
     outputs: torch.Tensor
 
 
-def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structure], samples: Samples, *, seed: int = 0, ridge: float = 1e-2) -> nn.Module:
+def reconstruct(
+    original: nn.Module,
+    pruned: nn.Module,
+    edits: Sequence[Structure],
+    samples: Samples,
+    *,
+    seed: int = 0,
+    ridge: float = 1e-2,
+    observed: Mapping[str, Observed] | None = None,
+) -> nn.Module:
     """A copy of ``pruned`` whose layers give what they gave in ``original``, as closely as they can.
 
     ``edits`` are those that made ``pruned`` from ``original``. Every convolution (groups 1) and linear
@@ -37,7 +46,7 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
     original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
     layer sees its input as the layers before it leave it after their own repair. A weight with several users (tied, or a layer
-    called twice) is left as it is: what suits one of them would spoil the others.
+    called twice) is left as it is: what suits one of them would spoil the others. ``observed``: of ``observe(original, samples)``, if it is at hand.
 
     References:
         He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, eq. 3 and section 3.1 (asymmetric).
@@ -51,14 +60,16 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     readers = {name: stay for name, stay in readers.items() if len(aliases[name]) == 1}
     if not readers:
         return _modes_of(pruned, new)
-    per_sample = sum(t[:1].numel() for t in samples.tensors)
-    part = samples[: max(8, min(SAMPLES, INPUT_VALUES // max(per_sample, 1)))]
-    wanted = _observe(original, readers, part, seed)
+    part = _part(samples)
+    wanted = observe(original, samples, seed) if observed is None else observed
 
     def solve(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        target = wanted.get(call.parameter)
-        if target is not None and call.groups == 1 and call.weight.shape[0] == target.outputs.shape[1]:
-            _solve(call, target, ridge)
+        target = wanted.get(call.parameter) if call.parameter in readers else None
+        if target is not None and call.groups == 1:
+            stay = readers[call.parameter]
+            outputs = target.outputs if stay is None else target.outputs[:, stay]
+            if call.weight.shape[0] == outputs.shape[1]:
+                _solve(call, target, outputs, ridge)
         return compute()
 
     with torch.no_grad(), LayerCalls(new, solve):
@@ -66,34 +77,39 @@ def reconstruct(original: nn.Module, pruned: nn.Module, edits: Sequence[Structur
     return _modes_of(pruned, new)
 
 
-def _observe(model: nn.Module, readers: dict[str, list[int] | None], part: Samples, seed: int) -> dict[str, _Wanted]:
+def _part(samples: Samples) -> Samples:
+    per_sample = sum(t[:1].numel() for t in samples.tensors)
+    return samples[: max(8, min(SAMPLES, INPUT_VALUES // max(per_sample, 1)))]
+
+
+def observe(model: nn.Module, samples: Samples, seed: int = 0) -> dict[str, Observed]:
+    """What every convolution and linear layer (groups 1, called once) gives, at drawn output positions."""
+    part = _part(samples)
     draw = torch.Generator().manual_seed(seed)
-    wanted: dict[str, _Wanted] = {}
+    found: dict[str, Observed] = {}
     seen: set[str] = set()
 
     def see(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         output = compute()
         if call.parameter in seen:
-            wanted.pop(call.parameter, None)
-        elif call.parameter in readers and call.groups == 1:
+            found.pop(call.parameter, None)
+        elif call.groups == 1:
             total = call.positions(output.shape)
             rows = max(FEWEST_ROWS, ROWS_PER_INPUT * call.weight[0].numel())
             chosen = torch.arange(total) if total <= rows else torch.randint(total, (rows,), generator=draw).sort().values
-            outputs = pick_outputs(output, chosen, call.linear)
-            stay = readers[call.parameter]
-            wanted[call.parameter] = _Wanted(output.shape, chosen, outputs if stay is None else outputs[:, stay])
+            found[call.parameter] = Observed(output.shape, chosen, pick_outputs(output, chosen, call.linear))
         seen.add(call.parameter)
         return output
 
     quiet = copy.deepcopy(model).eval()
     with torch.no_grad(), LayerCalls(quiet, see):
         quiet(*part.args, **part.kwargs)
-    return wanted
+    return found
 
 
-def _solve(call: LayerCall, target: _Wanted, ridge: float) -> None:
+def _solve(call: LayerCall, target: Observed, outputs: torch.Tensor, ridge: float) -> None:
     """Ridge regression towards the current weights, in float64; the bias, where there is one, is free."""
-    x, y = call.rows(target.shape, target.chosen).double(), target.outputs.double()
+    x, y = call.rows(target.shape, target.chosen).double(), outputs.double()
     weight = call.weight.flatten(1).double()
     if call.bias is not None:
         x_mean, y_mean = x.mean(0), y.mean(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,11 +10,12 @@ from torch import fx
 from torch.nn import functional
 
 from slimline.core.samples import Samples
+from slimline.model.layer_calls import patches
 from slimline.model.program import CONVOLUTIONS, Program, weight_arguments
 from slimline.numerics.affine import Histogram
 
 MOMENT_SAMPLES = 128
-MOMENT_ROWS = 16_384  # positions that a second moment is estimated from
+FEWEST_ROWS, ROWS_PER_INPUT = 4_096, 8  # positions that a second moment is estimated from
 MOMENT_WIDTH = 4_608  # wider inputs (512 channels x 3 x 3) cost seconds to invert
 
 
@@ -62,6 +64,7 @@ class ProgramStatistics:
             with torch.inference_mode():
                 rows = self.rows(parameter)
                 self._moments[parameter] = None if rows is None else (rows.transpose(-1, -2) @ rows) / rows.shape[-2]
+                self._means[parameter] = None if rows is None else rows.mean(-2)
         return self._moments[parameter]
 
     def mean_input(self, parameter: str) -> torch.Tensor | None:
@@ -82,36 +85,28 @@ class ProgramStatistics:
         if x is None or weight[0].numel() > MOMENT_WIDTH:
             return None
         if op == "linear":
-            return _thin(x.reshape(-1, x.shape[-1]).float())
+            x = x.reshape(-1, x.shape[-1])
+            return x[_some(len(x), x.shape[-1])].float()
         stride, padding, dilation, groups = _geometry(node)
-        if op == "conv1d":
-            x, kernel = x.unsqueeze(2), (1, weight.shape[-1])
-            stride, padding, dilation = (1, stride[-1]), (0, padding[-1]) if padding is not None else None, (1, dilation[-1])
-        else:
-            kernel = (int(weight.shape[2]), int(weight.shape[3]))
-            stride, dilation = _pair(stride), _pair(dilation)
-            padding = _pair(padding) if padding is not None else None
+        kernel = tuple(weight.shape[2:])
+        stride, dilation = _wide(stride, len(kernel)), _wide(dilation, len(kernel))
         if padding is None:  # "same"
             total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-            x, padding = functional.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)), (0, 0)
-        positions = x.shape[-1] * x.shape[-2] // (stride[0] * stride[1])
-        enough = max(8, min(len(x), MOMENT_ROWS * 4 // max(positions, 1)))
-        columns = functional.unfold(x[:enough].float(), kernel, dilation, padding, stride)  # [N, C*k*k, positions]
-        rows = columns.transpose(1, 2).reshape(-1, groups, columns.shape[1] // groups).transpose(0, 1)
-        rows = rows[:, _pick(rows.shape[1])]
-        return rows[0] if groups == 1 else rows
+            x, padding = functional.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)]), (0,) * len(kernel)
+        padding = _wide(padding, len(kernel))
+        spatial = tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in zip(x.shape[2:], padding, dilation, kernel, stride, strict=True))
+        rows = patches(x, kernel, stride, padding, dilation, spatial, _some(len(x) * math.prod(spatial), weight[0].numel())).float()
+        return rows if groups == 1 else rows.unflatten(1, (groups, -1)).transpose(0, 1)
 
 
-def _pick(rows: int) -> slice:
-    return slice(None, None, max(1, rows // MOMENT_ROWS))
+def _some(total: int, unknowns: int) -> torch.Tensor:
+    """Which of all rows are looked at: drawn, since a fixed stride would see the same columns of every image."""
+    enough = max(FEWEST_ROWS, ROWS_PER_INPUT * unknowns)
+    return torch.arange(total) if total <= enough else torch.randint(total, (enough,), generator=torch.Generator().manual_seed(0)).sort().values
 
 
-def _thin(rows: torch.Tensor) -> torch.Tensor:
-    return rows[_pick(len(rows))]
-
-
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return (value[0], value[-1])
+def _wide(value: tuple[int, ...], count: int) -> tuple[int, ...]:
+    return value if len(value) == count else value * count
 
 
 def _geometry(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...], int]:

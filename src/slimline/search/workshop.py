@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
-from slimline.model.reconstruct import reconstruct
+from slimline.model.reconstruct import Observed, observe, reconstruct
 from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 from slimline.search.space import Option
@@ -53,6 +54,12 @@ class Workshop:
         self.statistics = ProgramStatistics(self.program, self.calibration) if self.calibration is not None else None
         self._structure_statistics: StructureStatistics | None = None
 
+    @cached_property
+    def _observed(self) -> Mapping[str, Observed]:
+        """The original's layer outputs, which every repair aims at."""
+        assert self.calibration is not None
+        return observe(self.model, self.calibration, self.seed)
+
     @property
     def structure_statistics(self) -> StructureStatistics | None:
         """Channel scores' gradients, gathered at the first use."""
@@ -80,7 +87,7 @@ class Workshop:
             module = apply_structure(self.model, edits)
             if self.calibration is not None and edits:
                 # Least squares alone: recalibrating batch norms after it was measured to lose again.
-                module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed)
+                module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed, observed=self._observed)
             self._structures = {decisions: module}  # only the last: models can be large
         return copy.deepcopy(self._structures[decisions])
 

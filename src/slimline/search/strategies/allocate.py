@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,12 +12,13 @@ from slimline.core.budget import Budget, Quantity
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.search.allocator import allocate
+from slimline.search.race import RECOVERS
 from slimline.search.space import Choice, Corrections, Space
 
 ROUNDS = 6  # of linearising the costs around the last solution
-TIE = 0.05  # how much a relative change of the second quantity weighs against one of the first
 MARGIN = 0.98  # of a limit that estimates may use
-UNRECOVERED = 3.0  # training brings back most of what structure loses and little of what rounding does: its loss counts so much more
+UNRECOVERED = 1.5  # training brings back most of what structure loses and little of what rounding does: its loss counts so much more
+EDGE = 0.75  # of the allowance: the rest is for the interval on the holdout
 LEAST, MOST = 3e-4, 1.5  # losses (nats) between which the ladder lies
 
 
@@ -26,8 +27,9 @@ class Allocate:
 
     Costs are not additive across coupled sites (a layer's bytes are kept outputs x kept inputs x bits):
     they are made linear around the last solution, solved exactly, and made linear again until
-    the solution stays. ``levels`` are the candidates of the schedule; a third more are solved
-    again at the end, with the estimates corrected from all that was measured.
+    the solution stays. Three quarters of the ``levels`` candidates are that ladder. The rest are solved
+    where it decides, with the estimates corrected from all that was measured: between the most daring
+    candidate that is expected to keep the allowance after recovery and the next one.
     """
 
     name: ClassVar[str] = "allocate"
@@ -43,25 +45,42 @@ class Allocate:
         corrections = corrections_from(space, trials)
         if space.recovery.steps:
             corrections = replace(corrections, losses={**corrections.losses, "weight": UNRECOVERED * corrections.losses.get("weight", 1.0)})
-        for step in range(len(mine), 2 * self.levels):
-            level = self._level(step)
-            if level is None:
-                return None
+        if len(mine) >= self.levels:
+            return None
+        for level in self._levels(space, budget, mine, corrections):
             choice = solve(space, budget, level, corrections)
             if choice is not None and _decided(space.plan(choice)) not in tried:
                 return space.plan(choice)
         return None
 
-    def _level(self, step: int) -> float | None:
-        """Loss level of a step: coarse to fine, so that an interrupted ladder covers the whole range."""
-        if step >= self.levels + self.levels // 3:
-            return None
-        rungs = np.geomspace(LEAST, self.most, self.levels)
-        if step < self.levels:
-            return float(rungs[_spread_order(self.levels)[step]])
+    def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
+        """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge."""
+        ladder = max(3, 3 * self.levels // 4)
+        rungs = np.geomspace(LEAST, self.most, ladder)
+        if len(mine) >= ladder:
+            yield from _edge(space, budget, mine, corrections)
+        else:
+            yield from (float(rungs[i]) for i in _spread_order(ladder)[len(mine) :])
         between = np.sqrt(rungs[:-1] * rungs[1:])
-        again = step - self.levels
-        return float(between[_spread_order(len(between))[again % len(between)]])
+        yield from (float(between[i]) for i in _spread_order(len(between)))
+
+
+def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
+    """Levels between the last trial that is expected to keep the allowance after recovery, and the first that is not."""
+    known = sorted(
+        (t.measured_loss, t.measurement.quality, choice)
+        for t in trials
+        if t.measured_loss is not None and t.measurement is not None and t.measurement.quality is not None and (choice := space.choice(t.plan)) is not None
+    )
+    if len(known) < 2:
+        return
+    base = known[0][1]  # the mildest of all stands for the original
+    kept = RECOVERS if space.recovery.steps else 1.0
+    allowed = EDGE * budget.max_drop.allowed(base)
+    last = max(i for i, (_, quality, _) in enumerate(known) if i == 0 or kept * (base - quality) <= allowed)
+    low, high = (space.loss(known[i][2], corrections) for i in (last, min(last + 1, len(known) - 1)))
+    for share in (0.5, 0.25, 0.75, 1.25, -0.25):
+        yield max(low, LEAST) ** (1 - share) * max(high, 1.05 * low, LEAST) ** share
 
 
 def _decided(plan: Plan) -> frozenset[tuple[str, str]]:
@@ -100,7 +119,7 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
     for _ in range(ROUNDS):
         tables = _tables(space, choice, corrections)
         here = space.costs(choice, corrections)
-        weights = _weights(budget, base)
+        weights = budget.weights(base)
         objective = [sum((w * t[q] for q, w in weights.items()), np.zeros(len(t["loss"]))) for t in tables]
         limits = [([t["loss"] for t in tables], level)]
         for q, limit in budget.limits().items():
@@ -132,12 +151,6 @@ def _exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
     return rows
 
 
-def _weights(budget: Budget, base: dict[Quantity, float]) -> dict[Quantity, float]:
-    # Bytes are minimised with multiply-adds as the tie, not with milliseconds, whose noise would decide.
-    second: Quantity = "macs" if budget.minimize in ("size", "download") else "size"
-    return {budget.minimize: 1.0 / max(base[budget.minimize], 1e-12), second: TIE / max(base[second], 1e-12)}
-
-
 def _tables(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:
     """Per place: each option's change of every cost against ``choice``, all else as it is, and its loss."""
     here = space.costs(choice, corrections)
@@ -153,7 +166,7 @@ def _tables(space: Space, choice: Choice, corrections: Corrections) -> list[dict
 def _score(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> float:
     """The objective, with a steep price on every limit that is broken."""
     costs = space.costs(choice, corrections)
-    score = sum(w * costs[q] for q, w in _weights(budget, base).items())
+    score = sum(w * costs[q] for q, w in budget.weights(base).items())
     if not space.legal(choice):
         return float("inf")
     over = [costs[q] / (limit * MARGIN) - 1 for q, limit in budget.limits().items()] + [space.loss(choice, corrections) / level - 1]

@@ -57,30 +57,31 @@ class Allocate:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge."""
         ladder = max(3, 3 * self.levels // 4)
         rungs = np.geomspace(LEAST, self.most, ladder)
-        if len(mine) >= ladder:
-            yield from _edge(space, budget, mine, corrections)
-        else:
+        between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
+        if len(mine) < ladder:
             yield from (float(rungs[i]) for i in _spread_order(ladder)[len(mine) :])
-        between = np.sqrt(rungs[:-1] * rungs[1:])
-        yield from (float(between[i]) for i in _spread_order(len(between)))
+            yield from (between[i] for i in _spread_order(len(between)))
+            return
+        low, high = _edge(space, budget, mine, corrections)
+        yield from (low ** (1 - share) * high**share for share in (0.5, 0.25, 0.75, 1.25, -0.25))
+        yield from sorted(between, key=lambda level: abs(np.log(level**2 / (low * high))))
 
 
-def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
-    """Levels between the last trial that is expected to keep the allowance after recovery, and the first that is not."""
+def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> tuple[float, float]:
+    """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not."""
     known = sorted(
         (t.measured_loss, t.measurement.quality, choice)
         for t in trials
         if t.measured_loss is not None and t.measurement is not None and t.measurement.quality is not None and (choice := space.choice(t.plan)) is not None
     )
     if len(known) < 2:
-        return
+        return LEAST, MOST
     base = known[0][1]  # the mildest of all stands for the original
     kept = RECOVERS if space.recovery.steps else 1.0
     allowed = EDGE * budget.max_drop.allowed(base)
     last = max(i for i, (_, quality, _) in enumerate(known) if i == 0 or kept * (base - quality) <= allowed)
-    low, high = (space.loss(known[i][2], corrections) for i in (last, min(last + 1, len(known) - 1)))
-    for share in (0.5, 0.25, 0.75, 1.25, -0.25):
-        yield max(low, LEAST) ** (1 - share) * max(high, 1.05 * low, LEAST) ** share
+    low, high = (max(LEAST, space.loss(known[i][2], corrections)) for i in (last, min(last + 1, len(known) - 1)))
+    return low, max(high, 1.05 * low)
 
 
 def _decided(plan: Plan) -> frozenset[tuple[str, str]]:

@@ -1,0 +1,87 @@
+"""The ladder of loss levels, and the candidates that are added where it decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from slimline.core.budget import Budget
+from slimline.core.formats import Affine
+from slimline.core.plan import Decision, Fingerprint, Recovery
+from slimline.core.samples import Samples
+from slimline.core.site import Site
+from slimline.core.trial import Latency, Measurement, Trial
+from slimline.methods.static_int8 import StaticInt8
+from slimline.model.program import Program
+from slimline.search.space import Option, Place, Space, Timing, layers_of
+from slimline.search.strategies.allocate import Allocate
+
+BASE = 0.9
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    net = nn.Sequential(*[nn.Linear(16, 16) for _ in range(8)])
+    program = Program.export(net, Samples.of(torch.zeros(2, 16)))
+    places = []
+    for i, (name, use) in enumerate(program.weights.items()):
+        site = Site(id=name, kind="weight", op=use.op, shape=use.shape)
+        options = [
+            Option(f"{bits} bits", (Decision(site=name, method=StaticInt8(bits=bits)),), loss, format=Affine(bits=bits, axis=0), execute="integer")
+            for bits, loss in ((8, 0.001 * (i + 1)), (4, 0.01 * (i + 1)), (2, 0.1 * (i + 1)))
+        ]
+        places.append(Place(site, (Option("keep"), *options)))
+    full = {e: dict.fromkeys(program.weights, ms) for e, ms in (("float", 1.0), ("integer", 0.5))}
+    return Space(
+        Fingerprint(architecture="a", weights="w"), tuple(places), layers_of(program.weights, places), Timing(full, {}, 0.0), 0, 0, 0, Recovery(steps=0)
+    )
+
+
+def measured(space: Space, plan: object) -> Trial:
+    choice = space.choice(plan)  # type: ignore[arg-type]
+    assert choice is not None
+    loss, costs = space.loss(choice), space.costs(choice)
+    return Trial(
+        plan=plan,
+        origin="allocate",
+        status="met",
+        measured_loss=loss,
+        predicted_loss=loss,
+        measurement=Measurement(
+            size_bytes=int(costs["size"]),
+            download_bytes=int(costs["size"]),
+            download_codec="none",
+            memory_bytes=int(costs["memory"]),
+            parameters=1,
+            macs=int(costs["macs"]),
+            latency_ms=Latency(median=costs["latency"], p95=costs["latency"], runs=1),
+            quality=BASE - loss,
+        ),
+    )
+
+
+def run(space: Space, levels: int, budget: Budget) -> list[Trial]:
+    trials: list[Trial] = []
+    while (plan := Allocate(levels).propose(space, budget, trials)) is not None:
+        trials.append(measured(space, plan))
+    return trials
+
+
+def test_no_plan_is_proposed_twice_and_no_more_than_were_asked_for(space: Space) -> None:
+    trials = run(space, 12, Budget(minimize="size"))
+    assert len({t.plan.digest for t in trials}) == len(trials) <= 12
+
+
+def test_the_last_candidates_lie_around_the_edge_of_the_allowance(space: Space) -> None:
+    allowed = 0.1
+    trials = run(space, 16, Budget(minimize="size", max_drop=str(allowed)))
+    ladder, extra = trials[:12], trials[12:]
+    losses = [t.measured_loss or 0.0 for t in ladder]
+    low, high = max(x for x in losses if x <= 0.75 * allowed), min(x for x in losses if x > 0.75 * allowed)
+    assert low < (extra[0].measured_loss or 0.0) < high
+
+
+def test_it_is_a_pure_function_of_the_trials(space: Space) -> None:
+    trials = run(space, 8, Budget(minimize="size"))
+    assert [Allocate(8).propose(space, Budget(minimize="size"), trials[:n]) for n in range(len(trials))] == [t.plan for t in trials]

@@ -46,7 +46,7 @@ def prepare(job: Job) -> Found:
         sites, refused = find_sites(job.model, job.example)
         sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
         workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, job.loss if job.train is not None else None, job.request.seed)
-        baseline = job.target.lower(workshop.program, job.example)
+        baseline = job.target.lower(workshop.original, job.example)
         (latency,) = job.target.latency([baseline], job.example, batch=budget.batch, threads=budget.threads, seconds=1.0)
         samples = job.evaluation if job.evaluation is not None else job.example
         original = evaluate(job.model, samples)

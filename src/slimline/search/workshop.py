@@ -18,6 +18,7 @@ from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure
+from slimline.model.equalize import equalize_pairs
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
 from slimline.model.reconstruct import Observed, observe, reconstruct
@@ -33,6 +34,7 @@ STRUCTURE_SAMPLES = 512
 class Workshop:
     """The original and everything derived from it once.
 
+    ``original`` is its program; ``program`` the same with its layers' ranges equalized, which is what numerics start from.
     ``calibration`` sets ranges, moments, channel scores and least squares. ``moments``: whether any method will ask
     the structure statistics for the layers' input moments, which cost seconds on wide models.
     """
@@ -49,7 +51,9 @@ class Workshop:
     _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.program = Program.export(self.model, self.example)
+        self.original = Program.export(self.model, self.example)
+        self.program = self.original.copy()
+        equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
         self.statistics = ProgramStatistics(self.program, self.calibration) if self.calibration is not None else None
         self._structure_statistics: StructureStatistics | None = None
@@ -128,6 +132,7 @@ class Workshop:
     def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:
         """A (trained) structure as a program, with statistics of its own."""
         program = Program.export(module, self.example)
+        equalize_pairs(program)
         return program, ProgramStatistics(program, self.calibration) if self.calibration is not None else None
 
     def build(self, plan: Plan, module: nn.Module | None = None) -> Built:

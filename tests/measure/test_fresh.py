@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError
 from slimline.measure.fresh import run_fresh
+from slimline.targets.onnxruntime import OnnxRuntime
 
 
 def write(path: Path) -> Path:
@@ -25,7 +26,7 @@ def write(path: Path) -> Path:
 def test_outputs_come_from_the_file_in_another_process_in_order_and_whole(tmp_path: Path) -> None:
     file = write(tmp_path / "model.onnx")
     a, b = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), torch.ones(7, 3)
-    outputs, rss = run_fresh(file, ("a", "b"), Samples((a, b), {}), threads=1, batch=3)
+    outputs, rss = run_fresh(OnnxRuntime(), file, ("a", "b"), Samples((a, b), {}), threads=1, batch=3)
     assert torch.equal(outputs[0], a + b)
     assert torch.equal(outputs[1], -(a + b))
     assert 10_000_000 < rss < 2_000_000_000  # a Python process with the runtime, without torch
@@ -34,7 +35,7 @@ def test_outputs_come_from_the_file_in_another_process_in_order_and_whole(tmp_pa
 def test_keyword_inputs_go_by_name(tmp_path: Path) -> None:
     file = write(tmp_path / "model.onnx")
     a, b = torch.zeros(2, 3), torch.ones(2, 3)
-    outputs, _ = run_fresh(file, ("a", "b"), Samples((), {"b": b, "a": a}), threads=1)
+    outputs, _ = run_fresh(OnnxRuntime(), file, ("a", "b"), Samples((), {"b": b, "a": a}), threads=1)
     assert torch.equal(outputs[0], b)
 
 
@@ -42,4 +43,4 @@ def test_a_file_that_the_runtime_refuses_is_a_typed_error_with_its_words(tmp_pat
     file = tmp_path / "broken.onnx"
     file.write_bytes(b"nonsense")
     with pytest.raises(LoweringError, match=r"broken\.onnx failed in a fresh process"):
-        run_fresh(file, ("a",), Samples.of(torch.zeros(1, 3)), threads=1)
+        run_fresh(OnnxRuntime(), file, ("a",), Samples.of(torch.zeros(1, 3)), threads=1)

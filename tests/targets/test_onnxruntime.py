@@ -20,8 +20,9 @@ from slimline.core.samples import Samples
 from slimline.errors import DataError, LoweringError, UnsupportedFormat
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
+from slimline.targets._feed import repeat
 from slimline.targets._onnx_plain import VARIANTS
-from slimline.targets.onnxruntime import OnnxRuntime, repeat
+from slimline.targets.onnxruntime import OnnxRuntime
 
 TARGET = OnnxRuntime()
 BITS: tuple[Literal[2, 4, 8], ...] = (8, 4, 2)
@@ -436,7 +437,7 @@ def test_plain_int8_makes_every_variant_of_the_runtimes_own_quantizer() -> None:
     program = build(Wide, samples)
     baseline = TARGET.lower(freeze(program), samples[:2])
     made = list(TARGET.plain_int8(baseline, samples))
-    assert len(made) == 12 == len({q.variant.label for q in made})
+    assert len(made) == 12 == len({q.label for q in made})
     expected = program.run(samples).outputs[0]
     for quantized in made:
         assert quantized.artifact is not None, quantized.error

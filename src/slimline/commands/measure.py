@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +11,13 @@ import click
 
 from slimline.commands._invocation import reserved_stdout
 from slimline.commands._request import check_metric
-from slimline.errors import TargetNotInstalled, UsageError
+from slimline.errors import LoweringError, TargetNotInstalled, UsageError
 
 if TYPE_CHECKING:
-    from slimline.core.contracts import Artifact
+    from slimline.core.contracts import Artifact, Port
     from slimline.core.samples import Samples
     from slimline.core.trial import Latency
     from slimline.sources.task_file import TaskFile
-
-ELEMENT_TYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names of what numpy and torch call otherwise
 
 
 @click.command()
@@ -51,8 +50,8 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     samples = None if split is None else task.given(split)
     if samples is None:
         raise UsageError(f"{task.path} gives neither holdout nor search samples.", hint="Let data('holdout') return (inputs, targets).")
-    _check_inputs(file, target.session(artifact), samples, artifact)
-    outputs, rss_bytes = run_fresh(file, artifact.inputs, samples, threads=threads)
+    _check_inputs(file, target.ports(artifact), samples)
+    outputs, rss_bytes = run_fresh(target, file, artifact.inputs, samples, threads=threads)
     tree = _as_the_model_gives(outputs, task)
     targets = samples.targets if samples.targets is not None else _original_outputs(task, samples)
     check_labels(tree, targets, str(split))
@@ -65,7 +64,7 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     )
     quality, _ = evaluate(metric[1], tree, targets)
     latency: Latency = target.latency([artifact], samples[:1], batch=batch, threads=threads)[0]
-    download, codec = download_bytes(artifact.payload)
+    download, codec = download_bytes(artifact.content)
     return {
         "file": str(file), "target": artifact.target, "size_bytes": artifact.size_bytes, "download_bytes": download, "download_codec": codec,
         "memory_bytes": target.memory(artifact, samples[:batch]), "rss_bytes": rss_bytes, "latency_ms": latency.model_dump(),
@@ -75,8 +74,6 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
 
 def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     """The file, its artefact and its runtime, by the suffix."""
-    from dataclasses import replace
-
     from slimline.core.contracts import Artifact
     from slimline.core.registry import registered
 
@@ -93,33 +90,30 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     if not kind.installed():
         raise TargetNotInstalled(f"The target {kind.name} is not installed.", hint=f"Install it with: {kind.install}")
     target = kind()
-    artifact = Artifact(kind.name, kind.suffix, file.read_bytes(), (), ())
     try:
-        session = target.session(artifact)
-    except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
-        raise UsageError(
-            f"{kind.name} refuses {file}: {' '.join(str(error).split())[:300]}", hint="The file is damaged, or made for another version."
-        ) from error
-    return file, replace(artifact, inputs=tuple(i.name for i in session.get_inputs()), outputs=tuple(o.name for o in session.get_outputs())), target
+        return file, target.opened(Artifact.read(kind.name, file, kind.beside)), target
+    except LoweringError as error:
+        raise UsageError(f"{kind.name} refuses {file}: {error.message[:300]}", hint="The file is damaged, or made for another version.") from error
 
 
-def _check_inputs(file: Path, session: Any, samples: Samples, artifact: Artifact) -> None:
+def _check_inputs(file: Path, ports: Sequence[Port], samples: Samples) -> None:
     """The data has the inputs that the file wants, each of the right type and shape."""
-    free = [n for n in artifact.inputs if n not in samples.kwargs]
+    names = [p.name for p in ports]
+    free = [n for n in names if n not in samples.kwargs]
     given = dict(zip(free, samples.args, strict=False)) | samples.kwargs
-    if set(given) != set(artifact.inputs) or len(samples.args) > len(free):
+    if set(given) != set(names) or len(samples.args) > len(free):
         raise UsageError(
-            f"{file} takes the inputs {', '.join(artifact.inputs)}, the data gives {len(samples.tensors)}: {', '.join(samples.kwargs) or 'by position'}.",
+            f"{file} takes the inputs {', '.join(names)}, the data gives {len(samples.tensors)}: {', '.join(samples.kwargs) or 'by position'}.",
             hint="Return the same inputs as when it was compressed.",
         )
-    for wanted in session.get_inputs():
-        tensor, kind = given[wanted.name], wanted.type.removeprefix("tensor(").removesuffix(")")
-        kind, ours = ELEMENT_TYPES.get(kind, kind), str(tensor.dtype).removeprefix("torch.")
-        shape = [len(samples) if not isinstance(d, int) and i == 0 else d for i, d in enumerate(wanted.shape)]
-        fits = len(shape) == tensor.ndim and all(not isinstance(d, int) or i == 0 or d == tensor.shape[i] for i, d in enumerate(shape))
-        if kind != ours or not fits:
+    for wanted in ports:
+        tensor = given[wanted.name]
+        ours = str(tensor.dtype).removeprefix("torch.")
+        fits = len(wanted.shape) == tensor.ndim and all(d is None or i == 0 or d == tensor.shape[i] for i, d in enumerate(wanted.shape))
+        if wanted.dtype != ours or not fits:
+            shape = ["N", *("?" if d is None else d for d in wanted.shape[1:])]
             raise UsageError(
-                f"{file} takes {wanted.name} as {kind} {['N', *shape[1:]]}, the data gives {ours} {['N', *tensor.shape[1:]]}.".replace("'", ""),
+                f"{file} takes {wanted.name} as {wanted.dtype} {shape}, the data gives {ours} {['N', *tensor.shape[1:]]}.".replace("'", ""),
                 hint="Return inputs as when it was compressed.",
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 from slimline.core.formats import Format
 from slimline.core.samples import Samples
 from slimline.core.site import Op
+from slimline.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,7 @@ class Operation:
 
     ``weight``: the parameter that it uses, by its name in the program, or ``""``.
     ``executes``: ``integer`` or ``float``. ``milliseconds``: by the runtime's own profile, or ``None``.
+    ``backend``: what runs it (``XNNPACK``, ``portable``, ``CPU``). ``bytes``: of its constants as the runtime holds them, ``None`` where it does not tell.
     """
 
     name: str
@@ -53,30 +55,79 @@ class Operation:
     executes: str
     weight: str = ""
     milliseconds: float | None = None
+    backend: str = ""
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input as the artefact takes it: ``dtype`` in PyTorch's words (``float32``), ``None`` for a free dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A lowered model. ``payload`` is the file's content, bit for bit."""
+    """A lowered model. ``payload`` is the file's content, bit for bit; ``beside`` what the runtime needs next to it, by suffix (``.bin``)."""
 
     target: str
     suffix: str
     payload: bytes = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def size_bytes(self) -> int:
-        return len(self.payload)
+        """Of all its files."""
+        return len(self.payload) + sum(map(len, self.beside.values()))
+
+    @property
+    def content(self) -> bytes:
+        """All its files, one after the other: what a download carries."""
+        return b"".join((self.payload, *self.beside.values()))
+
+    def files(self, stem: str) -> dict[str, bytes]:
+        """File name -> content, the main file first.
+
+        Example:
+            >>> list(Artifact("openvino", ".xml", b"<net/>", (), (), {".bin": b"01"}).files("model"))
+            ['model.xml', 'model.bin']
+        """
+        return {f"{stem}{suffix}": content for suffix, content in {self.suffix: self.payload, **self.beside}.items()}
 
     def write(self, path: Path) -> None:
-        """Write the file; it appears whole or not at all."""
-        part = path.with_name(path.name + ".part")
-        try:
-            part.write_bytes(self.payload)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        """Write its files, ``path`` being the main one; each appears whole or not at all."""
+        for name, content in reversed(self.files(path.stem).items()):
+            part = path.with_name(name + ".part")
+            try:
+                part.write_bytes(content)
+                part.replace(path.with_name(name))
+            finally:
+                part.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, target: str, path: Path, beside: Sequence[str] = ()) -> Artifact:
+        """What ``write`` wrote; its inputs and outputs are for ``Target.opened`` to find out.
+
+        Raises:
+            UsageError: one of the files is missing.
+        """
+        missing = [f.name for s in beside if not (f := path.with_suffix(s)).is_file()]
+        if missing:
+            raise UsageError(f"Beside {path} there is no {missing[0]}, which {target} needs.", hint="Keep an artefact's files together.")
+        return cls(target, path.suffix, path.read_bytes(), (), (), {s: path.with_suffix(s).read_bytes() for s in beside})
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What one setting of a runtime's own quantizer gave: an artefact, or why there is none."""
+
+    label: str
+    artifact: Artifact | None
+    error: str = ""
 
 
 @runtime_checkable
@@ -85,13 +136,23 @@ class Target(Protocol):
 
     name: ClassVar[str]
     suffix: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]]
+    """Suffixes of the further files that an artefact has."""
     install: ClassVar[str]
     """The command that installs the runtime."""
+    runner: ClassVar[Path]
+    """A script without Slimline in it, for the process that checks the file: ``load(file, threads)`` gives a function
+    from the inputs, a dict of arrays by name, to the outputs, a sequence of arrays."""
 
     @classmethod
     def installed(cls) -> bool: ...
     @classmethod
     def version(cls) -> str: ...
+    @classmethod
+    def require(cls) -> None:
+        """Raises ``TargetNotInstalled`` with the command that installs it."""
+        ...
+
     def executes(self, format: Format, op: Op, execute: str) -> bool:
         """Whether a weight in this format runs at this operation in this manner (``integer``, ``dynamic``, ``float``)."""
         ...
@@ -102,6 +163,18 @@ class Target(Protocol):
         Raises:
             LoweringError: naming what stops it.
         """
+        ...
+
+    def opened(self, artifact: Artifact) -> Artifact:
+        """The artefact of a file with the names of its inputs and outputs, after the runtime has taken it.
+
+        Raises:
+            LoweringError: the runtime refuses the file.
+        """
+        ...
+
+    def ports(self, artifact: Artifact) -> tuple[Port, ...]:
+        """What its inputs must look like."""
         ...
 
     def run(self, artifact: Artifact, inputs: Samples, *, threads: int = 1, batch: int = 256) -> Any:
@@ -117,7 +190,11 @@ class Target(Protocol):
         ...
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
-        """Weights as loaded plus the peak of live activations, in bytes, at the example's batch."""
+        """Weights as loaded plus the peak of live activations, in bytes, for one sample."""
+        ...
+
+    def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
+        """The float32 baseline through the runtime's own quantizer, one setting after the other; nothing where it has none."""
         ...
 
 

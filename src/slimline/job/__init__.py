@@ -243,14 +243,12 @@ def load(directory: str | Path) -> nn.Module:
 
 def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1) -> dict[str, Any]:
     """Bytes, latency and quality of an artefact file on a task's holdout (else search) samples, in its runtime."""
+    runtime = find("targets", target)()
     path = Path(artefact)
-    path = path / "model.onnx" if path.is_dir() else path
+    path = path / f"model{runtime.suffix}" if path.is_dir() else path
     if not path.is_file():
         raise UsageError(f"There is no artefact {path}.", hint="Give a model file, or the --out folder of `slimline compress`.")
-    runtime = find("targets", target)()
-    bare = Artifact(target, path.suffix, path.read_bytes(), (), ())
-    session = runtime.session(bare)
-    whole = Artifact(target, path.suffix, bare.payload, tuple(i.name for i in session.get_inputs()), tuple(o.name for o in session.get_outputs()))
+    whole = runtime.opened(Artifact.read(target, path, runtime.beside))
     samples = task.data("holdout") or task.data("search")
     if samples is None:
         raise UsageError("The task gives no holdout or search samples.", hint="Define data(split).")

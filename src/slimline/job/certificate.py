@@ -117,21 +117,21 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     if samples is None or base is None:
         finalist = sequence[0]
-        _, rss = _fresh(folder, finalist, job.example)
+        _, rss = _fresh(job, folder, finalist, job.example)
         job.note("whether quality was kept: there is no data to measure it on")
         verdict: Verdict = "fail" if finalist.trial.violations else "inconclusive"
         return Outcome(finalist, verdict, None, None, None, finalist.trial.agreement, None, None, rss, None, None)
     with timed(job, "certifying on the holdout", 0.92):
         baseline_file = folder / f"baseline{found.baseline.suffix}"
         found.baseline.write(baseline_file)
-        raw, baseline_rss = run_fresh(baseline_file, found.baseline.inputs, samples)
+        raw, baseline_rss = run_fresh(job.target, baseline_file, found.baseline.inputs, samples)
         original = as_outputs(raw, found.original)
         baseline_quality, baseline_scores = job.score(original, samples, original)
         allowed = job.request.budget.max_drop.allowed(baseline_quality)
         seen: dict[int, tuple[Any, int, float]] = {}
 
         def test(place: int) -> tuple[DropInterval, str]:
-            outputs, rss = _fresh(folder, sequence[place], samples)
+            outputs, rss = _fresh(job, folder, sequence[place], samples)
             shaped = as_outputs(outputs, found.original)
             quality, scores = job.score(shaped, samples, original)
             seen[place] = (shaped, rss, quality)
@@ -167,7 +167,7 @@ def evaluate_stored(finalist: Finalist, samples: Samples) -> Any:
     return evaluate(finalist.built.stored.module, samples)
 
 
-def _fresh(folder: Path, finalist: Finalist, samples: Samples) -> tuple[tuple[torch.Tensor, ...], int]:
+def _fresh(job: Job, folder: Path, finalist: Finalist, samples: Samples) -> tuple[tuple[torch.Tensor, ...], int]:
     file = folder / f"{finalist.trial.plan.digest}{finalist.artifact.suffix}"
     finalist.artifact.write(file)
-    return run_fresh(file, finalist.artifact.inputs, samples)
+    return run_fresh(job.target, file, finalist.artifact.inputs, samples)

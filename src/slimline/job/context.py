@@ -30,7 +30,7 @@ from slimline.store.journal import Journal
 
 CALIBRATION = 512
 STATE = ".slimline"
-PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json")
+PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2")
 
 
 class Source(Task, Protocol):

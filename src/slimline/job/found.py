@@ -59,7 +59,7 @@ def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
 
 def measure(job: Job, workshop: Workshop, artifact: Artifact, latency: Latency, quality: float | None, program: Any, rss: int | None = None) -> Measurement:
     """Everything about an artefact but its latency and quality, which are handed in."""
-    download, codec = download_bytes(artifact.payload)
+    download, codec = download_bytes(artifact.content)
     return Measurement(
         size_bytes=artifact.size_bytes,
         download_bytes=download,

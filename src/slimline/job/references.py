@@ -92,23 +92,23 @@ def only(space: Space, method: str) -> Space:
 
 def _plain(job: Job, found: Found) -> list[Compared]:
     """The runtime's own quantizer over its settings: the smallest and the fastest within one point."""
-    quantizer = getattr(job.target, "plain_int8", None)
-    if quantizer is None or job.calibration is None:
+    if job.calibration is None:
         job.note("the reference plain int8: there are no calibration samples")
         return []
     limit = job.clock.elapsed + PLAIN_SHARE * job.clock.seconds
     made: dict[str, Artifact] = {}
     left_out: list[str] = []
-    for quantized in quantizer(found.baseline, job.calibration):
+    for quantized in job.target.plain_int8(found.baseline, job.calibration):
         if quantized.artifact is not None:
-            made[quantized.variant.label] = quantized.artifact
+            made[quantized.label] = quantized.artifact
         else:
-            left_out.append(quantized.variant.label)
+            left_out.append(quantized.label)
         if made and (job.clock.elapsed > limit or job.clock.over(0.96)):
-            job.note(f"plain int8: {len(made)} of 12 settings were tried before their share of the time was up")
+            job.note(f"plain int8: {len(made)} settings were tried before their share of the time was up")
             break
     if not made:
-        job.note(f"the reference plain int8: the runtime's quantizer made none of {', '.join(left_out)}")
+        why = f"the runtime's quantizer made none of {', '.join(left_out)}" if left_out else f"no quantizer of {job.target.name}'s own is installed"
+        job.note(f"the reference plain int8: {why}")
         return []
     budget = job.request.budget
     latencies = job.target.latency(list(made.values()), job.example, batch=budget.batch, threads=budget.threads, seconds=min(TRIAL, 4.0 / len(made)))
@@ -172,7 +172,7 @@ def _reference(job: Job, found: Found, outcome: Outcome, compared: Compared, lat
         shaped = as_outputs(outputs, found.original)
         quality = job.score(shaped, outcome.samples, outcome.baseline_outputs)[0]
         fidelity = agreement(outputs, flat(outcome.baseline_outputs))
-    download, codec = download_bytes(compared.artifact.payload)
+    download, codec = download_bytes(compared.artifact.content)
     return Reference(
         size_bytes=compared.artifact.size_bytes,
         download_bytes=download,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from scipy import stats
 
+from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.result import (
     ArtefactFile,
@@ -30,6 +31,7 @@ from slimline.job.found import Found
 from slimline.job.recovery import Finalist
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
+from slimline.report import operations
 from slimline.report.sentence import bytes_text, count_text, difference_text, sentence, time_text
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
@@ -269,6 +271,12 @@ def decoded(built: Built) -> Program:
     return program
 
 
+def _operations(job: Job, artifact: Artifact) -> bytes:
+    threads = job.request.budget.threads
+    found = job.target.operations(artifact, job.example, threads=threads)
+    return operations.dumps(job.target.name, type(job.target).version(), found, threads).encode()
+
+
 def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     """The artefact, the plan, what the plan resolved to, and the compressed model as a program that trains."""
     import io
@@ -291,7 +299,8 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     with quiet():
         torch.export.save(trace(program.module, job.example), stream)
     return {
-        f"model{outcome.finalist.artifact.suffix}": outcome.finalist.artifact.payload,
+        **outcome.finalist.artifact.files("model"),
+        "operations.json": _operations(job, outcome.finalist.artifact),
         "plan.json": plan.model_dump_json(indent=2).encode(),
         "plan.safetensors": save(tensors),
         "program.pt2": stream.getvalue(),

@@ -1,27 +1,27 @@
 """Run an artefact's *file* in a fresh Python process: what a user's deployment will see.
 
-The child knows nothing of how the artefact was made: it loads the file with the runtime, feeds
-it the inputs from a file and writes the outputs to another. It does not import torch.
+The child knows nothing of how the artefact was made: it loads the file with the target's runner, feeds
+it the inputs from a file and writes the outputs to another. Slimline is not imported there.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from slimline.core.contracts import Target
+from slimline.core.interpreter import interpreter
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError
 
 CHILD = """
-import json, resource, sys
+import json, resource, runpy, sys
 import numpy as np
-import onnxruntime
 def peak():
     try:  # of this program alone; getrusage also remembers the process that it was forked from
         lines = open("/proc/self/status").read().splitlines()
@@ -29,25 +29,24 @@ def peak():
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 request = json.load(sys.stdin)
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = request["threads"]
-options.log_severity_level = 4
-session = onnxruntime.InferenceSession(request["model"], options, providers=["CPUExecutionProvider"])
+run = runpy.run_path(request["runner"])["load"](request["model"], request["threads"])
 inputs = {n: np.load(f, mmap_mode="r") for n, f in request["inputs"].items()}
 count = len(next(iter(inputs.values())))
-first = {n: np.ascontiguousarray(a[:1]) for n, a in inputs.items()}
-session.run(None, first)
+run({n: np.ascontiguousarray(a[:1]) for n, a in inputs.items()})
 rss = peak()
 parts = []
 for start in range(0, count, request["batch"]):
-    parts.append(session.run(None, {n: np.ascontiguousarray(a[start:start + request["batch"]]) for n, a in inputs.items()}))
+    parts.append([np.array(o) for o in run({n: np.ascontiguousarray(a[start:start + request["batch"]]) for n, a in inputs.items()})])
 for place, column in enumerate(zip(*parts)):
     np.save(f"{request['out']}/{place}.npy", np.concatenate(column))
-print(json.dumps({"outputs": len(parts[0]), "rss_bytes": rss}))
+with open(f"{request['out']}/answer.json", "w") as file:
+    json.dump({"outputs": len(parts[0]), "rss_bytes": rss}, file)
 """
 
 
-def run_fresh(file: Path, names: tuple[str, ...], inputs: Samples, *, threads: int = 2, batch: int = 256) -> tuple[tuple[torch.Tensor, ...], int]:
+def run_fresh(
+    target: Target, file: Path, names: tuple[str, ...], inputs: Samples, *, threads: int = 2, batch: int = 256
+) -> tuple[tuple[torch.Tensor, ...], int]:
     """``(outputs, rss_bytes)`` of the file in a new process; ``names`` are the artefact's inputs in order.
 
     ``rss_bytes`` is the process's peak after one sample, the runtime's own code included.
@@ -63,11 +62,11 @@ def run_fresh(file: Path, names: tuple[str, ...], inputs: Samples, *, threads: i
             np.save(files[name], tensor.numpy())
         out = Path(folder, "out")
         out.mkdir()
-        request = {"model": str(file), "inputs": files, "out": str(out), "threads": threads, "batch": batch}
-        done = subprocess.run([sys.executable, "-I", "-c", CHILD], input=json.dumps(request), capture_output=True, text=True, check=False)
+        request = {"runner": str(target.runner), "model": str(file.resolve()), "inputs": files, "out": str(out), "threads": threads, "batch": batch}
+        done = subprocess.run([interpreter(target.name), "-I", "-c", CHILD], input=json.dumps(request), capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
             raise LoweringError(f"The artefact {file.name} failed in a fresh process (exit {done.returncode}): {said[:300]}")
-        answer = json.loads(done.stdout)
+        answer = json.loads((out / "answer.json").read_text())
         outputs = tuple(torch.from_numpy(np.load(out / f"{i}.npy")) for i in range(answer["outputs"]))
     return outputs, int(answer["rss_bytes"])

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from slimline.core.contracts import Artifact
+from slimline.core.contracts import Artifact, Quantized
 from slimline.core.samples import Samples
 from slimline.model.trace import quiet
-from slimline.targets._onnx_feed import feed
+from slimline.targets._feed import feed
 
 Structure = Literal["QDQ", "QOperator"]
 Calibration = Literal["MinMax", "Entropy", "Percentile"]
@@ -41,15 +41,6 @@ class Variant:
 _CALIBRATIONS: tuple[Calibration, ...] = ("MinMax", "Percentile", "Entropy")
 _STRUCTURES: tuple[Structure, ...] = ("QDQ", "QOperator")
 VARIANTS = tuple(Variant(s, c, per_channel) for c, s, per_channel in itertools.product(_CALIBRATIONS, _STRUCTURES, (True, False)))
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """What one variant gave: an artefact, or why there is none."""
-
-    variant: Variant
-    artifact: Artifact | None
-    error: str = ""
 
 
 class Reader:
@@ -80,9 +71,9 @@ def quantize(artifact: Artifact, calibration: Samples, variants: Sequence[Varian
         source = _preprocess(artifact, Path(folder))
         for variant in variants:
             try:
-                yield Quantized(variant, _one(artifact, source, calibration, variant, Path(folder)))
+                yield Quantized(variant.label, _one(artifact, source, calibration, variant, Path(folder)))
             except Exception as error:  # noqa: BLE001 - the quantizer raises anything; it becomes this variant's record
-                yield Quantized(variant, None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
+                yield Quantized(variant.label, None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
 
 
 def _preprocess(artifact: Artifact, folder: Path) -> Path:

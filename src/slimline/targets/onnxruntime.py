@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +15,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from slimline.core.contracts import Artifact, Operation
+from slimline.core.contracts import Artifact, Operation, Port, Quantized
 from slimline.core.formats import Affine, Float, Format
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.core.trial import Latency
 from slimline.errors import LoweringError, TargetNotInstalled
-from slimline.targets._onnx_feed import feed
+from slimline.targets._feed import feed, repeat
+from slimline.targets._timing import interleaved
 
 if TYPE_CHECKING:
     import onnxruntime
     import torch
 
     from slimline.model.program import Program
-    from slimline.targets._onnx_plain import Quantized, Variant
+    from slimline.targets._onnx_plain import Variant
 
 INTEGER_TYPES = ("QLinear", "MatMulInteger", "DynamicQuantize", "QGemm", "ConvInteger", "MatMulNBits", "Quantize", "Qlinear", "NhwcMaxPool")
 FUSED_AFTER = ("Relu", "Clip", "Add")  # a float convolution takes these along, and the name of their output
+PROVIDER = "CPUExecutionProvider"
 WARM_UP = 5
+ELEMENT_TYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names of what PyTorch calls otherwise
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
@@ -46,6 +49,8 @@ class OnnxRuntime:
 
     name: ClassVar[str] = "onnxruntime"
     suffix: ClassVar[str] = ".onnx"
+    beside: ClassVar[tuple[str, ...]] = ()
+    runner: ClassVar[Path] = Path(__file__).with_name("_onnxruntime_runner.py")
     install: ClassVar[str] = "pip install onnxruntime onnx onnxscript"
 
     @classmethod
@@ -65,13 +70,13 @@ class OnnxRuntime:
     def executes(self, format: Format, op: Op, execute: str) -> bool:
         if isinstance(format, Float):
             return True
-        if not isinstance(format, Affine):
+        if not isinstance(format, Affine) or (format.granularity == "per_tensor" and format.bits < 8):
             return False
         if execute == "integer":
-            return op in (*CONVOLUTIONS, "linear") and format.granularity != "per_group"
+            return op in (*CONVOLUTIONS, "linear") and format.granularity == "per_channel"
         if execute == "dynamic":
             return op == "linear" and format.bits == 8 and format.granularity == "per_channel"
-        return op not in ("lstm", "gru") or format.granularity != "per_group"
+        return op == "linear" or format.granularity != "per_group"
 
     def lower(self, program: Program, example: Samples) -> Artifact:
         self.require()
@@ -108,9 +113,20 @@ class OnnxRuntime:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         try:
-            return onnxruntime.InferenceSession(artifact.payload, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(artifact.payload, options, providers=[PROVIDER])
         except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
             raise LoweringError(f"ONNX Runtime refuses the model: {(str(error).splitlines() or [''])[0][:300]}") from error
+
+    def opened(self, artifact: Artifact) -> Artifact:
+        session = self.session(artifact)
+        return replace(artifact, inputs=tuple(i.name for i in session.get_inputs()), outputs=tuple(o.name for o in session.get_outputs()))
+
+    def ports(self, artifact: Artifact) -> tuple[Port, ...]:
+        found = []
+        for given in self.session(artifact).get_inputs():
+            kind = given.type.removeprefix("tensor(").removesuffix(")")
+            found.append(Port(given.name, ELEMENT_TYPES.get(kind, kind), tuple(d if isinstance(d, int) else None for d in given.shape)))
+        return tuple(found)
 
     def run(self, artifact: Artifact, inputs: Samples, *, threads: int = 1, batch: int = 256) -> tuple[torch.Tensor, ...]:
         import torch
@@ -122,6 +138,7 @@ class OnnxRuntime:
     def operations(self, artifact: Artifact, example: Samples, *, threads: int = 1, runs: int = 30) -> tuple[Operation, ...]:
         """The optimised graph; ``weight`` is the parameter's name in the program; times are medians of the runtime's own profile at batch 1."""
         import onnx
+        from onnx import numpy_helper
 
         with tempfile.TemporaryDirectory() as folder:
             named, owners = with_names(artifact)
@@ -131,6 +148,7 @@ class OnnxRuntime:
                 session.run(None, inputs)
             events = json.loads(Path(session.end_profiling()).read_text())
             graph = onnx.load(Path(folder, "optimised.onnx")).graph
+        constants = {i.name: numpy_helper.to_array(i).nbytes for i in graph.initializer}
         times: dict[str, list[float]] = {}
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
@@ -139,28 +157,23 @@ class OnnxRuntime:
         for node in graph.node:
             samples = times.get(node.name, [])[WARM_UP:]
             executes = "integer" if node.op_type.startswith(INTEGER_TYPES) else "float"
-            found.append(Operation(node.name, node.op_type, executes, owners.get(_original(node.name), ""), float(np.median(samples)) if samples else None))
+            found.append(
+                Operation(
+                    node.name,
+                    node.op_type,
+                    executes,
+                    owners.get(_original(node.name), ""),
+                    float(np.median(samples)) if samples else None,
+                    PROVIDER,
+                    sum(constants.get(i, 0) for i in node.input),
+                )
+            )
         return tuple(found)
 
     def latency(self, artifacts: Sequence[Artifact], example: Samples, *, batch: int = 1, threads: int = 1, seconds: float = 2.0) -> tuple[Latency, ...]:
         sessions = [(self.session(a, threads=threads), feed(a, repeat(example, batch))) for a in artifacts]
-        pace = []
-        for session, inputs in sessions:  # warm-up, and how many calls make a burst of about 5 ms
-            calls, start = 0, time.perf_counter()
-            while calls < 5 or time.perf_counter() - start < 0.03:
-                session.run(None, inputs)
-                calls += 1
-            pace.append(max(1, int(0.005 * calls / (time.perf_counter() - start))))
-        taken: list[list[float]] = [[] for _ in sessions]
-        end = time.perf_counter() + seconds * len(sessions)
-        while time.perf_counter() < end or len(taken[0]) < 20:
-            for (session, inputs), burst, times in zip(sessions, pace, taken, strict=True):
-                session.run(None, inputs)  # the caches are the other model's: not counted
-                for _ in range(burst):
-                    start = time.perf_counter()
-                    session.run(None, inputs)
-                    times.append((time.perf_counter() - start) * 1e3)
-        return tuple(Latency(median=float(np.median(t)), p95=float(np.percentile(t, 95)), runs=len(t), threads=threads, batch=batch) for t in taken)
+        calls = [functools.partial(session.run, None, inputs) for session, inputs in sessions]
+        return interleaved(calls, seconds=seconds, threads=threads, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
         import onnx
@@ -180,7 +193,7 @@ class OnnxRuntime:
         percentile and entropy, per channel and per tensor; U8S8). Which of them counts: ``measure.plain.choose``.
 
         Example:
-            ``[q.variant.label for q in OnnxRuntime().plain_int8(baseline, calibration) if q.artifact]``
+            ``[q.label for q in OnnxRuntime().plain_int8(baseline, calibration) if q.artifact]``
         """
         from slimline.targets import _onnx_plain
 
@@ -191,13 +204,6 @@ class OnnxRuntime:
                 except LoweringError as error:  # the runtime refuses its own quantizer's file: that variant's record
                     made = replace(made, artifact=None, error=error.message)
             yield made
-
-
-def repeat(example: Samples, batch: int) -> Samples:
-    """``batch`` samples, the example's over and over."""
-    import torch
-
-    return example[torch.arange(batch) % len(example)]
 
 
 def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
@@ -241,7 +247,7 @@ def peak_activations(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=[PROVIDER])
     names = [o.name for o in session.get_outputs()]
     sizes |= {n: int(np.asarray(v).nbytes) for n, v in zip(names, session.run(names, dict(inputs)), strict=True)}
     last = {name: place for place, node in enumerate(graph.node) for name in (*node.input, *node.output)}

@@ -1,4 +1,4 @@
-"""Samples as the runtime takes them."""
+"""Samples as a runtime takes them."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def feed(artifact: Artifact, inputs: Samples) -> dict[str, np.ndarray[Any, Any]]
         )
     named = [*zip(free, inputs.args, strict=True), *given.items()]
     return {n: np.ascontiguousarray(t.detach().numpy()) for n, t in named}
+
+
+def repeat(example: Samples, batch: int) -> Samples:
+    """``batch`` samples, the example's over and over."""
+    import torch
+
+    return example[torch.arange(batch) % len(example)]

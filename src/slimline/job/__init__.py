@@ -134,7 +134,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     finished: list[Finalist] = []
     for trial in chosen:
         if finished and job.clock.over(1.0):
-            job.note(f"{len(chosen) - len(finished)} finalists: no time was left to finish them")
+            job.cut(f"{len(chosen) - len(finished)} finalists: no time was left to finish them")
             break
         try:
             with timed(job, "finishing the best", 0.86):

@@ -64,6 +64,7 @@ class Job:
     clock: Clock
     methods: Mapping[str, type[Method]]
     notes: list[str] = field(default_factory=list)
+    truncated: bool = False  # whether the clock cut off something that the schedule held
     spent: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -83,6 +84,11 @@ class Job:
         if text not in self.notes:
             self.notes.append(text)
             self.progress.note(text)
+
+    def cut(self, text: str) -> None:
+        """Something that the clock cut off: noted, and the schedule counts as truncated."""
+        self.truncated = True
+        self.note(text)
 
     def score(self, outputs: Any, samples: Samples, original: Any) -> tuple[float, torch.Tensor | None]:
         """Quality and per-sample scores; unlabelled samples are held against the original's outputs."""

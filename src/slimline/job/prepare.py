@@ -252,7 +252,7 @@ def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place
     if kept is not None:  # measured once: a resumed run must choose by the same costs
         return Timing(kept["full"], kept["half"], kept["rest"], kept["edge"])
     timing, _ = measure_timing(
-        workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads
+        workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads, note=job.note
     )
     job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
     return timing

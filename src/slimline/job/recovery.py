@@ -155,6 +155,7 @@ def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, sampl
         module.load_state_dict(stored[0])
         return True
     if job.clock.over(latest):
+        job.cut("training: no time was left for all of it")
         return False
     is_graph = isinstance(module, torch.fx.GraphModule)
     if not is_graph:
@@ -166,6 +167,8 @@ def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, sampl
         module.eval()
     if done == how.steps:
         job.cache.put(name, module.state_dict())
+    else:
+        job.cut(f"training: {done} of {how.steps} steps of a candidate were done before its time was up")
     return True
 
 

@@ -47,7 +47,7 @@ def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
         level = max(outcome.finalist.trial.measured_loss or 0.0, 1e-3)
         for name, plan in _simple_plans(job, found, level):
             if job.clock.over(0.97):
-                job.note(f"the reference {name}: no time was left")
+                job.cut(f"the reference {name}: no time was left")
                 continue
             try:
                 built = found.workshop.build(plan)
@@ -104,7 +104,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         else:
             left_out.append(quantized.label)
         if made and (job.clock.elapsed > limit or job.clock.over(0.96)):
-            job.note(f"plain int8: {len(made)} settings were tried before their share of the time was up")
+            job.cut(f"plain int8: {len(made)} settings were tried before their share of the time was up")
             break
     if not made:
         why = f"the runtime's quantizer made none of {', '.join(left_out)}" if left_out else f"no quantizer of {job.target.name}'s own is installed"

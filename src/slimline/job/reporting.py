@@ -53,7 +53,7 @@ def build_report(
     verdict: Verdict = "inconclusive" if interrupted else outcome.verdict
     if not interrupted and [v for v in job.request.budget.violations(result) if v.quantity != "drop"]:
         verdict = "fail"
-    schedule = found.schedule.model_copy(update={"spent": dict(job.spent), "schedule_truncated": job.clock.over(0.97)})
+    schedule = found.schedule.model_copy(update={"spent": dict(job.spent), "schedule_truncated": job.truncated})
     return Report(
         slimline=environment()["slimline"],
         verdict=verdict,

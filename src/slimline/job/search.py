@@ -31,7 +31,10 @@ def search(job: Job, found: Found) -> None:
     loss_samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
     reference = evaluate(job.model, loss_samples)
     count = 0
-    while not job.clock.over(0.8) or sum(t.measurement is not None for t in found.trials) < LEAST_TRIALS:
+    while True:
+        if job.clock.over(0.8) and sum(t.measurement is not None for t in found.trials) >= LEAST_TRIALS:
+            job.cut(f"candidates: {len(found.trials)} of at most {found.schedule.candidates} were tried before their time was up")
+            break
         plan = strategy.propose(found.space, job.request.budget, found.trials)
         if plan is None:
             break

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-
-import torch
+from collections.abc import Callable, Mapping, Sequence
 
 from slimline.core.contracts import Artifact, Operation
 from slimline.core.plan import Decision, Plan
-from slimline.core.samples import Samples
 from slimline.core.trial import Latency
 from slimline.errors import SlimlineError
 from slimline.search.space import Place, Timing
@@ -31,25 +28,40 @@ def per_layer(operations: Sequence[Operation], latency: Latency) -> dict[str, fl
 
 
 def measure_timing(
-    workshop: Workshop, baseline: Artifact, places: Sequence[Place], methods: Sequence[str], fingerprint: Plan, *, batch: int, threads: int
+    workshop: Workshop,
+    baseline: Artifact,
+    places: Sequence[Place],
+    methods: Sequence[str],
+    fingerprint: Plan,
+    *,
+    batch: int,
+    threads: int,
+    note: Callable[[str], None],
 ) -> tuple[Timing, dict[str, Artifact]]:
     """Timing from whole models: float, integer, and integer with every channel site halved.
 
-    Returns the artefacts too, by name; one that cannot be made is left out, and the prior takes its place.
+    Returns the artefacts too, by name. One that cannot be made is left out, the prior takes its place, and ``note`` is told.
     """
     artifacts = {"float": baseline}
+
+    def add(name: str, decisions: Sequence[Decision]) -> None:
+        try:
+            artifacts[name] = workshop.lower(workshop.build(fingerprint.model_copy(update={"decisions": tuple(decisions)})))
+        except SlimlineError as error:
+            note(f"timing of {name} layers: {error.message[:160]}; estimated from the float ones instead")
+
     numerics = {"integer": "static_int8", "dynamic": "dynamic_int8"}
     for execute, name in numerics.items():
         decisions = _everywhere(places, name)
         if name in methods and decisions:
-            _try(workshop, artifacts, execute, fingerprint, decisions)
+            add(execute, decisions)
     halves = _halves(places)
     if halves and "channel_prune" in methods:
         for execute in [e for e in ("integer", "float") if e in artifacts][:1]:
-            _try(workshop, artifacts, f"{execute}/half", fingerprint, (*halves, *_everywhere(places, numerics.get(execute, ""))))
+            add(f"{execute}/half", (*halves, *_everywhere(places, numerics.get(execute, ""))))
     alternate = _alternate(places)
     if alternate and "integer" in artifacts:
-        _try(workshop, artifacts, "alternate/mixed", fingerprint, alternate)
+        add("alternate/mixed", alternate)
     example = workshop.example
     latencies = workshop.target.latency(list(artifacts.values()), example, batch=batch, threads=threads, seconds=1.0)
     times = {}
@@ -60,14 +72,6 @@ def measure_timing(
     edge = _edge(workshop, places, full, medians) if "alternate/mixed" in medians else 0.0
     half = {e.removesuffix("/half"): t for e, t in times.items() if e.endswith("/half")}
     return Timing(full, half, min((t.get("", 0.0) for t in full.values()), default=0.0), edge), artifacts
-
-
-def _try(workshop: Workshop, artifacts: dict[str, Artifact], name: str, base: Plan, decisions: Sequence[Decision]) -> None:
-    try:
-        built = workshop.build(base.model_copy(update={"decisions": tuple(decisions)}))
-        artifacts[name] = workshop.lower(built)
-    except SlimlineError:
-        return
 
 
 def _everywhere(places: Sequence[Place], method: str) -> tuple[Decision, ...]:
@@ -103,14 +107,3 @@ def _halves(places: Sequence[Place]) -> tuple[Decision, ...]:
         if place.site.kind == "channels" and widths:
             found.append(min(widths, key=lambda o: abs((o.channels or 0) - place.site.shape[0] / 2)).decisions[0])
     return tuple(found)
-
-
-def time_forward(workshop: Workshop, samples: Samples) -> float:
-    """Seconds for one forward of the float program over ``samples``, after a warm-up."""
-    import time
-
-    with torch.inference_mode():
-        workshop.program.run(samples[:2])
-        start = time.perf_counter()
-        workshop.program.run(samples)
-    return time.perf_counter() - start

@@ -57,3 +57,8 @@ def test_the_clock_counts_what_earlier_runs_spent() -> None:
     assert 105 <= clock.elapsed < 106 and -6 < clock.left <= -5
     assert clock.over() and clock.over(1.05) and not clock.over(1.10)
     assert not Clock(100.0).over(0.5)
+
+
+def test_time_that_is_not_trained_in_buys_candidates() -> None:
+    trained, untrained = (make_schedule(600, 600, PROBES[2], options=150, samples=250, train=n, batch=64) for n in (45_000, 0))
+    assert untrained.candidates > trained.candidates

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from slimline.core.result import Schedule
 
 SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.15, 0.48  # shares of the time left after the start; the rest measures, certifies and reports
+UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 64, 512
 LEAST_CANDIDATES, MOST_CANDIDATES = 4, 16
@@ -34,7 +35,7 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     """
     affordable = SENSITIVITY * left / max(options * probe.forward, 1e-9)
     loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), LEAST_SAMPLES))), samples)
-    candidates = int(min(max(CANDIDATES * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 4 * 4
+    candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 4 * 4
     steps = RECOVERY * left / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
     return Schedule(

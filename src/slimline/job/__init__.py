@@ -179,10 +179,17 @@ def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist]
 
 
 def _best_so_far(job: Job, found: Found) -> Report:
-    """What an interrupted run leaves: the best measured trial, without a certificate."""
+    """What an interrupted run leaves: the best measured trial, trained or not, without a certificate."""
     tried = [t for t in found.trials if t.measurement is not None]
-    good = [t for t in tried if not t.violations] or tried
-    best = min(good, key=lambda t: t.measurement.cost(job.request.budget.minimize) if not t.violations else (t.measured_loss or 0.0)) if good else tried[0]  # type: ignore[union-attr]
+    base = found.baseline_measurement.quality
+    allowed = 0.0 if base is None else job.request.budget.max_drop.allowed(base)
+
+    def kept(trial: Trial) -> bool:
+        trained = found.recovered.get(trial.plan.digest)
+        return not [v for v in trial.violations if v.quantity != "drop" or trained is None or trained > allowed]
+
+    good = [t for t in tried if kept(t)] or tried
+    best = min(good, key=lambda t: objective(job, found, t) if kept(t) else (t.measured_loss or 0.0))
     finalist = finish(job, found, best, None)
     m = finalist.trial.measurement
     outcome = Outcome(

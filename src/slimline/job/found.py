@@ -44,6 +44,7 @@ class Found:
     trials: list[Trial] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
+    recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan
 
 
 @contextlib.contextmanager

@@ -135,6 +135,7 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     quality = _quality_now(job, found, entry, module, with_quantizers)
     drop = found.baseline_measurement.quality - quality
     job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)
+    found.recovered[digest] = drop
     trial = next(t for t in found.trials if t.plan.digest == digest)
     if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
         _show(job, found, trial.measurement, drop, entry.plan)
@@ -158,13 +159,19 @@ def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, sampl
         job.cut("training: no time was left for all of it")
         return False
     is_graph = isinstance(module, torch.fx.GraphModule)
+    before = {parameter: value.detach().clone() for parameter, value in module.state_dict().items()}
     if not is_graph:
         module.train()
-    done = distil(
-        module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.02)
-    )
-    if not is_graph:
-        module.eval()
+    try:
+        done = distil(
+            module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.02)
+        )
+    except KeyboardInterrupt:  # half a training is worse than none: what was good before is what is kept
+        module.load_state_dict(before)
+        raise
+    finally:
+        if not is_graph:
+            module.eval()
     if done == how.steps:
         job.cache.put(name, module.state_dict())
     else:

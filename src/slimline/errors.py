@@ -10,6 +10,7 @@
      ├── LoweringError         the model could not be lowered to the target          exit 2
      ├── BudgetNotMet          no plan meets the budget; holds the closest           exit 3
      ├── TargetNotInstalled    the runtime is missing; holds the command             exit 5
+     ├── ArchiveError          an archive that is damaged, hostile or of another version  exit 2
      ├── JournalError          the journal of an earlier run cannot be continued     exit 2
      └── WorkerDied            a worker process ended without a result               exit 1
 
@@ -78,6 +79,10 @@ class TargetNotInstalled(SlimlineError):
     """The target's runtime is not installed; ``hint`` holds the command that installs it."""
 
     exit_code = 5
+
+
+class ArchiveError(SlimlineError):
+    """An archive that cannot be unpacked: damaged, made to do harm, or of another version."""
 
 
 class JournalError(SlimlineError):

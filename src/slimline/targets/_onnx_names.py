@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from slimline.core.samples import Samples
+from slimline.core.short_names import short_names
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.targets._onnx_export import OPSET
@@ -50,6 +50,7 @@ def tidy(model: onnx.ModelProto, weights: Sequence[str], example: Samples) -> No
         model.opset_import.remove(stale)
     _drop_zero_points(graph)
     _merge_constants(graph)
+    _sort_constants(graph)
     _rename(model, {mangled(w): w for w in weights}, example)
 
 
@@ -80,6 +81,14 @@ def _merge_constants(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
+def _sort_constants(graph: onnx.GraphProto) -> None:
+    """In the order of first use: as good as any other for the runtime, and an archive need not say which comes when."""
+    first = {name: place for place, name in enumerate(_uses(graph))}
+    kept = [detached(t) for t in sorted(graph.initializer, key=lambda t: first.get(t.name, len(first)))]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 def _rename(model: onnx.ModelProto, stems: Mapping[str, str], example: Samples) -> None:
     graph = model.graph
     names: dict[str, str] = {"": ""}
@@ -89,10 +98,7 @@ def _rename(model: onnx.ModelProto, stems: Mapping[str, str], example: Samples) 
     nodes = list(graph.node)  # held, so that their ids stay
     owner = dict(_owners(nodes, graph, stems))
     taken = set(names.values())  # an input may be called "a"
-    short = (text for text in map(_base36, itertools.count()) if text not in taken)
-    for name in _all_names(graph):
-        if name not in names:
-            names[name] = next(short)
+    names |= short_names({n: uses for n, uses in _uses(graph).items() if n not in names}, taken)
     for node in nodes:
         node.name = owner.get(id(node), "")
         node.input[:] = [names[i] for i in node.input]
@@ -131,22 +137,13 @@ def _owners(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, stems: Mapp
             carries |= dict.fromkeys(node.output, found[0]) if found else {}
 
 
-def _all_names(graph: onnx.GraphProto) -> list[str]:
+def _uses(graph: onnx.GraphProto) -> dict[str, int]:
+    """How often each value is written, in the order of first use."""
     uses: dict[str, int] = {}
     for node in graph.node:
         for name in (*node.input, *node.output):
             uses[name] = uses.get(name, 0) + 1
-    return sorted(uses, key=lambda n: (-uses[n], n))  # what is written most often gets the shortest name
-
-
-def _base36(number: int) -> str:
-    digits = "abcdefghijklmnopqrstuvwxyz0123456789"
-    text = digits[number % 26]
-    number //= 26
-    while number:
-        text += digits[number % 36]
-        number //= 36
-    return text
+    return uses
 
 
 def detached(message: Any) -> Any:

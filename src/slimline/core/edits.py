@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Keep:
-    """Structure: of ``member``'s channels only ``index`` (ascending) stay."""
+    """Structure: of ``member``'s channels only ``index`` (ascending) stay; of an input, only these are read on."""
 
     member: Member
     index: tuple[int, ...]
@@ -27,6 +27,14 @@ class Replace:
 
     module: str
     new: torch.nn.Module
+
+
+@dataclass(frozen=True, eq=False)
+class Prepend:
+    """Structure: what enters the model as ``value`` (``#input.0``) goes through ``module`` first. The model is called as before."""
+
+    value: str
+    module: torch.nn.Module
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,6 @@ class SetParameter:
     value: torch.Tensor = field(repr=False)
 
 
-Structure = Keep | Replace | SetAttribute
+Structure = Keep | Replace | SetAttribute | Prepend
 Numerics = Encode | QuantizeValue | SetParameter
 Edit = Structure | Numerics

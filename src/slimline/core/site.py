@@ -20,7 +20,9 @@ Op = Literal[
     "gru",
     "channels",
     "block",
+    "input",
 ]
+INPUT = "#input."  # what the name of a model's input begins with, as ``#input.0``
 
 
 class Member(Data):
@@ -29,6 +31,7 @@ class Member(Data):
     ``dim`` of ``parameter``, from ``start`` on, reshaped to ``view`` = (outer, channels, inner):
     channel ``c`` owns the positions ``start + (o * channels + c) * inner + i``. Flattening
     ``(C, 7, 7)`` before a linear layer gives ``(1, C, 49)``; the four gates of an LSTM ``(4, H, 1)``.
+    A ``parameter`` may also be an input of the model, ``#input.0``: ``dim`` counts the batch dimension.
 
     Example:
         >>> Member(parameter="fc.weight", dim=1, view=(1, 2, 3)).positions((1,))
@@ -51,12 +54,14 @@ class Site(Data):
 
     ``kind`` is ``weight`` (one parameter and how it is stored and executed; ``id`` is its name, as
     ``stages.0.conv1.weight``), ``channels`` (all dimensions that must be pruned together; ``id`` is
-    ``MODULE#channels`` of the first producer) or ``block`` (a module that can be replaced by the
-    identity; ``id`` is ``MODULE#block``).
+    ``MODULE#channels`` of the first producer), ``block`` (a module that can be replaced by the
+    identity; ``id`` is ``MODULE#block``) or ``input`` (what enters the model; ``id`` is ``#input.K``, its
+    name in the exported program).
 
-    ``shape``: of the weight; ``(C,)`` for channels; the value's shape (batch 1) for a block.
-    ``members``: for channels every dimension that goes along; for a block its parameters.
-    ``minimum``: the fewest channels that may stay.
+    ``shape``: of the weight; ``(C,)`` for channels; the value's shape (batch 1) for a block or an input.
+    ``members``: for channels every dimension that goes along; for a block its parameters; for an input its
+    own dimension of features and every dimension that goes along, or nothing if its features must all stay.
+    ``minimum``: the fewest channels that may stay. ``resizable``: an image input of another height and width runs too.
     """
 
     id: str
@@ -65,6 +70,12 @@ class Site(Data):
     shape: tuple[int, ...]
     members: tuple[Member, ...] = ()
     minimum: int = 1
+    resizable: bool = False
+
+    @property
+    def features(self) -> int:
+        """How many channels can be chosen from: of a channels site, or of an input whose features can go; else 0."""
+        return self.members[0].view[1] if self.members and self.kind in ("channels", "input") else self.shape[0] if self.kind == "channels" else 0
 
     @property
     def module(self) -> str:

@@ -213,7 +213,7 @@ def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offe
 
 def keep_option(site: Site) -> Option:
     """Leave the site as it is."""
-    return Option("keep", channels=site.shape[0] if site.kind == "channels" else None)
+    return Option("keep", channels=site.features or None)
 
 
 def _option_to_json(option: Option) -> dict[str, Any]:
@@ -225,6 +225,7 @@ def _option_to_json(option: Option) -> dict[str, Any]:
         "dropped": option.dropped,
         "execute": option.execute,
         "factors": option.factors,
+        "work": option.work,
         "format": option.format.model_dump(),  # type: ignore[attr-defined]  # every format that reaches the disk is Data
     }
 
@@ -242,6 +243,7 @@ def _option_from_json(data: dict[str, Any]) -> Option:
         format_of(data["format"]),
         data["execute"],
         tuple(map(tuple, data["factors"])),
+        tuple((name, share) for name, share in data["work"]),
     )
 
 

@@ -24,6 +24,7 @@ from slimline.core.result import (
     Verdict,
     ratios,
 )
+from slimline.core.site import Site
 from slimline.core.trial import Measurement, Trial
 from slimline.job.certificate import Outcome
 from slimline.job.context import Job, environment, sha256
@@ -33,6 +34,7 @@ from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
 from slimline.report.sentence import bytes_text, count_text, difference_text, sentence, time_text
+from slimline.search.space import Option
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
 
@@ -206,17 +208,11 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 method="removed" if gone else decision.method.name if decision is not None else "keep",
                 options={} if gone or decision is None else decision.method.model_dump(mode="json"),
                 why=_why(site.kind, option, others, total, gone),
-                before=_shape(use.shape) if use is not None else f"{site.shape[0]} channels" if site.kind == "channels" else "present",
-                after="removed"
-                if gone or option.dropped
-                else _shape(new.shape)
-                if new is not None
-                else f"{option.channels} channels"
-                if option.channels is not None
-                else "present",
+                before=_shape(use.shape) if use is not None else _present(site),
+                after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option),
                 bits=None if gone or use is None else option.format.bits,
                 rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None,
-                width=(site.shape[0], option.channels) if option.channels is not None else None,
+                width=(site.features, option.channels) if option.channels is not None else None,
                 cost=cost,
                 considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
             )
@@ -232,6 +228,16 @@ def _stored_bytes(built: Built, name: str) -> int:
 
 def _dropped(plan: Plan) -> list[str]:
     return [d.site.removesuffix("#block") for d in plan.decisions if d.method.name == "block_drop"]
+
+
+def _present(site: Site, option: Option | None = None) -> str:
+    """What a site that is no weight comes to, before or with an option."""
+    count = option.channels if option is not None else site.features
+    if count:
+        return f"{count} {'features' if site.kind == 'input' else 'channels'}"
+    if site.kind != "input":
+        return "present"
+    return option.label if option is not None and option.decisions else f"{_shape(site.shape[2:])} pixels"
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from slimline.core.edits import Keep, Replace, SetAttribute, Structure
+from slimline.core.edits import Keep, Prepend, Replace, SetAttribute, Structure
+from slimline.core.site import INPUT
 from slimline.errors import UnsupportedSite
+from slimline.model.entry import Gather, prepend
 
 Shape = tuple[int, ...]
 
@@ -20,7 +22,8 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
     ``Keep`` edits of one parameter combine, over several dimensions too, and reach every alias of
     its storage, which stay tied. Then the modules' own attributes follow their weights
     (``in_channels``, ``num_features``, ``groups`` of depthwise layers ...), modules are replaced (what
-    was decided inside one that is dropped is dropped with it), and ``SetAttribute`` has the last word.
+    was decided inside one that is dropped is dropped with it), and ``SetAttribute`` has the last word. What is put before the model
+    (``Prepend``, and ``Keep`` of an input's features) runs in the order of the edits.
     ``requires_grad`` and the mode of every module are kept.
 
     Raises:
@@ -40,7 +43,7 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
     aliases = aliases_of(new)
     _slice(new, aliases, kept_positions(new, edits))
     replaced: list[str] = []
-    sliced = {alias for e in edits if isinstance(e, Keep) for alias in aliases[e.member.parameter]}
+    sliced = {alias for e in edits if isinstance(e, Keep) and not _of_input(e) for alias in aliases[e.member.parameter]}
     for edit in edits:
         if isinstance(edit, Replace) and not any(within(edit.module, r) for r in replaced):
             _replace(new, edit, sliced)
@@ -48,7 +51,16 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
     for edit in edits:
         if isinstance(edit, SetAttribute) and not any(within(edit.module, r) for r in replaced):
             setattr(_module(new, edit.module), edit.name, edit.value)
+    for edit in edits:
+        if isinstance(edit, Prepend):
+            prepend(new, edit.value, copy.deepcopy(edit.module))
+        elif isinstance(edit, Keep) and _of_input(edit):
+            prepend(new, edit.member.parameter, Gather(edit.member.dim, edit.member.positions(edit.index)))
     return new
+
+
+def _of_input(keep: Keep) -> bool:
+    return keep.member.parameter.startswith(INPUT)
 
 
 def within(name: str, module: str) -> bool:
@@ -100,7 +112,7 @@ def kept_positions(model: nn.Module, edits: Sequence[Structure]) -> dict[str, di
     aliases = aliases_of(model)
     removed: dict[str, dict[int, set[int]]] = {}
     sizes: dict[str, Shape] = {}
-    for keep in [e for e in edits if isinstance(e, Keep)]:
+    for keep in [e for e in edits if isinstance(e, Keep) and not _of_input(e)]:
         member, index = keep.member, keep.index
         shape = tuple(tensor_of(model, member.parameter).shape)
         outer, count, inner = member.view

@@ -14,7 +14,7 @@ from torch.utils import _pytree
 
 from slimline.core.edits import Keep
 from slimline.core.samples import Samples
-from slimline.core.site import Member, Refusal, Site
+from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import aliases_of, apply_structure, named_tensors, tensor_of
 from slimline.model.labels import Axis, Labels
@@ -68,6 +68,25 @@ def find_channel_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, 
         else:
             sites.append(group.site)
     return tuple(sites), tuple(refusals)
+
+
+def find_feature_members(graph: fx.GraphModule, model: nn.Module, samples: Samples, name: str, dim: int) -> tuple[tuple[Member, ...], str]:
+    """What goes along when features of input ``name`` (``#input.0``) along ``dim`` are left out, the input itself first; or nothing, and why.
+
+    ``graph``: the traced model. As for channels, a copy without the first feature has been tried.
+    """
+    groups, refusals = _assemble(Labels(graph, model, samples, {name: dim}), model)
+    for group in groups:
+        own = [m for m in group.site.members if m.parameter == name]
+        if not own:
+            continue
+        if not group.consumers:
+            return (), "no layer reads its features as such"
+        reason = _fault(model, group, samples, _run(model, samples))
+        return ((), reason) if reason else ((*own, *(m for m in group.site.members if m.parameter != name)), "")
+    return (), next(
+        (r.reason for r in refusals if r.where == f"{INPUT.rpartition('.')[0]}#channels"), "its features cannot be told apart in the exported graph"
+    )
 
 
 def _assemble(labels: Labels, model: nn.Module) -> tuple[list[_Group], list[Refusal]]:

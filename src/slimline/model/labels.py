@@ -22,6 +22,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from slimline.core.samples import Samples
+from slimline.core.site import INPUT
 from slimline.model.apply import aliases_of
 from slimline.model.program import CONVOLUTIONS, module_path, operation_name
 
@@ -168,10 +169,13 @@ class Labels(fx.Interpreter):
     ``edges`` the pairs of labels that are one, ``frozen`` the labels that must stay with the reason,
     ``mixed`` those that a normalisation over channels saw, ``picked`` those picked by position,
     ``factored`` label tensors ``[outer, ..., inner]`` of dimensions that the code divides.
+
+    ``features``: name of an input (``#input.0``) -> its dimension whose positions count as channels; all other inputs must stay as they are.
     """
 
-    def __init__(self, graph: fx.GraphModule, model: nn.Module, example: Samples) -> None:
+    def __init__(self, graph: fx.GraphModule, model: nn.Module, example: Samples, features: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__(graph)
+        self.features = features
         self.first = {name: names[0] for name, names in aliases_of(model).items()}
         self.count = 1
         self.edges: list[torch.Tensor] = []
@@ -185,6 +189,7 @@ class Labels(fx.Interpreter):
         self.labels: dict[fx.Node, Any] = {}
         positional = iter(example.args)
         placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        self.numbers = {n: f"{INPUT}{i}" for i, n in enumerate(placeholders)}
         self.inputs = {n.target: v for n, v in ((n, next(positional, example.kwargs.get(str(n.target)))) for n in placeholders)}
         with torch.no_grad():
             self.run(enable_io_processing=False)
@@ -206,6 +211,10 @@ class Labels(fx.Interpreter):
 
     def _label(self, node: fx.Node, result: Any) -> Any:
         if node.op == "placeholder":
+            name = self.numbers[node]
+            if name in self.features:
+                dim = self.features[name]
+                return _spread(self.axis(name, dim, result.shape[dim], "out"), dim, result.shape)
             return self.fixed(result, "it is combined with an input of the model")
         if node.op == "get_attr":
             return Read(self.first.get(str(node.target), ""), tuple(result.shape)) if isinstance(result, torch.Tensor) else None

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from slimline.core.samples import Samples
+
 LAYERS: Mapping[Any, str] = {torch.conv1d: "conv1d", torch.conv2d: "conv2d", torch.conv3d: "conv3d", F.linear: "linear"}
 NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 
@@ -121,3 +123,22 @@ class LayerCalls(TorchFunctionMode):
             kind == "linear",
         )
         return self.see(call, lambda: func(*args, **kwargs))
+
+
+def output_positions(model: nn.Module, samples: Samples) -> dict[str, int]:
+    """Weight -> output positions of all its calls on ``samples``, in the order of the first.
+
+    Example:
+        >>> output_positions(nn.Sequential(nn.Conv2d(1, 2, 3)), Samples.of(torch.zeros(1, 1, 5, 5)))
+        {'0.weight': 9}
+    """
+    counts: dict[str, int] = {}
+
+    def see(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        output = compute()
+        counts[call.parameter] = counts.get(call.parameter, 0) + call.positions(output.shape)
+        return output
+
+    with torch.no_grad(), LayerCalls(model, see):
+        model(*samples.args, **samples.kwargs)
+    return counts

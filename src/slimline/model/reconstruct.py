@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimline.core.edits import Replace, Structure
+from slimline.core.edits import Prepend, Replace, Structure
 from slimline.core.samples import Samples
 from slimline.model.apply import aliases_of, kept_positions
 from slimline.model.layer_calls import LayerCall, LayerCalls, pick_outputs
@@ -42,11 +42,12 @@ def reconstruct(
     """A copy of ``pruned`` whose layers give what they gave in ``original``, as closely as they can.
 
     ``edits`` are those that made ``pruned`` from ``original``. Every convolution (groups 1) and linear
-    layer that lost input channels (where a module was replaced: every one, since what follows it sees other inputs) gets the weights (and bias) that minimise
+    layer that lost input channels (where a module was replaced, or put before the model: every one, since what follows sees other inputs) gets the weights (and bias) that minimise
     ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
     original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
     layer sees its input as the layers before it leave it after their own repair. A weight with several users (tied, or a layer
-    called twice) is left as it is: what suits one of them would spoil the others. ``observed``: of ``observe(original, samples)``, if it is at hand.
+    called twice) is left as it is: what suits one of them would spoil the others. So is one that gives more or fewer positions than before,
+    on smaller images. ``observed``: of ``observe(original, samples)``, if it is at hand.
 
     References:
         He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, eq. 3 and section 3.1 (asymmetric).
@@ -54,7 +55,7 @@ def reconstruct(
     new = copy.deepcopy(pruned).eval()
     kept = kept_positions(original, edits)
     readers = {name: dims.get(0) for name, dims in kept.items() if 1 in dims}
-    if any(isinstance(e, Replace) for e in edits):
+    if any(isinstance(e, Replace | Prepend) for e in edits):
         readers = {name: kept.get(name, {}).get(0) for name, p in new.named_parameters() if p.ndim > 1}
     aliases = aliases_of(new)
     readers = {name: stay for name, stay in readers.items() if len(aliases[name]) == 1}
@@ -63,18 +64,26 @@ def reconstruct(
     part = _part(samples)
     wanted = observe(original, samples, seed) if observed is None else observed
 
+    resized = any(isinstance(e, Prepend) for e in edits)
+
     def solve(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         target = wanted.get(call.parameter) if call.parameter in readers else None
         if target is not None and call.groups == 1:
             stay = readers[call.parameter]
             outputs = target.outputs if stay is None else target.outputs[:, stay]
-            if call.weight.shape[0] == outputs.shape[1]:
+            fits = not resized or _positions(compute(), call.linear) == _positions(target, call.linear)
+            if fits and call.weight.shape[0] == outputs.shape[1]:
                 _solve(call, target, outputs, ridge)
         return compute()
 
     with torch.no_grad(), LayerCalls(new, solve):
         new(*part.args, **part.kwargs)
     return _modes_of(pruned, new)
+
+
+def _positions(output: torch.Tensor | Observed, linear: bool) -> tuple[int, ...]:
+    """Its shape without the channels."""
+    return (*output.shape[:-1],) if linear else (output.shape[0], *output.shape[2:])
 
 
 def _part(samples: Samples) -> Samples:

@@ -10,13 +10,14 @@ from slimline.core.samples import Samples
 from slimline.core.site import Refusal, Site
 from slimline.model.blocks import find_block_sites
 from slimline.model.coupling import find_channel_sites
+from slimline.model.inputs import find_input_sites
 from slimline.model.program import Program
 
 SMALLEST = 64  # elements: below, a weight's scales cost more than its bits save
 
 
 def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
-    """Block, channel and weight sites of ``model``, in that order, and the refusals with their reasons.
+    """Input, block, channel and weight sites of ``model``, in that order, and the refusals with their reasons.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -25,8 +26,9 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)).eval()
         >>> [s.id for s in find_sites(net, Samples.of(torch.zeros(2, 16)))[0]]
-        ['0#channels', '0.weight', '2.weight']
+        ['#input.0', '0#channels', '0.weight', '2.weight']
     """
+    inputs, immovable = find_input_sites(model, example)
     blocks = find_block_sites(model, example)
     channels, refusals = find_channel_sites(model, example)
     program = Program.export(model, example)
@@ -41,4 +43,4 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
     others = [
         Refusal(where=name, reason="a parameter outside any layer: it stays in float32") for name in sorted(read) if program.parameter(name).numel() > SMALLEST
     ]
-    return (*blocks, *channels, *weights), (*refusals, *small, *others)
+    return (*inputs, *blocks, *channels, *weights), (*immovable, *refusals, *small, *others)

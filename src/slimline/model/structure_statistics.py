@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch.nn import functional as F
 from torch.utils import _pytree
 
 from slimline.core.samples import Samples
-from slimline.core.site import Member
+from slimline.core.site import INPUT, Member
+from slimline.model.entry import feature_dims
 from slimline.model.layer_calls import LayerCall, LayerCalls
 from slimline.numerics.importance import per_channel
 
 MOST_INPUTS = 1536  # of a layer whose second moments are kept whole; beyond it only within each channel
+MOST_INPUT_VALUES = 8_000_000  # kept of each input
 ROWS = 2048  # output positions sampled per layer and batch for second moments
 
 
@@ -33,10 +35,14 @@ class StructureStatistics:
     ``moments``: name of a convolution's (groups 1) or linear layer's weight -> mean of ``x x^T`` over its
     inputs ``x`` ``[J]`` (for a convolution the patch, channel by channel): ``[J, J]``; ``[C, J/C, J/C]``
     above ``MOST_INPUTS`` inputs.
+
+    ``inputs``: name of a floating-point input (``#input.0``) -> its values and the derivatives of each sample's own loss by them,
+    both ``[samples, ...]``; only of inputs whose features may be dropped, and of as many samples as ``MOST_INPUT_VALUES`` allows.
     """
 
     products: Mapping[tuple[str, int], torch.Tensor]
     moments: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
     def collect(
@@ -63,6 +69,7 @@ class StructureStatistics:
         gathered: dict[tuple[str, int], list[torch.Tensor]] = {}
         sums: dict[str, torch.Tensor] = {}
         counts: dict[str, int] = {}
+        entered: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
         def see(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
             output = compute()
@@ -73,15 +80,25 @@ class StructureStatistics:
 
         for part in samples.batches(batch):
             work.zero_grad(set_to_none=True)
+            full = {n for n, pairs in entered.items() if sum(v.numel() for v, _ in pairs) >= MOST_INPUT_VALUES}
+            part = part.map(lambda t: t.detach().requires_grad_() if next(feature_dims(t), None) is not None else t)
+            watched = {f"{INPUT}{i}": t for i, t in enumerate(part.tensors) if t.requires_grad and f"{INPUT}{i}" not in full}
             with LayerCalls(work, see):
                 outputs = work(*part.args, **part.kwargs)
             scalar = loss(outputs, part.targets) if loss is not None else None
             (scalar if scalar is not None else own_divergence(outputs, draw)).backward()
+            for name, t in watched.items():
+                gradient = t.grad if t.grad is not None else torch.zeros_like(t)
+                entered.setdefault(name, []).append((t.detach(), gradient * len(part)))  # of the sample's own loss, where the loss is a mean over samples
             for name, p in work.named_parameters():
                 product = (p.grad if p.grad is not None else torch.zeros_like(p)).detach() * p.detach()
                 for dim in range(min(p.ndim, 2)):
                     gathered.setdefault((name, dim), []).append(product.sum([d for d in range(p.ndim) if d != dim]) if p.ndim > 1 else product)
-        return cls(MappingProxyType({k: torch.stack(v) for k, v in gathered.items()}), MappingProxyType({k: v / counts[k] for k, v in sums.items()}))
+        return cls(
+            MappingProxyType({k: torch.stack(v) for k, v in gathered.items()}),
+            MappingProxyType({k: v / counts[k] for k, v in sums.items()}),
+            MappingProxyType({k: (torch.cat([v for v, _ in pairs]), torch.cat([g for _, g in pairs])) for k, pairs in entered.items()}),
+        )
 
     def mask_gradients(self, members: tuple[Member, ...]) -> torch.Tensor:
         """Derivative of the loss by a mask on each channel that the members (one site's readers) share: ``[batches, channels]``."""

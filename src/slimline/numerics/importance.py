@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+RIDGE = 1e-6  # of the mean variance: inputs that others predict exactly
+
 
 def per_channel(values: torch.Tensor, view: tuple[int, int, int], start: int = 0) -> torch.Tensor:
     """Sum over the positions that each channel owns.
@@ -71,6 +73,40 @@ def second_order(weight: torch.Tensor, moment: torch.Tensor, channels: int, ridg
         diagonal = inverse.reshape(channels, width, channels, width)[torch.arange(channels), :, torch.arange(channels), :]
         h = torch.linalg.inv(diagonal)
     return torch.einsum("cow,cwv,cov->c", blocks, h, blocks).clamp_min(0.0).float()
+
+
+def eliminate(covariance: torch.Tensor, curvature: torch.Tensor, count: int) -> tuple[tuple[int, ...], float]:
+    """The ``count`` inputs that are kept when the least needed go one after the other, and the loss that this comes to.
+
+    ``covariance [F, F]`` of the inputs, ``curvature [F, F]`` of the loss by them (the mean of ``g gᵀ`` over samples). An input
+    that goes is replaced by its best linear prediction from those that are left, which a linear layer that reads them can
+    take over exactly. With the precision ``P`` of those left its loss is ``G_ss / (2 P_ss)``: how much the loss reacts to it, times what the others do not
+    tell about it; then ``P`` and ``G`` become those of the others.
+
+    References:
+        Hassibi and Stork, "Optimal Brain Surgeon", NIPS 1992, for inputs in place of weights; Theis et al. 2018 for the curvature.
+
+    Example:
+        Two equal inputs and a third of its own that matters less: one of the equal ones goes first, at no loss.
+
+        >>> c = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> eliminate(c, torch.diag(torch.tensor([4.0, 4.0, 1.0])), 2)[0]
+        (1, 2)
+    """
+    c, g = covariance.double(), curvature.double()
+    p = torch.linalg.inv(c + torch.eye(len(c), dtype=c.dtype) * max(RIDGE * float(c.diagonal().mean()), 1e-12))
+    left = torch.arange(len(c))
+    total = 0.0
+    while len(left) > count:
+        costs = 0.5 * g.diagonal() / p.diagonal()
+        s = int(costs.argmin())
+        total += float(costs[s])
+        rest = torch.arange(len(left)) != s
+        taken = -p[rest, s] / p[s, s]  # the prediction's weights
+        g = g[rest][:, rest] + torch.outer(taken, g[s, rest]) + torch.outer(g[rest, s], taken) + g[s, s] * torch.outer(taken, taken)
+        p = p[rest][:, rest] - torch.outer(p[rest, s], p[s, rest]) / p[s, s]
+        left = left[rest]
+    return tuple(left.tolist()), total
 
 
 def most_important(scores: torch.Tensor, count: int) -> tuple[int, ...]:

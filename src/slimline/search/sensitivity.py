@@ -18,6 +18,7 @@ from slimline.core.samples import Samples
 from slimline.core.site import Member, Refusal, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.apply import apply_structure
+from slimline.model.layer_calls import output_positions
 from slimline.model.program import Program, Run
 from slimline.model.quantizers import FakeValue
 from slimline.model.recover import channels_last
@@ -111,6 +112,28 @@ class Sensitivity:
             value = self.reference.values[entering.name]
             yield Option(method.label, (Decision(site=site.id, method=method),), self.loss({}, {leaving.name: value}), dropped=True)
 
+    def entering(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
+        """Fewer features or smaller images: the changed model, repaired in closed form, is run."""
+        few = self.samples[:FACTOR_SAMPLES]
+        reference = [t[: len(few)] for t in self.reference.outputs]
+        before = output_positions(self.workshop.model, few[:1])
+        for method in methods:
+            decision = (Decision(site=site.id, method=method),)
+            try:
+                module = self.workshop.structure(self.workshop.plan(decision))
+                with torch.inference_mode():
+                    outputs = _pytree.tree_leaves(module(*few.args, **few.kwargs))
+            except UnsupportedSite as refusal:
+                yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever the user's code raises on another input is the reason
+                yield Refusal(where=f"{site.id}: {method.label}", reason=f"the model's code does not run on it: {str(error).splitlines()[0]}")
+                continue
+            loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]).mean())
+            work = tuple((name, count / before[name]) for name, count in output_positions(module, few[:1]).items() if before.get(name, count) != count)
+            kept = next((len(e.index) for e in self.workshop.structure_edits(decision) if isinstance(e, Keep)), None)
+            yield Option(method.label, decision, max(loss, 0.0), channels=kept, work=work)
+
     def factored(self, site: Site, methods: Sequence[Method], numerics: Sequence[Option]) -> Iterator[Option | Refusal]:
         """A weight replaced by factors, each stored as the best of the site's own numeric options are."""
         few = self.samples[:FACTOR_SAMPLES]
@@ -137,7 +160,7 @@ class Sensitivity:
 
     def place(self, site: Site, methods: Sequence[Method], keep: Callable[[Site], Option]) -> tuple[Place, list[Refusal]]:
         """A site with its measured options: those that another beats in everything on paper are left out."""
-        measure = {"weight": self.numerics, "channels": self.channels, "block": self.block}[site.kind]
+        measure = {"weight": self.numerics, "channels": self.channels, "block": self.block, "input": self.entering}[site.kind]
         structural = [m for m in methods if m.stage == "structure"] if site.kind == "weight" else []
         found = list(measure(site, [m for m in methods if m.name != "keep" and m not in structural]))
         options = [o for o in found if isinstance(o, Option)]
@@ -152,7 +175,7 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
     """Of the options that cost the same (format, execution, width), the one that loses least."""
     best: dict[tuple[object, ...], Option] = {}
     for option in options:
-        key = (option.format, option.execute, option.channels, option.dropped, option.factors)
+        key = (option.format, option.execute, option.channels, option.dropped, option.factors, option.work)
         if key not in best or option.loss < best[key].loss:
             best[key] = option
     return list(best.values())

@@ -15,6 +15,8 @@ from slimline.model.program import WeightUse
 
 Choice = tuple[int, ...]
 HALF = 0.25  # the share of multiply-adds that is left when both sides of a layer are halved
+KINDS: tuple[Kind, ...] = ("input", "block", "channels", "weight")
+CALL = 0.15  # of a layer's time, that it would take on an image of no size
 FLOOR = 0.3  # of the time at half width, that a layer of no width would still take
 
 
@@ -23,7 +25,8 @@ class Option:
     """One thing that can be done at a site. ``loss``: the output's divergence when this alone is done.
 
     ``channels``: how many stay; ``format`` and ``execute``: how the weight is stored and runs;
-    ``factors``: shapes of the weights that take its place.
+    ``factors``: shapes of the weights that take its place. ``work``: (weight, share of its output positions that is
+    left), of every layer that sees smaller images.
     """
 
     label: str
@@ -34,6 +37,7 @@ class Option:
     format: Format = Float()
     execute: str = "float"
     factors: tuple[tuple[int, ...], ...] = ()
+    work: tuple[tuple[str, float], ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -53,7 +57,7 @@ class Place:
 class Layer:
     """A weight as the cost model sees it.
 
-    ``outputs`` and ``inputs``: (index of a channels place, elements of that dimension per channel);
+    ``outputs`` and ``inputs``: (index of a channels or input place, elements of that dimension per channel);
     ``blocks``: the places that drop it. ``activations``: elements that it gives, per sample.
     """
 
@@ -133,7 +137,13 @@ class Space:
         for index, layer in enumerate(self.layers):
             if any(self.places[b].options[choice[b]].dropped for b in layer.blocks):
                 continue
-            key = (index, choice[layer.place] if layer.place is not None else -1, self._removed(layer.outputs, choice), self._removed(layer.inputs, choice))
+            key = (
+                index,
+                choice[layer.place] if layer.place is not None else -1,
+                self._removed(layer.outputs, choice),
+                self._removed(layer.inputs, choice),
+                self._work(layer, choice),
+            )
             if key not in self._known:
                 self._known[key] = self._layer_costs(*key)
             bytes_, ms, work, weights, values, edge = self._known[key]
@@ -145,10 +155,10 @@ class Space:
         return {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
 
     @cached_property
-    def _known(self) -> dict[tuple[int, int, int, int], tuple[float, float, float, float, float, float]]:
+    def _known(self) -> dict[tuple[int, int, int, int, float], tuple[float, float, float, float, float, float]]:
         return {}
 
-    def _layer_costs(self, index: int, taken: int, removed_out: int, removed_in: int) -> tuple[float, float, float, float, float, float]:
+    def _layer_costs(self, index: int, taken: int, removed_out: int, removed_in: int, work: float) -> tuple[float, float, float, float, float, float]:
         """Bytes, milliseconds, multiply-adds, bytes of the weight when loaded, bytes of its values, and milliseconds of the conversions around it."""
         layer = self.layers[index]
         use = layer.use
@@ -160,14 +170,14 @@ class Space:
         share = count / math.prod(use.shape)
         outputs = shape[use.axis]
         width = 1 if execute == "integer" else 4
-        values = layer.activations * outputs / use.shape[use.axis]
+        values = layer.activations * outputs / use.shape[use.axis] * work
         return (
             sum(map(format.estimate, stored)) + 4 * outputs * (use.bias is not None) + self.overhead_per_layer * len(stored),
-            sum(self.timing.of(use.parameter, execute, math.prod(s) / math.prod(use.shape)) for s in stored),
-            use.macs * share,
+            sum(self.timing.of(use.parameter, execute, math.prod(s) / math.prod(use.shape)) for s in stored) * (CALL + (1 - CALL) * work),
+            use.macs * share * work,
             count * (1 if execute != "float" else 4),
             values * width,
-            0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:])),
+            0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:]) * work),
         )
 
     def _removed(self, sides: tuple[tuple[int, int], ...], choice: Choice) -> int:
@@ -175,8 +185,17 @@ class Space:
         for place, per_channel in sides:
             kept = self.places[place].options[choice[place]].channels
             if kept is not None:
-                total += (self.places[place].site.shape[0] - kept) * per_channel
+                total += (self.places[place].site.features - kept) * per_channel
         return total
+
+    def _work(self, layer: Layer, choice: Choice) -> float:
+        """The share of its output positions that a layer is left with."""
+        return math.prod(shares[choice[place]].get(layer.use.parameter, 1.0) for place, shares in self._resized)
+
+    @cached_property
+    def _resized(self) -> tuple[tuple[int, tuple[dict[str, float], ...]], ...]:
+        """Places with options that shrink images, and each option's shares by weight."""
+        return tuple((i, tuple(dict(o.work) for o in p.options)) for i, p in enumerate(self.places) if any(o.work for o in p.options))
 
     def _gone(self, choice: Choice) -> set[int]:
         """Places inside dropped blocks."""
@@ -187,12 +206,16 @@ class Space:
 
     @cached_property
     def conflicts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """(place of a weight, places of channels that it has): some of its options only go with its whole shape."""
+        """(place of a weight, places of channels and features that it has): some of its options only go with its whole shape."""
         bound = {i: p.site.id for i, p in enumerate(self.places) if any(o.whole for o in p.options)}
         return tuple(
             (i, found)
             for i, name in bound.items()
-            if (found := tuple(j for j, p in enumerate(self.places) if p.site.kind == "channels" and any(m.parameter == name for m in p.site.members)))
+            if (
+                found := tuple(
+                    j for j, p in enumerate(self.places) if p.site.kind in ("channels", "input") and any(m.parameter == name for m in p.site.members)
+                )
+            )
         )
 
     def legal(self, choice: Choice) -> bool:
@@ -232,9 +255,10 @@ class Space:
         smallest = []
         for place in self.places:
             bits = [o.format.estimate((1024, 1024)) for o in place.options]
-            sizes = [o.channels if o.channels is not None else place.site.shape[0] for o in place.options]
+            sizes = [(o.channels if o.channels is not None else place.site.features, sum(w for _, w in o.work) or math.inf) for o in place.options]
             drops = [o.dropped for o in place.options]
-            smallest.append(drops.index(True) if True in drops else sizes.index(min(sizes)) if place.site.kind == "channels" else bits.index(min(bits)))
+            narrow = place.site.kind in ("channels", "input")
+            smallest.append(drops.index(True) if True in drops else sizes.index(min(sizes)) if narrow else bits.index(min(bits)))
         costs = self.costs(tuple(smallest))
         graph = self.overhead_bytes + self.overhead_per_layer * len(self.layers)
         return costs[quantity] - graph if quantity == "size" else costs[quantity] if quantity == "macs" else 0.0
@@ -255,7 +279,7 @@ class Space:
             if ratios:
                 costs[q] = float(np.median(ratios))
         rows = [(self._by_kind(c), loss) for c, _, loss in trials if loss is not None and loss > 0]
-        kinds: list[Kind] = [k for k in ("weight", "channels", "block") if any(r[k] > 0 for r, _ in rows)]
+        kinds: list[Kind] = [k for k in KINDS if any(r[k] > 0 for r, _ in rows)]
         if len(rows) < 3 or not kinds:
             return Corrections(costs, {})
         a = np.array([[r[k] / loss for k in kinds] for r, loss in rows])
@@ -265,10 +289,10 @@ class Space:
 
     def _by_kind(self, choice: Choice) -> dict[Kind, float]:
         gone = self._gone(choice)
-        sums: dict[Kind, float] = {"weight": 0.0, "channels": 0.0, "block": 0.0}
+        sums: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
         for i, (p, c) in enumerate(zip(self.places, choice, strict=True)):
             if i not in gone:
-                sums[p.site.kind] = sums.get(p.site.kind, 0.0) + p.options[c].loss
+                sums[p.site.kind] = sums[p.site.kind] + p.options[c].loss
         return sums
 
 
@@ -288,7 +312,7 @@ def layers_of(weights: Mapping[str, WeightUse], places: Sequence[Place]) -> tupl
     for use in weights.values():
         sides: dict[int, list[tuple[int, int]]] = {0: [], 1: []}
         for index, place in enumerate(places):
-            if place.site.kind != "channels":
+            if place.site.kind not in ("channels", "input"):
                 continue
             for member in place.site.members:
                 if member.parameter == use.parameter and member.dim in sides:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from slimline.core.contracts import Artifact, Target
-from slimline.core.edits import Encode, Numerics, Structure
+from slimline.core.edits import Encode, Numerics, Prepend, Structure
 from slimline.core.formats import Format
-from slimline.core.plan import Decision, Method, Plan
+from slimline.core.plan import Decision, Fingerprint, Method, Plan
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
@@ -21,7 +21,7 @@ from slimline.model.apply import apply_structure
 from slimline.model.equalize import equalize_pairs
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
-from slimline.model.reconstruct import Observed, observe, reconstruct
+from slimline.model.reconstruct import Observed, observe, recalibrate_batch_norm, reconstruct
 from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 from slimline.search.space import Option
@@ -73,6 +73,10 @@ class Workshop:
             )
         return self._structure_statistics
 
+    def plan(self, decisions: tuple[Decision, ...]) -> Plan:
+        """A plan of these decisions for this workshop's own use: its fingerprint is empty."""
+        return Plan(model=Fingerprint(architecture="", weights=""), decisions=decisions, seed=self.seed)
+
     def structure_edits(self, decisions: Sequence[Decision]) -> tuple[Structure, ...]:
         """What the structure decisions of a plan come to."""
         found: list[Structure] = []
@@ -90,6 +94,8 @@ class Workshop:
             edits = self.structure_edits(decisions)
             module = apply_structure(self.model, edits)
             if self.calibration is not None and edits:
+                if any(isinstance(e, Prepend) for e in edits):  # norms of smaller images, which least squares does not reach
+                    module = recalibrate_batch_norm(module, self.calibration)
                 # Least squares alone: recalibrating batch norms after it was measured to lose again.
                 module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed, observed=self._observed)
             self._structures = {decisions: module}  # only the last: models can be large

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils import _pytree
 
-from slimline.core.edits import Edit, Encode, Keep, QuantizeValue, Replace, SetAttribute, SetParameter
+from slimline.core.edits import Edit, Encode, Keep, Prepend, QuantizeValue, Replace, SetAttribute, SetParameter
 from slimline.core.plan import Decision, Fingerprint, Method, Plan
 from slimline.core.registry import registered
 from slimline.core.samples import Samples
-from slimline.core.site import Site
+from slimline.core.site import INPUT, Site
 from slimline.errors import SlimlineError, UnsupportedSite
 from slimline.model.apply import apply_structure, named_tensors
 from slimline.model.program import Program
@@ -30,6 +30,7 @@ from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 
 LONGEST_LABEL = 80
+STRUCTURE = Keep | Replace | SetAttribute | Prepend
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +110,13 @@ class Words(nn.Module):
 
 @functools.cache
 def default_benches() -> tuple[Bench, ...]:
-    """Two small models that between them have a site of almost every kind; made once per process."""
+    """Three small models that between them have a site of almost every kind; made once per process."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         images, words = Images().eval(), Words().eval()
         pictures, tokens = torch.randn(16, 3, 8, 8), torch.randint(0, 40, (16, 6))
-    return Bench.of(images, Samples.of(pictures)), Bench.of(words, Samples.of(tokens))
+        table, rows = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), torch.randn(32, 12)
+    return Bench.of(images, Samples.of(pictures)), Bench.of(words, Samples.of(tokens)), Bench.of(table, Samples.of(rows))
 
 
 class MethodSuite:
@@ -206,7 +208,7 @@ class MethodSuite:
     def test_edits_are_of_its_stage_and_name_what_is_there(self, method: type[Method]) -> None:
         for bench, site, candidate in self.offers(method):
             for edit in bench.edits(candidate, site) or ():
-                assert isinstance(edit, Keep | Replace | SetAttribute) == (method.stage == "structure")
+                assert isinstance(edit, STRUCTURE) == (method.stage == "structure")
                 assert target_of(edit) in names_in(bench, edit), f"{candidate.label} at {site.id}: {target_of(edit)} is not in the model"
 
     def test_edits_can_be_carried_out(self, method: type[Method]) -> None:
@@ -233,7 +235,7 @@ class MethodSuite:
 def carry_out(bench: Bench, method: type[Method], edits: Sequence[Edit]) -> Any:
     """Outputs of the bench's model after ``edits``."""
     if method.stage == "structure":
-        changed = apply_structure(bench.model, [e for e in edits if isinstance(e, Keep | Replace | SetAttribute)])
+        changed = apply_structure(bench.model, [e for e in edits if isinstance(e, STRUCTURE)])
         return changed(*bench.samples.args, **bench.samples.kwargs)
     return freeze(quantize(bench.program, [e for e in edits if isinstance(e, Encode | QuantizeValue | SetParameter)]))(bench.samples)
 
@@ -248,13 +250,14 @@ def target_of(edit: Edit) -> str:
         return edit.member.parameter
     if isinstance(edit, Replace | SetAttribute):
         return edit.module
-    return edit.value if isinstance(edit, QuantizeValue) else edit.parameter
+    return edit.value if isinstance(edit, QuantizeValue | Prepend) else edit.parameter
 
 
 def names_in(bench: Bench, edit: Edit) -> set[str]:
     """Everything that an edit of this kind may name."""
-    if isinstance(edit, Keep):
-        return {name for name, _ in named_tensors(bench.model)}
+    if isinstance(edit, Keep | Prepend):
+        inputs = {f"{INPUT}{i}" for i, _ in enumerate(bench.samples.tensors)}
+        return inputs if isinstance(edit, Prepend) else inputs | {name for name, _ in named_tensors(bench.model)}
     if isinstance(edit, Replace | SetAttribute):
         return {name for name, _ in bench.model.named_modules()}
     return set(bench.program.names.values()) if isinstance(edit, QuantizeValue) else set(bench.program.parameters())

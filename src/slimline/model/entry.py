@@ -1,0 +1,81 @@
+"""What an input passes before it enters the model: the model keeps its signature and its parameters their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.site import INPUT
+from slimline.errors import UnsupportedSite
+
+FEWEST_FEATURES = 4
+FEWEST_BANDS = 8  # of an image's channels: three colours are no list of features
+
+
+def feature_dims(value: torch.Tensor) -> Iterator[int]:
+    """Dimensions that may hold features, the likeliest first; none of integers."""
+    if not value.is_floating_point():
+        return
+    if value.ndim in (2, 3):
+        yield from (d for d in range(value.ndim - 1, 0, -1) if value.shape[d] >= FEWEST_FEATURES)
+    elif value.ndim == 4 and value.shape[1] >= FEWEST_BANDS:
+        yield 1
+
+
+class Gather(nn.Module):
+    """Reads on the given positions along one dimension.
+
+    Example:
+        >>> Gather(1, [0, 2])(torch.tensor([[5, 6, 7]])).tolist()
+        [[5, 7]]
+    """
+
+    index: torch.Tensor
+
+    def __init__(self, dim: int, index: Sequence[int]) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("index", torch.tensor(index, dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.index_select(self.dim, self.index)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.index)} positions of dimension {self.dim}"
+
+
+@dataclass(frozen=True)
+class _Enter:
+    """The hook that sends one input through a module; it holds the module that the model holds too, so that both are copied as one."""
+
+    number: int
+    module: nn.Module
+
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.number < len(args):
+            return (*args[: self.number], self.module(args[self.number]), *args[self.number + 1 :]), kwargs
+        name = list(kwargs)[self.number - len(args)]  # in the order of the call, as the exporter numbers them
+        return args, {**kwargs, name: self.module(kwargs[name])}
+
+
+def prepend(model: nn.Module, value: str, module: nn.Module) -> None:
+    """Let input ``value`` (``#input.0``) of ``model`` go through ``module``, after what was put there before. In place.
+
+    Raises:
+        UnsupportedSite: no such input is named.
+    """
+    number = value.removeprefix(INPUT)
+    if not value.startswith(INPUT) or not number.isdigit():
+        raise UnsupportedSite(f"{value}: that is no input; inputs are {INPUT}0 and so on.")
+    before = [name for name, _ in model.named_children() if name.startswith("slimline_input_")]
+    name = f"slimline_input_{len(before)}"
+    module.train(model.training)
+    if type(model).forward is nn.Sequential.forward:  # it runs all its children, so a new one must be in its place
+        model._modules = {**{n: model._modules[n] for n in before}, name: module, **{n: m for n, m in model._modules.items() if n not in before}}
+        return
+    model.add_module(name, module)
+    model.register_forward_pre_hook(_Enter(int(number), module), with_kwargs=True)

@@ -1,0 +1,101 @@
+"""Options at an input: what they lose is measured on the repaired model, and what they save is counted in every layer that they reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from slimline.core.plan import Fingerprint
+from slimline.core.samples import Samples
+from slimline.methods.feature_select import FeatureSelect
+from slimline.methods.resolution import Resolution
+from slimline.model.program import Program
+from slimline.model.sites import find_sites
+from slimline.search.sensitivity import Sensitivity
+from slimline.search.space import Option, Place, Space, Timing, layers_of
+from slimline.search.workshop import Workshop
+from slimline.targets.onnxruntime import OnnxRuntime
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, 2, 1), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+        return scores
+
+
+def space_of(model: nn.Module, samples: Samples, method: type[FeatureSelect] | type[Resolution]) -> tuple[Space, Workshop]:
+    """The measured options of one method at the input, and nothing else."""
+    sites, _ = find_sites(model, samples)
+    workshop = Workshop(model, samples[:2], samples, sites, OnnxRuntime())
+    site = next(s for s in sites if s.kind == "input")
+    place, refused = Sensitivity(workshop, samples).place(site, method.candidates(site), lambda s: Option("keep", channels=s.features or None))
+    assert not refused
+    weights = workshop.program.weights
+    timing = Timing({"float": dict.fromkeys(weights, 1.0)}, {}, 0.0)
+    return Space(Fingerprint(architecture="a", weights="w"), (place,), layers_of(weights, (place,)), timing, 0, 0, 0), workshop
+
+
+@pytest.fixture(scope="module")
+def smaller() -> tuple[Space, Workshop]:
+    torch.manual_seed(0)
+    return space_of(Pooled().eval(), Samples.of(torch.randn(32, 3, 32, 32)), Resolution)
+
+
+def test_estimated_multiply_adds_of_smaller_images_are_those_of_the_built_model(smaller: tuple[Space, Workshop]) -> None:
+    space, workshop = smaller
+    assert [o.label for o in space.places[0].options[1:]] == ["resolution(height=24, width=24)", "resolution(height=16, width=16)"]
+    for taken in range(len(space.places[0].options)):
+        built = workshop.build(space.plan((taken,)))
+        assert space.costs((taken,))["macs"] == pytest.approx(built.program.macs())
+
+
+def test_smaller_images_cost_less_time_and_memory_and_as_many_bytes(smaller: tuple[Space, Workshop]) -> None:
+    space, _ = smaller
+    whole, half = space.costs((0,)), space.costs((2,))
+    assert half["size"] == whole["size"]
+    assert half["latency"] < 0.7 * whole["latency"] and half["memory"] < 0.6 * whole["memory"]
+    assert space.places[0].options[0].loss == 0.0 < space.places[0].options[2].loss
+    assert space.least("macs") == half["macs"]
+
+
+def test_fewer_features_narrow_the_first_layer() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 12)
+    model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    space, workshop = space_of(model, Samples.of(torch.cat([x[:, :6], x[:, :6] @ torch.randn(6, 6)], 1)), FeatureSelect)
+    assert [o.channels for o in space.places[0].options] == [12, 9, 6, 3]
+    assert space.costs((2,))["macs"] == 6 * 16 + 16 * 3 == workshop.build(space.plan((2,))).program.macs()
+    assert space.places[0].options[2].loss < 1e-2 * space.places[0].options[3].loss  # six follow from the other six
+
+
+def test_a_choice_comes_back_from_its_plan_and_small_inputs_keep_their_layers(smaller: tuple[Space, Workshop]) -> None:
+    space, workshop = smaller
+    assert space.choice(space.plan((1,))) == (1,)
+    program = workshop.build(space.plan((1,))).program
+    assert isinstance(program, Program) and list(program.weights) == list(workshop.program.weights)
+
+
+def test_repair_makes_smaller_images_lose_less(smaller: tuple[Space, Workshop]) -> None:
+    """The head, which sees as many values as before, is fitted again."""
+    from slimline.model.apply import apply_structure
+
+    space, workshop = smaller
+    plan = space.plan((2,))
+    assert workshop.calibration is not None
+    (x,) = workshop.calibration.args
+    with torch.no_grad():
+        bare = apply_structure(workshop.model, workshop.structure_edits(plan.decisions))(x)
+        fitted, wanted = workshop.structure(plan)(x), workshop.model(x)
+    assert float((fitted - wanted).square().mean()) < 0.9 * float((bare - wanted).square().mean())
+
+
+def test_places_are_of_a_kind_that_corrections_know(smaller: tuple[Space, Workshop]) -> None:
+    space, _ = smaller
+    trials = [((k,), {}, 2 * space.places[0].options[k].loss) for k in (1, 2, 2)]
+    assert space.fitted(trials).losses["input"] == pytest.approx(2.0, rel=0.1)
+    assert isinstance(space.places[0], Place)

@@ -13,7 +13,7 @@ from slimline.core.edits import Replace
 from slimline.core.plan import Method, Stage
 from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedSite
-from slimline.model.apply import aliases_of, tensor_of
+from slimline.model.factoring import factorable_layer
 from slimline.numerics.factor import channel, spatial, svd, weighted_svd
 
 if TYPE_CHECKING:
@@ -81,21 +81,10 @@ class LowRank(Method):
 
     def _layer(self, model: Any, site: Site) -> nn.Linear | nn.Conv2d:
         """The module to factor, checked."""
-        if not isinstance(model, nn.Module):
-            raise UnsupportedSite(f"low_rank at {site.id}: it edits the structure, so it needs the nn.Module, not a {type(model).__name__}.")
-        tensor_of(model, site.id)
-        layer = model.get_submodule(site.module)
-        # Exactly these classes: a subclass may be read by its parent without being called, as in nn.MultiheadAttention.
-        if not site.module or type(layer) not in (nn.Linear, nn.Conv2d) or not site.id.endswith(".weight"):
-            raise UnsupportedSite(f"low_rank at {site.id}: the weight belongs to {type(layer).__name__}, not to an nn.Linear or nn.Conv2d inside the model.")
-        assert isinstance(layer, nn.Linear | nn.Conv2d)
-        if len(aliases_of(model)[site.id]) > 1:
-            raise UnsupportedSite(f"low_rank at {site.id}: the weight is tied to {', '.join(n for n in aliases_of(model)[site.id] if n != site.id)}.")
+        layer = factorable_layer(model, site, self.name)
         fits: tuple[Factoring, ...] = ("svd",) if isinstance(layer, nn.Linear) else ("spatial", "channel")
         if self.kind not in fits:
             raise UnsupportedSite(f"low_rank at {site.id}: kind {self.kind} does not go with {type(layer).__name__}.", hint=f"Use {' or '.join(fits)}.")
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-            raise UnsupportedSite(f"low_rank at {site.id}: the convolution has {layer.groups} groups; only 1 is factored.")
         return layer
 
 

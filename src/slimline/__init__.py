@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from slimline.job import compress as compress
     from slimline.job import load as load
     from slimline.job import measure as measure
+    from slimline.job.own_training import prepare as prepare
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ _HOMES = {
     "compress": "slimline.job",
     "load": "slimline.job",
     "measure": "slimline.job",
+    "prepare": "slimline.job.own_training",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -18,11 +18,14 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+ALONE = ["budgets.py", "custom_method.py", "methods/feature_select.py", "methods/resolution.py", "methods/tucker.py"]
+
+
 def test_every_example_is_run_here() -> None:
-    assert {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py")} == {"budgets.py", "custom_method.py", "digits/task.py", "python_api.py"}
+    assert {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py")} == {*ALONE, "digits/task.py", "own_training.py", "python_api.py"}
 
 
-@pytest.mark.parametrize("name", ["budgets.py", "custom_method.py"])
+@pytest.mark.parametrize("name", ALONE)
 def test_example_runs(name: str) -> None:
     done = run(EXAMPLES / name)
     assert done.returncode == 0, done.stderr
@@ -34,6 +37,13 @@ def test_python_api_compresses_and_loads_back(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "a torch module again:" in done.stdout
     assert (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_plan_comes_into_force_in_a_loop_of_ones_own(tmp_path: Path) -> None:
+    done = run(EXAMPLES / "own_training.py", tmp_path / "digits.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "(128, 64) -> (64, 48)" in done.stdout
+    assert (tmp_path / "digits.onnx").exists()
 
 
 def test_digits_network_is_the_same_in_every_process_and_on_every_number_of_threads() -> None:

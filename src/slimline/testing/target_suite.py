@@ -28,7 +28,7 @@ FORMATS: tuple[Format, ...] = (
 )
 Input = torch.Tensor | None
 EXECUTES = ("float", "integer", "dynamic")
-OPS: tuple[Op, ...] = tuple(op for op in get_args(Op) if op not in ("channels", "block"))
+OPS: tuple[Op, ...] = tuple(op for op in get_args(Op) if op not in ("channels", "block", "input", "model"))
 SAMPLES = 6
 
 

@@ -20,11 +20,11 @@ def load_task(options: dict[str, Any]) -> TaskFile:
     """The model and task, after the options that need neither were checked."""
     check_metric(options["metric"])
     _check_names(options)
-    from slimline.sources.task_file import TaskFile
+    from slimline.sources.dispatch import open_source
     from slimline.trust.loading import load_weights
 
     weights = None if options["weights"] is None else load_weights(options["weights"])
-    return TaskFile.load(options["model"], weights=weights, data=options["data"], metric=options["metric"])
+    return open_source(options["model"], weights=weights, data=options["data"], metric=options["metric"])
 
 
 def check_metric(name: str) -> None:

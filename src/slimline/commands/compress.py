@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="No progress; only the verdict.")
 @click.pass_obj
 def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Compress MODEL, a task file: FILE.py, or FILE.py:function.
+    """Compress MODEL: a task file (FILE.py, FILE.py:function) or an ONNX file with its task in --data FILE.py.
 
     \b
     Exit status: 0 pass; 2 something to mend; 3 a budget is missed;

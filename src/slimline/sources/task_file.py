@@ -166,7 +166,7 @@ class TaskFile:
                 )
             model = self.source.call(self.factory, factory, kind=ModelError)
             if self.weights is not None and isinstance(model, nn.Module):
-                _load_weights(model, self.weights)
+                put_weights(model, self.weights)
             self._model.append(validate.check_model(model, f"{self.factory}() in {self.path}"))
         return self._model[0]
 
@@ -405,7 +405,7 @@ def _concatenated(parts: list[Samples], origin: str) -> Samples:
     return Samples(args, kwargs, targets)
 
 
-def _load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def put_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Strictly, into all parameters and buffers; of tied ones a single name is enough, as safetensors stores them."""
     own = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
     names: dict[int, list[str]] = {}

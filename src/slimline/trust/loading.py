@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slimline.core.file_kinds import PICKLED
 from slimline.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
-
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,111 @@
+"""Foreign files are parsed in a child process with memory and time limits that never imports torch.
+
+Whatever happens there, here it is a result or a ``ModelError``: a crash in native code, a file
+that makes the parser eat memory, and one that keeps it busy for ever included.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from slimline.errors import ModelError, SlimlineError
+
+LEAST_MEMORY = 2**30
+MEMORY_FACTOR = 4
+CPU_SECONDS = 8  # for a small file; the imports take one of them
+BYTES_PER_SECOND = 25_000_000  # what a file buys beyond that
+WALL_FACTOR = 8  # on a busy machine a second of processor time can take that long
+STARTED = "import sys; sys.path.insert(0, sys.argv[1]); from slimline.sources._child import serve; serve()"
+DAMAGED = "The file is damaged, or no such model: make it again with the tool that it came from."
+
+
+def parse(function: str, path: Path, *, memory: int = LEAST_MEMORY, **request: Any) -> dict[str, Any]:
+    """What ``function`` (``module:name``) gives for the file, computed in a child process.
+
+    The child may use the larger of ``memory`` (1 GB) and four times the file's size, and some seconds of processor time.
+
+    Raises:
+        ModelError: there is no such file, the function refused it, or the child ended without a result.
+    """
+    nbytes = regular(path)
+    seconds = CPU_SECONDS + nbytes // BYTES_PER_SECOND
+    asked = {**request, "function": function, "path": str(path.absolute()), "seconds": seconds, "bytes": max(memory, MEMORY_FACTOR * nbytes)}
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-B", "-c", STARTED, root],
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            check=False,
+            env=environment,
+            timeout=seconds * WALL_FACTOR,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path} kept its parser busy for more than {seconds * WALL_FACTOR} s.", hint=DAMAGED) from None
+    try:
+        answer = json.loads(done.stdout)
+        assert isinstance(answer, dict)
+    except (ValueError, AssertionError):
+        raise ModelError(f"{path} ({nbytes:,} bytes) cannot be read: {_end(done, seconds)}.", hint=DAMAGED) from None
+    if "error" in answer:
+        raise ModelError(f"{path}: {answer['error']}", hint=str(answer.get("hint", "")))
+    return answer
+
+
+def regular(path: Path) -> int:
+    """The size of a regular file in bytes.
+
+    Raises:
+        ModelError: there is none, or it is a folder, a device or a pipe.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be opened: {error.strerror}.", hint="Check the path.") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no regular file'}.", hint="Give a model file.")
+    return found.st_size
+
+
+def _end(done: subprocess.CompletedProcess[bytes], seconds: int) -> str:
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"its parser was stopped after {seconds} s of processor time, or for want of memory"
+    if done.returncode < 0:
+        return f"its parser crashed ({signal.Signals(-done.returncode).name})"
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return f"its parser ended with status {done.returncode}{': ' + said[-1][:200] if said else ''}"
+
+
+def serve() -> None:
+    """The child: reads a request, sets its own limits, answers with JSON on what was standard output."""
+    request = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
+    resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints does not mix with the answer
+    answer: dict[str, Any]
+    try:
+        module, _, name = request.pop("function").partition(":")
+        answer = getattr(importlib.import_module(module), name)(request)
+    except SlimlineError as error:
+        answer = {"error": error.message, "hint": error.hint}
+    except MemoryError:
+        answer = {"error": f"reading it takes more than {request['bytes']:,} bytes of memory.", "hint": DAMAGED}
+    except RecursionError:
+        answer = {"error": "it is nested too deeply.", "hint": DAMAGED}
+    except Exception as error:  # noqa: BLE001 - a parser raises anything on damaged files; the parent makes it a ModelError
+        answer = {"error": f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}.", "hint": DAMAGED}
+    json.dump(answer, output)
+    output.close()

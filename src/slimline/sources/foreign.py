@@ -1,0 +1,147 @@
+"""A model that another tool wrote, with the task in the user's own ``--data`` file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+
+import torch
+from torch import nn
+
+from slimline.core.samples import Samples
+from slimline.errors import DataError, ModelError, UsageError
+from slimline.sources import validate
+from slimline.sources.task_file import FUNCTIONS, Source, TaskFile
+
+MOST_BYTES = 2**28
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignModel(TaskFile):
+    """``build`` makes the module, given an example; ``declared`` is an example that the file itself describes.
+
+    ``arguments``: what the file calls its inputs -> what the module calls them.
+    """
+
+    file: Path = Path()
+    title: str = ""
+    build: Callable[[Samples], nn.Module] = field(default=lambda _: nn.Identity(), repr=False)
+    declared: Callable[[], Samples | None] = field(default=lambda: None, repr=False)
+    arguments: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def with_task(
+        cls,
+        file: Path,
+        build: Callable[[Samples], nn.Module],
+        *,
+        data: Path | None,
+        metric: str = "",
+        declared: Callable[[], Samples | None] = lambda: None,
+        arguments: Mapping[str, str] = MappingProxyType({}),
+        title: str = "",
+    ) -> ForeignModel:
+        """The model of ``file`` with data, metric and loss from the Python file ``data``.
+
+        Raises:
+            DataError: the data file is not there, raises, or defines nothing of use.
+        """
+        source = Source(file, ModuleType("no_task"), ()) if data is None else Source.execute(data, DataError)
+        if data is not None and not any(source.function(f) for f in FUNCTIONS):
+            raise DataError(f"{data} defines none of {', '.join(FUNCTIONS)}.", hint="Define data(split), returning (inputs, targets).")
+        return cls(
+            source=source,
+            elsewhere=None,
+            factory="model",
+            weights=None,
+            metric_name=metric or ("metric" if source.function("metric") else ""),
+            file=file,
+            title=title or file.stem,
+            build=build,
+            declared=declared,
+            arguments=arguments,
+        )
+
+    @property
+    def path(self) -> Path:
+        return self.file
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    @property
+    def has_model(self) -> bool:
+        return True
+
+    def model(self) -> nn.Module:
+        """The module, made once.
+
+        Raises:
+            ModelError: it cannot be made from the file, or gives something else than the file does.
+        """
+        if not self._model:
+            self._model.append(validate.check_model(self.build(self.example()), str(self.file)))
+        return self._model[0]
+
+    def example(self) -> Samples:
+        """The task's example, else what the file declares.
+
+        Raises:
+            ModelError: neither is there.
+        """
+        try:
+            return self._renamed(super().example())
+        except ModelError:
+            declared = self.declared()
+            if declared is None:
+                raise ModelError(
+                    f"{self.file} does not say how large its inputs are, so it cannot be run.",
+                    hint="Give --data FILE.py that defines data(split) or example().",
+                ) from None
+            return declared
+
+    def given(self, split: str) -> Samples | None:
+        found = super().given(split)
+        return None if found is None else self._renamed(found)
+
+    def _renamed(self, samples: Samples) -> Samples:
+        if not samples.kwargs:
+            return samples
+        return Samples(samples.args, {self.arguments.get(k, k): v for k, v in samples.kwargs.items()}, samples.targets)
+
+
+def random_samples(shapes: Sequence[tuple[Sequence[int | str | None] | None, str]]) -> Samples | None:
+    """Two samples of random numbers (zeros for integers) of declared shapes ``[N, ...]`` and dtypes.
+
+    ``None`` where a shape is not declared, or would take more than 256 MiB.
+
+    Example:
+        >>> random_samples([(("N", 3), "float32")]).args[0].shape
+        torch.Size([2, 3])
+    """
+    values, generator, total = [], torch.Generator().manual_seed(0), 0
+    for shape, kind in shapes:
+        sizes = [s for s in (shape or ())[1:] if isinstance(s, int) and s > 0]
+        if not shape or len(sizes) != len(shape) - 1:
+            return None
+        total += 2 * math.prod(sizes) * 8
+        if total > MOST_BYTES:
+            return None
+        integer = kind.startswith(("int", "uint", "bool"))
+        dtype = getattr(torch, kind) if integer else torch.float32
+        values.append(torch.zeros((2, *sizes), dtype=dtype) if integer else torch.randn((2, *sizes), generator=generator))
+    return Samples(tuple(values), {}) if values else None
+
+
+def no_weights(weights: object, what: str) -> None:
+    """Refuse ``--weights`` where the file holds them.
+
+    Raises:
+        UsageError: weights were given.
+    """
+    if weights is not None:
+        raise UsageError(f"--weights goes with a Python file or a named model; {what} holds its own.", hint="Leave --weights out.")

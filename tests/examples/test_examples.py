@@ -18,7 +18,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-ALONE = ["budgets.py", "custom_method.py", "methods/feature_select.py", "methods/resolution.py", "methods/tucker.py"]
+ALONE = ["budgets.py", "custom_method.py", "methods/feature_select.py", "methods/resolution.py", "methods/scale.py", "methods/tucker.py"]
 
 
 def test_every_example_is_run_here() -> None:

@@ -10,9 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from slimline.core.samples import Samples
-from slimline.methods.channel_prune import readers_of
 from slimline.model.coupling import find_channel_sites
-from slimline.model.structure_statistics import StructureStatistics
+from slimline.model.structure_statistics import StructureStatistics, readers_of
 
 
 def net_and_samples() -> tuple[nn.Module, Samples]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from slimline.core.data import Data
 
-Kind = Literal["weight", "channels", "block", "activation", "input"]
+Kind = Literal["weight", "channels", "block", "activation", "input", "model"]
 Op = Literal[
     "conv1d",
     "conv2d",
@@ -21,6 +21,7 @@ Op = Literal[
     "channels",
     "block",
     "input",
+    "model",
 ]
 INPUT = "#input."  # what the name of a model's input begins with, as ``#input.0``
 
@@ -55,13 +56,14 @@ class Site(Data):
     ``kind`` is ``weight`` (one parameter and how it is stored and executed; ``id`` is its name, as
     ``stages.0.conv1.weight``), ``channels`` (all dimensions that must be pruned together; ``id`` is
     ``MODULE#channels`` of the first producer), ``block`` (a module that can be replaced by the
-    identity; ``id`` is ``MODULE#block``) or ``input`` (what enters the model; ``id`` is ``#input.K``, its
-    name in the exported program).
+    identity; ``id`` is ``MODULE#block``), ``input`` (what enters the model; ``id`` is ``#input.K``, its
+    name in the exported program) or ``model`` (everything at once; ``id`` is ``#model``).
 
     ``shape``: of the weight; ``(C,)`` for channels; the value's shape (batch 1) for a block or an input.
     ``members``: for channels every dimension that goes along; for a block its parameters; for an input its
     own dimension of features and every dimension that goes along, or nothing if its features must all stay.
     ``minimum``: the fewest channels that may stay. ``resizable``: an image input of another height and width runs too.
+    ``parts``: of the model, its sites of blocks and channels; its ``shape`` is their number.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Site(Data):
     members: tuple[Member, ...] = ()
     minimum: int = 1
     resizable: bool = False
+    parts: tuple[Site, ...] = ()
 
     @property
     def features(self) -> int:

@@ -226,6 +226,8 @@ def _option_to_json(option: Option) -> dict[str, Any]:
         "execute": option.execute,
         "factors": option.factors,
         "work": option.work,
+        "widths": option.widths,
+        "drops": option.drops,
         "format": option.format.model_dump(),  # type: ignore[attr-defined]  # every format that reaches the disk is Data
     }
 
@@ -244,6 +246,8 @@ def _option_from_json(data: dict[str, Any]) -> Option:
         data["execute"],
         tuple(map(tuple, data["factors"])),
         tuple((name, share) for name, share in data["work"]),
+        tuple((site, count) for site, count in data["widths"]),
+        tuple(data["drops"]),
     )
 
 

@@ -235,7 +235,7 @@ def _present(site: Site, option: Option | None = None) -> str:
     count = option.channels if option is not None else site.features
     if count:
         return f"{count} {'features' if site.kind == 'input' else 'channels'}"
-    if site.kind != "input":
+    if site.kind not in ("input", "model") or (site.kind == "model" and (option is None or not option.decisions)):
         return "present"
     return option.label if option is not None and option.decisions else f"{_shape(site.shape[2:])} pixels"
 

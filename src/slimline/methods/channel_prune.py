@@ -13,7 +13,7 @@ from slimline.core.plan import Method, Stage
 from slimline.core.site import Kind, Member, Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import tensor_of
-from slimline.model.structure_statistics import StructureStatistics
+from slimline.model.structure_statistics import StructureStatistics, readers_of
 from slimline.numerics.importance import fisher, magnitude, most_important, per_channel, second_order, taylor
 
 MOST_RUNGS = 8
@@ -94,22 +94,6 @@ class ChannelPrune(Method):
             raise UnsupportedSite(f"{site.id}: the statistics hold no gradients of {readers[0].parameter if readers else 'its weights'}.")
         gradients = statistics.mask_gradients(readers)
         return taylor(gradients) if self.importance == "taylor" else fisher(gradients)
-
-
-def readers_of(model: nn.Module, site: Site) -> tuple[Member, ...]:
-    """The members that are input dimensions of layers; masking a channel is scaling these. All parameters where there are none."""
-    found = []
-    for member in site.members:
-        owner, _, leaf = member.parameter.rpartition(".")
-        module = model.get_submodule(owner)
-        if isinstance(module, nn.modules.conv._ConvNd):
-            reads = member.dim == (0 if module.transposed else 1) and leaf == "weight" and not (module.transposed and module.groups == module.in_channels > 1)
-        else:
-            reads = isinstance(module, nn.Linear | nn.RNNBase) and member.dim == 1
-        if reads:
-            found.append(member)
-    parameters = dict(model.named_parameters())
-    return tuple(found) or tuple(m for m in site.members if m.parameter in parameters)
 
 
 def _second_order(model: nn.Module, site: Site, readers: tuple[Member, ...], statistics: StructureStatistics) -> torch.Tensor:

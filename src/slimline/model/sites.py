@@ -17,7 +17,9 @@ SMALLEST = 64  # elements: below, a weight's scales cost more than its bits save
 
 
 def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
-    """Input, block, channel and weight sites of ``model``, in that order, and the refusals with their reasons.
+    """The model as a whole, input, block, channel and weight sites, in that order, and the refusals with their reasons.
+
+    The whole is a site where it has at least two blocks or sets of channels.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -43,4 +45,6 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
     others = [
         Refusal(where=name, reason="a parameter outside any layer: it stays in float32") for name in sorted(read) if program.parameter(name).numel() > SMALLEST
     ]
-    return (*inputs, *blocks, *channels, *weights), (*immovable, *refusals, *small, *others)
+    parts = (*blocks, *channels)
+    whole = (Site(id="#model", kind="model", op="model", shape=(len(parts),), parts=parts),) if len(parts) > 1 else ()
+    return (*whole, *inputs, *blocks, *channels, *weights), (*immovable, *refusals, *small, *others)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree
 
 from slimline.core.samples import Samples
-from slimline.core.site import INPUT, Member
+from slimline.core.site import INPUT, Member, Site
 from slimline.model.entry import feature_dims
 from slimline.model.layer_calls import LayerCall, LayerCalls
 from slimline.numerics.importance import per_channel
@@ -104,6 +104,22 @@ class StructureStatistics:
         """Derivative of the loss by a mask on each channel that the members (one site's readers) share: ``[batches, channels]``."""
         parts = [per_channel(self.products[m.parameter, m.dim], m.view, m.start) for m in members if (m.parameter, m.dim) in self.products]
         return torch.stack(parts).sum(0)
+
+
+def readers_of(model: nn.Module, site: Site) -> tuple[Member, ...]:
+    """The members that are input dimensions of layers; masking a channel is scaling these. All parameters where there are none."""
+    found = []
+    for member in site.members:
+        owner, _, leaf = member.parameter.rpartition(".")
+        module = model.get_submodule(owner)
+        if isinstance(module, nn.modules.conv._ConvNd):
+            reads = member.dim == (0 if module.transposed else 1) and leaf == "weight" and not (module.transposed and module.groups == module.in_channels > 1)
+        else:
+            reads = isinstance(module, nn.Linear | nn.RNNBase) and member.dim == 1
+        if reads:
+            found.append(member)
+    parameters = dict(model.named_parameters())
+    return tuple(found) or tuple(m for m in site.members if m.parameter in parameters)
 
 
 def own_divergence(outputs: Any, draw: torch.Generator) -> torch.Tensor:

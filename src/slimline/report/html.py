@@ -253,7 +253,7 @@ class Layer:
 
 
 def _layers(report: Report) -> list[Layer]:
-    weights = [d for d in report.decisions if d.op not in ("channels", "block", "input")]
+    weights = [d for d in report.decisions if d.op not in ("channels", "block", "input", "model")]
     most_bytes = max((d.cost.bytes_before or 0 for d in weights), default=0) or 1
     most_ms = max((max(d.cost.ms_before or 0.0, d.cost.ms_measured or 0.0) for d in weights), default=0.0) or 1.0
     return [_layer(d, most_bytes, most_ms) for d in weights]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils import _pytree
 
-from slimline.core.edits import Encode, Keep, QuantizeValue, SetParameter
+from slimline.core.edits import Encode, Keep, QuantizeValue, Replace, SetParameter
 from slimline.core.plan import Decision, Method
 from slimline.core.samples import Samples
 from slimline.core.site import Member, Refusal, Site
@@ -112,8 +112,8 @@ class Sensitivity:
             value = self.reference.values[entering.name]
             yield Option(method.label, (Decision(site=site.id, method=method),), self.loss({}, {leaving.name: value}), dropped=True)
 
-    def entering(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
-        """Fewer features or smaller images: the changed model, repaired in closed form, is run."""
+    def rebuilt(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
+        """Fewer features, smaller images, a smaller model: what comes of it, repaired in closed form, is run."""
         few = self.samples[:FACTOR_SAMPLES]
         reference = [t[: len(few)] for t in self.reference.outputs]
         before = output_positions(self.workshop.model, few[:1])
@@ -131,8 +131,18 @@ class Sensitivity:
                 continue
             loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]).mean())
             work = tuple((name, count / before[name]) for name, count in output_positions(module, few[:1]).items() if before.get(name, count) != count)
-            kept = next((len(e.index) for e in self.workshop.structure_edits(decision) if isinstance(e, Keep)), None)
-            yield Option(method.label, decision, max(loss, 0.0), channels=kept, work=work)
+            edits = self.workshop.structure_edits(decision)
+            kept = {e.member: len(e.index) for e in edits if isinstance(e, Keep)}
+            gone = {e.module for e in edits if isinstance(e, Replace)}
+            yield Option(
+                method.label,
+                decision,
+                max(loss, 0.0),
+                channels=kept[site.members[0]] if site.members and kept else None,
+                work=work if site.kind == "input" else (),
+                widths=tuple((p.id, kept[p.members[0]]) for p in site.parts if p.members and p.members[0] in kept),
+                drops=tuple(p.id for p in site.parts if p.kind == "block" and p.module in gone),
+            )
 
     def factored(self, site: Site, methods: Sequence[Method], numerics: Sequence[Option]) -> Iterator[Option | Refusal]:
         """A weight replaced by factors, each stored as the best of the site's own numeric options are."""
@@ -160,7 +170,7 @@ class Sensitivity:
 
     def place(self, site: Site, methods: Sequence[Method], keep: Callable[[Site], Option]) -> tuple[Place, list[Refusal]]:
         """A site with its measured options: those that another beats in everything on paper are left out."""
-        measure = {"weight": self.numerics, "channels": self.channels, "block": self.block, "input": self.entering}[site.kind]
+        measure = {"weight": self.numerics, "channels": self.channels, "block": self.block, "input": self.rebuilt, "model": self.rebuilt}[site.kind]
         structural = [m for m in methods if m.stage == "structure"] if site.kind == "weight" else []
         found = list(measure(site, [m for m in methods if m.name != "keep" and m not in structural]))
         options = [o for o in found if isinstance(o, Option)]
@@ -175,7 +185,7 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
     """Of the options that cost the same (format, execution, width), the one that loses least."""
     best: dict[tuple[object, ...], Option] = {}
     for option in options:
-        key = (option.format, option.execute, option.channels, option.dropped, option.factors, option.work)
+        key = (option.format, option.execute, option.channels, option.dropped, option.factors, option.work, option.widths, option.drops)
         if key not in best or option.loss < best[key].loss:
             best[key] = option
     return list(best.values())

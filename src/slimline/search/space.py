@@ -15,7 +15,7 @@ from slimline.model.program import WeightUse
 
 Choice = tuple[int, ...]
 HALF = 0.25  # the share of multiply-adds that is left when both sides of a layer are halved
-KINDS: tuple[Kind, ...] = ("input", "block", "channels", "weight")
+KINDS: tuple[Kind, ...] = ("model", "input", "block", "channels", "weight")
 CALL = 0.15  # of a layer's time, that it would take on an image of no size
 FLOOR = 0.3  # of the time at half width, that a layer of no width would still take
 
@@ -26,7 +26,8 @@ class Option:
 
     ``channels``: how many stay; ``format`` and ``execute``: how the weight is stored and runs;
     ``factors``: shapes of the weights that take its place. ``work``: (weight, share of its output positions that is
-    left), of every layer that sees smaller images.
+    left), of every layer that sees smaller images. ``widths``, ``drops``: of the model as a whole, how many channels stay at which site, and
+    which block sites go.
     """
 
     label: str
@@ -38,11 +39,13 @@ class Option:
     execute: str = "float"
     factors: tuple[tuple[int, ...], ...] = ()
     work: tuple[tuple[str, float], ...] = ()
+    widths: tuple[tuple[str, int], ...] = ()
+    drops: tuple[str, ...] = ()
 
     @property
     def whole(self) -> bool:
-        """Whether it needs the weight's whole shape: factors, and groups along a dimension that pruning would cut."""
-        return bool(self.factors) or self.format.whole
+        """Whether it goes only with whole shapes: factors, groups along a dimension that pruning would cut, and what prunes and drops everywhere itself."""
+        return bool(self.factors) or self.format.whole or bool(self.widths) or bool(self.drops)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ class Space:
         size, latency, macs, loaded, activations = float(self.overhead_bytes), self.timing.rest, 0.0, 0.0, 0.0
         edges, integers = 0.0, 0
         for index, layer in enumerate(self.layers):
-            if any(self.places[b].options[choice[b]].dropped for b in layer.blocks):
+            drops = self._drops(choice)
+            if any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks):
                 continue
             key = (
                 index,
@@ -183,10 +187,27 @@ class Space:
     def _removed(self, sides: tuple[tuple[int, int], ...], choice: Choice) -> int:
         total = 0
         for place, per_channel in sides:
-            kept = self.places[place].options[choice[place]].channels
+            site = self.places[place].site
+            kept = self._widths(choice).get(site.id, self.places[place].options[choice[place]].channels)
             if kept is not None:
-                total += (self.places[place].site.features - kept) * per_channel
+                total += (site.features - kept) * per_channel
         return total
+
+    def _drops(self, choice: Choice) -> tuple[str, ...]:
+        """Block sites that an option of the whole model drops."""
+        return () if self._model is None else self.places[self._model].options[choice[self._model]].drops
+
+    def _widths(self, choice: Choice) -> Mapping[str, int]:
+        """Channels that an option of the whole model leaves, by site."""
+        return {} if self._model is None else self._scaled[choice[self._model]]
+
+    @cached_property
+    def _model(self) -> int | None:
+        return next((i for i, p in enumerate(self.places) if p.site.kind == "model"), None)
+
+    @cached_property
+    def _scaled(self) -> tuple[dict[str, int], ...]:
+        return () if self._model is None else tuple(dict(o.widths) for o in self.places[self._model].options)
 
     def _work(self, layer: Layer, choice: Choice) -> float:
         """The share of its output positions that a layer is left with."""
@@ -199,24 +220,21 @@ class Space:
 
     def _gone(self, choice: Choice) -> set[int]:
         """Places inside dropped blocks."""
-        dropped = [p.site.module for p, taken in zip(self.places, choice, strict=True) if p.options[taken].dropped]
+        dropped = [p.site.module for p, taken in zip(self.places, choice, strict=True) if p.options[taken].dropped or p.site.id in self._drops(choice)]
         return {
             i for i, p in enumerate(self.places) if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
         }
 
     @cached_property
     def conflicts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """(place of a weight, places of channels and features that it has): some of its options only go with its whole shape."""
-        bound = {i: p.site.id for i, p in enumerate(self.places) if any(o.whole for o in p.options)}
-        return tuple(
-            (i, found)
-            for i, name in bound.items()
-            if (
-                found := tuple(
-                    j for j, p in enumerate(self.places) if p.site.kind in ("channels", "input") and any(m.parameter == name for m in p.site.members)
-                )
-            )
-        )
+        """(place, other places): some of its options only go with whole shapes, which the others' options would change."""
+        found = []
+        for i, place in enumerate(self.places):
+            if any(o.whole for o in place.options):
+                others = tuple(j for j, p in enumerate(self.places) if _meet(place.site, p.site))
+                if others:
+                    found.append((i, others))
+        return tuple(found)
 
     def legal(self, choice: Choice) -> bool:
         """Whether no weight that must stay whole has pruned channels."""
@@ -252,8 +270,16 @@ class Space:
 
     def least(self, quantity: Quantity) -> float:
         """A proven lower bound of bytes or multiply-adds: the smallest option everywhere, nothing for the graph."""
+        floors = [self._smallest(quantity, whole) for whole in range(1 if self._model is None else len(self.places[self._model].options))]
+        return min(floors)
+
+    def _smallest(self, quantity: Quantity, whole: int) -> float:
+        """The bound with one option of the model as a whole."""
         smallest = []
-        for place in self.places:
+        for index, place in enumerate(self.places):
+            if index == self._model:
+                smallest.append(whole)
+                continue
             bits = [o.format.estimate((1024, 1024)) for o in place.options]
             sizes = [(o.channels if o.channels is not None else place.site.features, sum(w for _, w in o.work) or math.inf) for o in place.options]
             drops = [o.dropped for o in place.options]
@@ -294,6 +320,14 @@ class Space:
             if i not in gone:
                 sums[p.site.kind] = sums[p.site.kind] + p.options[c].loss
         return sums
+
+
+def _meet(site: Site, other: Site) -> bool:
+    """Whether options of ``other`` change shapes at ``site``: channels and features those of weights, and all of them those of the model."""
+    if site.kind == "model":
+        return other.kind in ("channels", "block")
+    parts = other.parts if other.kind == "model" else (other,)
+    return site.kind == "weight" and any(p.kind in ("channels", "input") and any(m.parameter == site.id for m in p.members) for p in parts)
 
 
 def _narrowed(use: WeightUse, removed_out: int, removed_in: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from slimline.core.contracts import Artifact
-from slimline.core.plan import Plan
+from slimline.core.plan import Method, Plan
 from slimline.core.result import (
     ArtefactFile,
     Cost,
@@ -170,6 +170,12 @@ def _predictions(found: Found) -> Predictions:
     return Predictions(candidates=pairs, rank_correlation=correlation, size_error=error("size", "size"), latency_error=error("latency", "latency"))
 
 
+def _rank(method: Method) -> int | None:
+    """A factorisation's rank where it is a number; ``tucker`` has two, chosen by the weights."""
+    found = getattr(method, "rank", None)
+    return found if isinstance(found, int) else None
+
+
 def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionRecord, ...]:
     budget = job.request.budget
     before = per_layer(job.target.operations(found.baseline, job.example, threads=budget.threads), found.baseline_measurement.latency_ms)
@@ -211,7 +217,7 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 before=_shape(use.shape) if use is not None else _present(site),
                 after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option),
                 bits=None if gone or use is None else option.format.bits,
-                rank=getattr(decision.method, "rank", None) if decision is not None and not gone else None,
+                rank=_rank(decision.method) if decision is not None and not gone else None,
                 width=(site.features, option.channels) if option.channels is not None else None,
                 cost=cost,
                 considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),

@@ -65,6 +65,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def project_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the project file is."""
+    return click.option("--file", type=click.Path(path_type=Path), default=Path("slimline.yaml"), show_default=True, metavar="FILE", help="The project file.")(
+        command
+    )
+
+
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (

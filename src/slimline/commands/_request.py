@@ -9,8 +9,11 @@ from slimline.commands._invocation import Invocation
 from slimline.errors import TargetNotInstalled, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from slimline.core.plan import Plan
     from slimline.core.request import Request
+    from slimline.core.result import Report
     from slimline.sources.task_file import TaskFile
 
 DEVICES = ("host",)
@@ -68,14 +71,15 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
     )
 
 
-def _plan(file: Path) -> Plan:
-    """A plan that an earlier run wrote."""
+def _plan(given: Path | dict[str, Any]) -> Plan:
+    """A plan that an earlier run wrote: its file, or its content."""
     import pydantic
 
     from slimline.core.plan import Plan
 
+    file = given if isinstance(given, Path) else "The lock's plan"
     try:
-        return Plan.model_validate_json(file.read_bytes())
+        return Plan.model_validate_json(given.read_bytes()) if isinstance(given, Path) else Plan.model_validate(given)
     except OSError as error:
         raise UsageError(f"The plan {file} cannot be read: {error.strerror}.", hint="Give the plan.json of an earlier run.") from error
     except pydantic.ValidationError as error:
@@ -100,3 +104,21 @@ def _target(names: tuple[str, ...]) -> str:
             hint="Run the command once for each, with an --out of its own.",
         )
     return chosen[0]
+
+
+def carry_out(source: TaskFile, request: Request, console: Console, quiet: bool) -> Report | None:
+    """Compress, with progress and verdict on ``console``; ``None`` after a dry run."""
+    from slimline.core.progress import Silent
+    from slimline.job import compress_request
+    from slimline.report.terminal import LiveProgress, print_verdict
+
+    if quiet:
+        report: Report | None = compress_request(source, request, Silent())
+        if report is not None:
+            console.print(report.sentence, highlight=False, soft_wrap=True)
+        return report
+    with LiveProgress(console) as progress:
+        report = compress_request(source, request, progress)
+    if report is not None:
+        print_verdict(report, request.out, console)
+    return report

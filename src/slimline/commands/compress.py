@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, written
 from slimline.commands._options import budget_options, model_options, read_by
-from slimline.commands._request import load_task, make_request
+from slimline.commands._request import carry_out, load_task, make_request
 from slimline.errors import OutputError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from slimline.core.request import Request
-    from slimline.core.result import Report
-    from slimline.sources.task_file import TaskFile
 
 
 @click.command()
@@ -49,7 +42,7 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: An
         source = load_task(options)
         request = make_request(invocation, source, options)
         with written(request.out):
-            report = _run(source, request, console(as_json), quiet)
+            report = carry_out(source, request, console(as_json), quiet)
         if report is None:  # a dry run has said all that there is
             return 0
         if as_json:
@@ -57,20 +50,3 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: An
 
             click.echo(dumps(report), file=stdout)
     return INTERRUPTED if report.interrupted else STATUS_OF_VERDICT[report.verdict]
-
-
-def _run(source: TaskFile, request: Request, console: Console, quiet: bool) -> Report | None:
-    from slimline.core.progress import Silent
-    from slimline.job import compress_request
-    from slimline.report.terminal import LiveProgress, print_verdict
-
-    if quiet:
-        report: Report | None = compress_request(source, request, Silent())
-        if report is not None:
-            console.print(report.sentence, highlight=False, soft_wrap=True)
-        return report
-    with LiveProgress(console) as progress:
-        report = compress_request(source, request, progress)
-    if report is not None:
-        print_verdict(report, request.out, console)
-    return report

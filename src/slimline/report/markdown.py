@@ -17,14 +17,14 @@ def render(report: Report) -> str:
         "",
         _cell(report.sentence),
         "",
-        *_table(head, body),
+        *table_lines(head, body),
         "",
         "## Certificate",
         "",
         _cell(rows.certificate_words(report)),
     ]
     if report.references:
-        parts += ["", "## References", "", *_table(*rows.references(report))]
+        parts += ["", "## References", "", *table_lines(*rows.references(report))]
     if report.obstacles or rows.next_steps(report):
         parts += [
             "",
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
             *(f"- {_cell(o)}" for o in report.obstacles),
             *(f"- next: {_cell(n)}" for n in rows.next_steps(report)),
         ]
-    parts += ["", "## Decisions", "", *_table(*rows.decisions(report))]
+    parts += ["", "## Decisions", "", *table_lines(*rows.decisions(report))]
     if report.refused:
         parts += ["", "## Left alone", "", *(f"- {_code(r.where)}: {_cell(r.reason)}" for r in report.refused)]
     p = report.predictions
@@ -53,7 +53,8 @@ def render(report: Report) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Head and rows as a table."""
     return ["| " + " | ".join(map(_cell, head)) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(map(_cell, row)) + " |" for row in body)]
 
 

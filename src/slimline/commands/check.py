@@ -1,0 +1,92 @@
+"""``slimline check``: the gate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from slimline.commands._invocation import STATUS_OF_VERDICT, console, written
+from slimline.commands._options import project_option
+from slimline.commands._request import load_task
+from slimline.errors import UsageError
+
+if TYPE_CHECKING:
+    from slimline.project.file import Item
+    from slimline.sources.task_file import TaskFile
+
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@project_option
+@click.option("--quick", is_flag=True, help="Only what can be counted without running the model: bytes, memory, multiply-adds, and whether all is up to date.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE.xml", help="Write the findings as JUnit XML.")
+@click.option("--sarif", type=click.Path(path_type=Path), metavar="FILE.sarif", help="Write the findings as SARIF 2.1.0.")
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE.md", help="Write the findings as Markdown.")
+@click.option("--comment", is_flag=True, help="In a GitHub workflow: keep one comment on the pull request up to date.")
+@click.option("--allow-inconclusive", is_flag=True, help="Exit with 0 where nothing fails, even if something cannot be decided.")
+def command(
+    names: tuple[str, ...], file: Path, quick: bool, junit: Path | None, sarif: Path | None, markdown: Path | None, comment: bool, allow_inconclusive: bool
+) -> int:
+    """Hold the artefacts against their budgets and against the lock: bytes, memory, multiply-adds, latency, quality, quality by class.
+
+    The accepted artefact is run and timed beside the new one, so a slower machine is no regression. In a GitHub workflow, what
+    does not pass is annotated at its line of the project file.
+
+    \b
+    Exit status: 0 pass; 3 something is surely worse than allowed; 4 something
+    cannot be decided with these data; 2 something to mend; 5 the target is not installed.
+    """
+    from slimline.project import github, words
+    from slimline.project.evidence import gather
+    from slimline.project.file import Project
+    from slimline.project.gate import findings, verdict
+    from slimline.project.junit import junit as as_junit
+    from slimline.project.lock import Lock
+    from slimline.project.sarif import sarif as as_sarif
+
+    project = Project.load(file)
+    items, lock = project.items(names), Lock.read(project.lock)
+    if not project.lock.exists():
+        click.echo(f"There is no {project.lock}: nothing to compare with but the budgets. `slimline accept` writes it.")
+    opened: dict[tuple[str, ...], TaskFile] = {}
+
+    def load(item: Item) -> TaskFile:
+        options = item.options()
+        key = tuple(str(options[k]) for k in ("model", "weights", "data", "metric"))
+        if key not in opened:
+            opened[key] = load_task(options)
+        return opened[key]
+
+    found = [
+        f
+        for item in items
+        for f in findings(
+            item, project.file.gate, gather(project, item, lock.artefacts.get(item.name), None if quick else load), has_lock=project.lock.exists()
+        )
+    ]
+    out, outcome = console(False), verdict(found)
+    for f in found:
+        out.print(f"[{COLOURS[f.outcome]}]{f.outcome:12}[/] {f.artefact}: {f.title}: {f.sentence}", highlight=False, soft_wrap=True)
+    out.print(f"[bold {COLOURS[outcome]}]{words.headline(found)}[/]", highlight=False, soft_wrap=True)
+    shown = Path(os.path.relpath(project.path))
+    if os.environ.get("GITHUB_ACTIONS") == "true" and (said := github.workflow_commands(found, shown)):
+        click.echo(said)
+    body = words.markdown(found, shown.as_posix())
+    texts = {junit: as_junit(found, inconclusive_fails=not allow_inconclusive), sarif: as_sarif(found, shown), markdown: body}
+    for path, text in texts.items():
+        if path is not None:
+            with written(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+    if comment:
+        try:
+            address = github.comment(body, words.marker(shown.as_posix()), os.environ)
+            click.echo(f"The comment: {address}" if address else "The event is of no pull request: no comment.")
+        except UsageError as error:  # the verdict must not depend on whether a comment could be written
+            click.echo(f"No comment: {error}", err=True)
+    return 0 if outcome == "inconclusive" and allow_inconclusive else STATUS_OF_VERDICT[outcome]

@@ -1,0 +1,158 @@
+"""What the gate judges by: the new artefact, the accepted one and the original, measured here and now, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slimline.core.registry import find
+from slimline.core.result import DropInterval
+from slimline.errors import UsageError
+from slimline.project.file import Item, Project
+from slimline.project.inputs import Made, stale
+from slimline.project.lock import Locked, artefact_files, locked_file, result_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from slimline.core.contracts import Artifact
+    from slimline.core.samples import Samples
+    from slimline.measure.certify import Source as HoldoutSource
+    from slimline.measure.classes import ClassDrop
+    from slimline.sources.task_file import TaskFile
+
+ROUNDS = 11  # of interleaved timing: the limits are then the third value from either end
+ROUND_SECONDS = 0.12  # per artefact and round
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What counting gives, the same on any machine."""
+
+    size: int
+    download: int
+    memory: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Drops:
+    """Quality against one other model: ``interval`` over all samples, ``classes`` where there are classes."""
+
+    interval: DropInterval
+    classes: tuple[ClassDrop, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All about one artefact. ``same``: it is the accepted one, byte for byte. ``rounds``: (accepted, new) milliseconds, measured side by side;
+    the first is ``None`` where the accepted artefact is not at hand. ``recorded_ms``: what the lock says. What was not measured is ``None`` or empty."""
+
+    figures: Figures
+    locked: Figures | None = None
+    same: bool = False
+    locked_at_hand: bool = False
+    quick: bool = False
+    quality: float | None = None
+    source: HoldoutSource = "user"
+    against_original: Drops | None = None
+    against_locked: Drops | None = None
+    rounds: tuple[tuple[float | None, float], ...] = ()
+    recorded_ms: float | None = None
+
+
+def gather(project: Project, item: Item, entry: Locked | None, load: Callable[[Item], TaskFile] | None) -> Evidence:
+    """Measure what the checks of an item need. ``load``: opens its task; ``None`` for what can be counted without running anything.
+
+    Raises:
+        UsageError: the artefact is not up to date.
+    """
+    why = stale(item, Made.read(item.out))
+    if why:
+        raise UsageError(f"{item.name} is not up to date: {why}.", hint="Run `slimline run` first.")
+    report, _ = result_of(item.out)
+    if report.compressed is None or report.artefact is None:
+        raise UsageError(f"{item.name}: nothing was delivered.", hint="Loosen its budget.")
+    new, old = report.compressed, entry.measured if entry is not None else None
+    same = entry is not None and entry.files == artefact_files(item.out, report.artefact.file)
+    figures = Figures(new.size_bytes, new.download_bytes, new.memory_bytes, new.macs)
+    locked = Figures(old.size_bytes, old.download_bytes, old.memory_bytes, old.macs) if old is not None else None
+    recorded = old.latency_ms.median if old is not None else None
+    if load is None:
+        return Evidence(figures, locked, same, quick=True, quality=report.baseline.quality, recorded_ms=recorded)
+    kept = locked_file(project, item.name, entry) if entry is not None else None
+    side = _Side(item, load(item))
+    files = [item.out / report.artefact.file, *([kept] if kept is not None and not same else [])]
+    quality, original, locked_drops = side.drops(project, files) if side.samples is not None else (None, None, None)
+    timed = item.budget.max_latency is not None or (project.file.gate.latency is not None and len(files) > 1)
+    rounds = side.rounds(files) if timed else []
+    return Evidence(
+        figures, locked, same, same or kept is not None, False, quality, side.task.holdout_source or "from_train", original, locked_drops,
+        tuple((new_ms if same else rest[0] if rest else None, new_ms) for new_ms, *rest in rounds), recorded,
+    )  # fmt: skip
+
+
+class _Side:
+    """A task with its samples and its runtime."""
+
+    def __init__(self, item: Item, task: TaskFile) -> None:
+        self.item, self.task = item, task
+        self.target = find("targets", item.target)()
+        self.samples = task.data("holdout")
+
+    def opened(self, file: Path) -> Artifact:
+        """The artefact with the names of its inputs and outputs."""
+        from slimline.core.contracts import Artifact
+
+        artifact: Artifact = self.target.opened(Artifact.read(self.target.name, file, self.target.beside))
+        return artifact
+
+    def rounds(self, files: list[Path]) -> list[tuple[float, ...]]:
+        """Median milliseconds of each file, round by round; who goes first changes."""
+        artifacts, found = [self.opened(f) for f in files], []
+        example: Samples = self.task.example()
+        for number in range(ROUNDS):
+            turn = artifacts[::-1] if number % 2 else artifacts
+            latencies = self.target.latency(turn, example, batch=self.item.budget.batch, threads=self.item.budget.threads, seconds=ROUND_SECONDS)
+            found.append(tuple(t.median for t in (latencies[::-1] if number % 2 else latencies)))
+        return found
+
+    def drops(self, project: Project, files: list[Path]) -> tuple[float, Drops, Drops | None]:
+        """The original's quality, and the first file's drops against it and against the second file; each file runs in a fresh process."""
+        from slimline.job.context import as_outputs
+        from slimline.measure.fresh import run_fresh
+        from slimline.measure.quality import default, evaluate, named
+        from slimline.model import recover
+
+        assert self.samples is not None
+        original = recover.evaluate(self.task.model(), self.samples)
+        truth = self.samples.targets if self.samples.targets is not None else original
+        name = self.item.model.metric
+        metric = named(name) if name else self.task.metric if self.task.has_metric else default(original, self.samples.targets)[1]
+        outputs = [original, *(as_outputs(run_fresh(self.target, f, self.opened(f).inputs, self.samples)[0], original) for f in files)]
+        results = [evaluate(metric, o, truth) for o in outputs]
+        gate, quality = project.file.gate, results[0][0]
+
+        def between(other: int, allowed: float) -> Drops:
+            from slimline.measure.certify import bootstrap_interval, drop_interval
+
+            a, b = results[other][1], results[1][1]
+            if a is None or b is None:
+                return Drops(bootstrap_interval(metric, outputs[other], outputs[1], truth, allowed, self.item.budget.seed)[0])
+            return Drops(drop_interval(a, b, allowed)[0], _classes(a, b, truth) if gate.class_drop is not None else ())
+
+        against_original = between(0, self.item.budget.max_drop.allowed(quality))
+        return quality, against_original, between(2, gate.drop.allowed(results[2][0])) if len(files) > 1 and gate.drop is not None else None
+
+
+def _classes(a: torch.Tensor, b: torch.Tensor, truth: Any) -> tuple[ClassDrop, ...]:
+    """By class, where the targets are labels ``[N]`` and the scores lie in [0, 1]."""
+    import torch
+
+    from slimline.measure.classes import class_drops
+
+    labels = isinstance(truth, torch.Tensor) and truth.ndim == 1 and not truth.is_floating_point()
+    bounded = min(float(a.min()), float(b.min())) >= 0 and max(float(a.max()), float(b.max())) <= 1
+    return class_drops(a, b, truth) if labels and bounded else ()

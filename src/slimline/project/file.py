@@ -1,0 +1,280 @@
+"""The project file ``slimline.yaml``: which models become which artefacts, within what, and what a change may cost."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+
+from slimline.core.budget import Drop, Quantity, parse_bytes, parse_count, parse_milliseconds, parse_seconds
+from slimline.core.data import Data
+from slimline.errors import UsageError
+from slimline.project.lines import Lines, Where, read_yaml
+
+FILE = "slimline.yaml"
+T = TypeVar("T")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # it becomes a folder's
+
+
+def _read_by(parse: Callable[[str], Any]) -> pydantic.BeforeValidator:
+    """Text goes through a parser of ``core.budget``; its complaint becomes pydantic's."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return pydantic.BeforeValidator(read)
+
+
+def _share(text: str) -> float:
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*%\s*", text)
+    if not found:
+        raise UsageError(f"The share {text!r} is not understood.", hint="Write it like 5% or 0.05.")
+    return float(found[1]) / 100
+
+
+def _written(pattern: str, *examples: str | float) -> pydantic.WithJsonSchema:
+    return pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": pattern}, {"type": "number", "exclusiveMinimum": 0}], "examples": list(examples)})
+
+
+NUMBER = r"^\s*[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?\s*"
+Bytes = Annotated[int, _read_by(parse_bytes), pydantic.Field(gt=0), _written(NUMBER + r"([kKmMgG]([iI])?)?[bB]?\s*$", "300KB", "1.5MB")]
+Count = Annotated[int, _read_by(parse_count), pydantic.Field(gt=0), _written(NUMBER + r"[kKmMgGbB]?\s*$", "10M")]
+Milliseconds = Annotated[float, _read_by(parse_milliseconds), pydantic.Field(gt=0), _written(NUMBER + r"([uUmM]?[sS])\s*$", "2ms", "800us")]
+Seconds = Annotated[float, _read_by(parse_seconds), pydantic.Field(gt=0), _written(NUMBER + r"([sSmMhH]|[mM][iI][nN])?\s*$", "10m", "90s")]
+Allowance = Annotated[
+    Drop,
+    pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _drop(v)),
+    pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": NUMBER + r"(%\s*(rel)?)?\s*$"}, {"type": "number", "minimum": 0}], "examples": ["1%", 0.01, "2%rel"]}),
+]  # fmt: skip
+Share = Annotated[
+    float,
+    _read_by(_share),
+    pydantic.Field(ge=0),
+    pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\s*[0-9]*\.?[0-9]+\s*%\s*$"}, {"type": "number", "minimum": 0}], "examples": ["5%"]}),
+]
+Name = Annotated[str, pydantic.StringConstraints(pattern=NAME)]
+
+
+def _drop(value: Any) -> Drop:
+    try:
+        return Drop.parse(value)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+class BudgetEntry(Data):
+    """What one artefact must keep, and how long it may take to find it."""
+
+    max_size: Bytes | None = pydantic.Field(default=None, description="Bytes of the artefact.")
+    max_download: Bytes | None = pydantic.Field(default=None, description="Bytes to download.")
+    max_memory: Bytes | None = pydantic.Field(default=None, description="Weights as loaded plus the peak of live activations.")
+    max_latency: Milliseconds | None = pydantic.Field(default=None, description="Median time of one call, on the machine that the lock was accepted on.")
+    max_macs: Count | None = pydantic.Field(default=None, description="Multiply-adds per sample.")
+    max_drop: Allowance = pydantic.Field(default=Drop(), description="Quality that may be lost against the original; default 1%.")
+    minimize: Quantity = pydantic.Field(default="latency", description="What to bring down within the limits.")
+    time: Seconds = pydantic.Field(default=600.0, description="Wall clock of the search; default 10m.")
+    strategy: str = pydantic.Field(default="allocate", description="How candidates are chosen.")
+    methods: tuple[str, ...] = pydantic.Field(default=(), description="Only these methods.")
+    without: tuple[str, ...] = pydantic.Field(default=(), description="Never these methods.")
+    batch: int = pydantic.Field(default=1, gt=0, description="Samples per call when latency is measured.")
+    threads: int = pydantic.Field(default=1, gt=0, description="The runtime's threads in every measurement.")
+    seed: int = pydantic.Field(default=0, ge=0)
+
+
+class ModelEntry(Data):
+    """A model, and what is to be made of it: each of its budgets on each of its targets."""
+
+    task: str = pydantic.Field(description="FILE.py, or FILE.py:function; relative to this file.")
+    weights: str | None = pydantic.Field(default=None, description="A .safetensors file to load into the model.")
+    data: str | None = pydantic.Field(default=None, description="Another Python file that gives data, metric, loss and example.")
+    metric: str = pydantic.Field(default="", description="A built-in metric instead of the task's own.")
+    depends: tuple[str, ...] = pydantic.Field(default=(), description="Further files (globs) whose content decides whether the model is up to date.")
+    targets: tuple[str, ...] = pydantic.Field(default=("onnxruntime",), min_length=1, description="Runtimes.")
+    device: str = pydantic.Field(default="host", description="A device profile.")
+    budgets: dict[Name, BudgetEntry] = pydantic.Field(min_length=1, description="By name.")
+
+
+class Gate(Data):
+    """What a change may cost against the lock; ``null`` leaves a check out. Shares are of the locked figure."""
+
+    size: Share | None = pydantic.Field(default=0.02, description="Growth of the artefact; default 2%.")
+    download: Share | None = pydantic.Field(default=0.02, description="Growth of the download; default 2%.")
+    memory: Share | None = pydantic.Field(default=0.02, description="Growth of the memory; default 2%.")
+    macs: Share | None = pydantic.Field(default=0.0, description="Growth of the multiply-adds; default 0%.")
+    latency: Share | None = pydantic.Field(default=0.10, description="Growth of the latency, both artefacts timed in the same run; default 10%.")
+    drop: Allowance | None = pydantic.Field(default=Drop(), description="Quality that may be lost against the locked artefact; default 1%.")
+    class_drop: Allowance | None = pydantic.Field(default=Drop(value=0.1), description="Quality that any one class may lose; default 10%.")
+
+
+class ProjectFile(Data):
+    """The content of ``slimline.yaml``."""
+
+    version: Literal[1] = pydantic.Field(description="Of this format.")
+    out: str = pydantic.Field(default="build", description="Folder of the results: OUT/MODEL/TARGET/BUDGET.")
+    lock: str = pydantic.Field(default="slimline.lock", description="The accepted plans and figures.")
+    locked: str = pydantic.Field(default="slimline.locked", description="Folder of the accepted artefacts, which the gate times new ones beside.")
+    models: dict[Name, ModelEntry] = pydantic.Field(min_length=1, description="By name.")
+    gate: Gate = Gate()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One artefact of a project: a model on a target within a budget. ``line``: of its budget in the file."""
+
+    name: str
+    root: Path
+    out: Path
+    model: ModelEntry
+    target: str
+    budget: BudgetEntry
+    line: int
+
+    def path(self, given: str) -> Path:
+        """A path of the project file, relative to where it stands."""
+        return self.root / given
+
+    @property
+    def task(self) -> str:
+        """``FILE.py`` or ``FILE.py:function``, found from anywhere."""
+        return str(self.path(self.model.task))
+
+    @property
+    def task_file(self) -> Path:
+        return Path(self.task.rpartition(":")[0] if ".py:" in self.task else self.task)
+
+    def options(self) -> dict[str, Any]:
+        """As ``slimline compress`` has them."""
+        b, m = self.budget, self.model
+        return {
+            "model": self.task, "weights": None if m.weights is None else self.path(m.weights), "data": None if m.data is None else self.path(m.data),
+            "metric": m.metric, "targets": (self.target,), "device": m.device, "methods": b.methods, "without": b.without, "batch": b.batch, "threads": b.threads,
+            "seed": b.seed, "size_bytes": b.max_size, "download_bytes": b.max_download, "memory_bytes": b.max_memory, "latency_ms": b.max_latency, "macs": b.max_macs,
+            "max_drop": b.max_drop, "minimize": b.minimize, "seconds": b.time, "strategy": b.strategy, "references": None, "out": self.out, "resume": False,
+            "force": False, "dry_run": False,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project file with its place and its lines."""
+
+    path: Path
+    file: ProjectFile
+    lines: Lines = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Project:
+        """Read and check ``slimline.yaml``.
+
+        Raises:
+            UsageError: naming the line, what is wrong with it, and the remedy.
+        """
+        value, lines = read_yaml(path, "Write one with: slimline init TASK.py")
+        return cls(path, validated(ProjectFile, value, path, lines), lines)
+
+    @property
+    def root(self) -> Path:
+        return self.path.parent
+
+    @property
+    def lock(self) -> Path:
+        return self.root / self.file.lock
+
+    @property
+    def locked(self) -> Path:
+        return self.root / self.file.locked
+
+    def items(self, names: tuple[str, ...] = ()) -> list[Item]:
+        """All artefacts, or those whose name is, or begins with, one of ``names`` (``net``, ``net/onnxruntime``).
+
+        Raises:
+            UsageError: a name that fits none.
+        """
+        found = list(self._items())
+        for name in names:
+            if not any(_named(item, name) for item in found):
+                raise UsageError(f"{self.path} has no artefact {name!r}.", hint=f"It has {', '.join(i.name for i in found)}.")
+        return [i for i in found if not names or any(_named(i, n) for n in names)]
+
+    def _items(self) -> Iterator[Item]:
+        for model, entry in self.file.models.items():
+            for target in entry.targets:
+                for name, budget in entry.budgets.items():
+                    line = self.lines.get(("models", model, "budgets", name), 1)
+                    yield Item(f"{model}/{target}/{name}", self.root, self.root / self.file.out / model / target / name, entry, target, budget, line)
+
+
+def _named(item: Item, name: str) -> bool:
+    return item.name == name or item.name.startswith(name.rstrip("/") + "/")
+
+
+def validated(kind: type[T], value: Any, path: Path, lines: Lines) -> T:
+    """``value`` as ``kind``.
+
+    Raises:
+        UsageError: with the line of the first mistake in the file's order, and the remedy.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(value if value is not None else {}, strict=False)
+    except pydantic.ValidationError as error:
+        mistakes = sorted(error.errors(), key=lambda e: _line(e["loc"], lines))
+        first = mistakes[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        more = f" ({len(mistakes) - 1} more after it.)" if len(mistakes) > 1 else ""
+        said = first["msg"].removeprefix("Value error, ").rstrip(".")
+        what, hint = _explained(kind, first["type"], first["loc"], said)
+        raise UsageError(f"{path}, line {_line(first['loc'], lines)}: {where + ': ' if where else ''}{what}.", hint=f"{hint}{more}".strip()) from error
+
+
+def _line(loc: Where, lines: Lines) -> int:
+    """The line of the nearest part that is in the file."""
+    while loc and loc not in lines:
+        loc = loc[:-1]
+    return lines[loc]
+
+
+def _explained(kind: type[Any], error: str, loc: Where, said: str) -> tuple[str, str]:
+    """What is wrong, and the remedy."""
+    name = str(loc[-1]) if loc else ""
+    if error == "extra_forbidden":
+        known = _keys(kind, loc[:-1])
+        near = difflib.get_close_matches(name, known, 1)
+        return "there is no such key", f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}."
+    if error == "missing":
+        example = {"task": "task: task.py", "models": "models:, with a model under it", "budgets": "budgets:, with one under it", "version": "version: 1"}.get(
+            name, f"{name}:"
+        )
+        return "it is missing", f"Add `{example}`."
+    if error == "too_short":
+        return "it is empty", "Put at least one under it."
+    if loc and loc[-1] == "[key]":
+        return f"{loc[-2]!r} cannot be a name", "Use letters, digits, '.', '_' and '-'; it becomes a folder."
+    if error in ("model_type", "dict_type"):
+        return "keys with values belong here", "Mind the indentation and the colons."
+    if error.endswith("_type"):
+        return said[0].lower() + said[1:], "Mind the indentation and the colon."
+    return said, ""
+
+
+def _keys(kind: Any, loc: Where) -> list[str]:
+    """The keys that are known at a place."""
+    for part in loc:
+        field_ = getattr(kind, "model_fields", {}).get(str(part))
+        annotation = kind.__args__[1] if field_ is None and hasattr(kind, "__args__") else field_.annotation if field_ is not None else None
+        kind = annotation
+    return list(getattr(kind, "model_fields", {}))
+
+
+def json_schema() -> Mapping[str, Any]:
+    """The JSON Schema of ``slimline.yaml``, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "slimline.yaml", **ProjectFile.model_json_schema()}

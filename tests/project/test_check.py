@@ -1,0 +1,123 @@
+"""The gate on real artefacts: planted regressions of each kind turn it red with the right sentence, a slow machine does not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from slimline.cli import main
+from slimline.project.lock import Lock, accept
+
+NAME = "net/onnxruntime/small"
+
+
+def lines(said: str) -> dict[str, tuple[str, str]]:
+    """Check -> (outcome, sentence), of what ``slimline check`` printed."""
+    found = re.findall(rf"^(pass|fail|inconclusive) +{NAME}: ([a-z ]+): (.*)$", said, flags=re.MULTILINE)
+    return {check: (outcome, sentence) for outcome, check, sentence in found}
+
+
+@pytest.fixture
+def accepted(planted: Any) -> Any:
+    planted.put()
+    accept(planted.project, [planted.item])
+    return planted
+
+
+REGRESSIONS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "1.5 points of accuracy": ({"drift": 10.0}, "drop against the lock", r"Lost 1\.52 points against the accepted artefact on 6,000 samples; with 95 % confidence at least 1\.\d+ points lost; 1\.00 points are allowed\."),
+    "one class ruined": ({"ruined": 4}, "class drop against the lock", r"Against the accepted artefact, class 4 lost 100\.0 points, at least \d\d\.\d \(95 % confidence over all 5 classes together\); 10\.0 are allowed\."),
+    "20 % more bytes": ({"padding": 31_000}, "size against the lock", r"The file grew by 2[01] % \(\d+ KB to \d+ KB\); 2 % more are allowed\."),
+    "20 % more memory": ({"padding": 1, "memory": 6_000}, "memory against the lock", r"The memory grew by 20 % \(5 KB to 6 KB\)"),
+    "more multiply-adds": ({"padding": 1, "macs": 352}, "macs against the lock", r"The number of multiply-adds grew by 10 % \(320 to 352\); 0 % more are allowed\."),
+    "30 % slower and more": ({"work": 40}, "latency against the lock", r"The artefact is \d\d %? ?slower than the accepted one, both timed here side by side in 11 rounds .* 10 % slower is allowed\."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REGRESSIONS)
+def test_a_planted_regression_turns_the_check_red_with_its_sentence(accepted: Any, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    how, check, sentence = REGRESSIONS[kind]
+    if not check.startswith("latency"):  # nothing is timed then
+        text = Path("slimline.yaml").read_text().replace("        max_latency: 100us\n", "") + "gate: {latency: null}\n"
+        Path("slimline.yaml").write_text(text)
+        accepted.load()
+    accepted.put(**how)
+    assert main(["check"]) == 3
+    found = lines(capsys.readouterr().out)
+    assert found[check][0] == "fail" and re.fullmatch(f"{sentence}.*", found[check][1]), found[check]
+    # Nothing else is accused: neither by its own budget, nor of what did not change.
+    also = {"latency against the lock", "latency against the budget"}  # a busy machine may leave these open, but not red
+    assert [c for c, (outcome, _) in found.items() if outcome == "fail"] == [check]
+    assert {c for c, (outcome, _) in found.items() if outcome == "inconclusive"} <= also
+
+
+def test_a_slow_machine_is_no_regression(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    # The lock was written on a machine that took a thousandth of a millisecond: this one is many times slower, for both artefacts.
+    lock = Lock.read(accepted.project.lock)
+    entry = lock.artefacts[NAME]
+    fast = entry.measured.model_copy(update={"latency_ms": entry.measured.latency_ms.model_copy(update={"median": 0.001})})
+    Lock(artefacts={NAME: entry.model_copy(update={"measured": fast})}).write(accepted.project.lock)
+    Path("slimline.yaml").write_text(Path("slimline.yaml").read_text().replace("100us", "1.4us"))
+    accepted.load()
+    accepted.put(padding=1)
+    status = main(["check"])
+    found = lines(capsys.readouterr().out)
+    assert status in (0, 4) and found["latency against the lock"][0] != "fail"
+    outcome, said = found["latency against the budget"]
+    assert outcome != "fail" and re.search(r"on the lock's machine \(this one takes [\d.]+ times as long", said)
+
+
+def test_the_accepted_artefact_itself_passes_and_all_is_told_to_machines(
+    accepted: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["check", "--quick", "--junit", "out/j.xml", "--sarif", "out/s.sarif", "--markdown", "out/m.md"]) == 0
+    assert "byte for byte" in capsys.readouterr().out
+    accepted.put(padding=31_000)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["check", "--quick", "--junit", "out/j.xml", "--sarif", "out/s.sarif", "--markdown", "out/m.md"]) == 3
+    said = capsys.readouterr().out
+    assert "::error file=slimline.yaml,line=6,title=net/onnxruntime/small%3A size against the lock::The file grew by 21 %25" in said
+    suite = ElementTree.parse("out/j.xml").getroot()[0]
+    assert suite.get("name") == NAME and suite.get("failures") == "1" and suite.find(".//failure") is not None
+    (result,) = json.loads(Path("out/s.sarif").read_text())["runs"][0]["results"]
+    assert result["ruleId"] == "size-against-the-lock" and result["level"] == "error"
+    assert result["locations"][0]["physicalLocation"] == {"artifactLocation": {"uri": "slimline.yaml"}, "region": {"startLine": 6}}
+    text = Path("out/m.md").read_text()
+    assert text.startswith("<!-- slimline check slimline.yaml -->\n### Slimline fail: 1 of 5 checks fail") and "| fail | The file grew" in text
+
+
+def test_what_cannot_be_decided_is_told_apart_from_what_fails(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted.put(padding=1)
+    for file in accepted.project.locked.rglob("model.onnx"):
+        file.unlink()
+    assert main(["check", "--junit", "j.xml"]) == 4
+    said = capsys.readouterr().out
+    assert lines(said)["drop against the lock"][0] == "inconclusive" and "is not here or is another file" in said
+    assert "inconclusive: 2 of" in said and ElementTree.parse("j.xml").getroot()[0].find(".//error") is not None
+    assert main(["check", "--allow-inconclusive", "--junit", "j.xml"]) == 0
+    assert ElementTree.parse("j.xml").getroot()[0].find(".//skipped") is not None
+
+
+def test_an_artefact_that_is_out_of_date_is_not_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("task.py").write_text(Path("task.py").read_text() + "\n# retrained\n")
+    assert main(["check", "--quick"]) == 2
+    assert f"{NAME} is not up to date: changed: task.py. Run `slimline run` first." in capsys.readouterr().err
+
+
+def test_without_a_lock_the_budgets_alone_decide(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    planted.put(padding=60_000)
+    assert main(["check", "--quick"]) == 3
+    said = capsys.readouterr().out
+    assert "There is no slimline.lock" in said
+    assert lines(said) == {"size against the budget": ("fail", "The file is 209 KB; at most 200 KB are allowed.")}
+
+
+def test_an_artefact_that_the_lock_does_not_have_is_inconclusive(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Lock().write(accepted.project.lock)
+    assert main(["check", "--quick"]) == 4
+    assert lines(capsys.readouterr().out)["artefact against the lock"][0] == "inconclusive"

@@ -22,7 +22,14 @@ ALONE = ["budgets.py", "custom_method.py", "methods/feature_select.py", "methods
 
 
 def test_every_example_is_run_here() -> None:
-    assert {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py")} == {*ALONE, "ci/task.py", "ci/train.py", "digits/task.py", "own_training.py", "python_api.py"}
+    assert {p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*.py")} == {
+        *ALONE,
+        "ci/task.py",
+        "ci/train.py",
+        "digits/task.py",
+        "own_training.py",
+        "python_api.py",
+    }
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -125,7 +125,7 @@ def images() -> tuple[nn.Module, Labelled]:
         canvas[:, down : down + 40, right : right + 40] = image
     x += 0.2 * torch.randn(x.shape, generator=draw)
     splits = split(x, torch.as_tensor(digits.target, dtype=torch.int64))
-    return trained(Enlarged(), splits, 14, sizes=(24, 32, 36, 40, 48)), Labelled(splits)
+    return trained(Enlarged(), splits, 30, sizes=(24, 32, 40, 48, 48)), Labelled(splits)
 
 
 CASES: dict[str, tuple[str, str, Callable[[], tuple[nn.Module, Labelled]]]] = {

@@ -145,7 +145,7 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
 def _rate(found: Found, digest: str) -> float:
     """Learning rate in proportion to the root of what was lost."""
     trial = next(t for t in found.trials if t.plan.digest == digest)
-    lost = (trial.measured_loss or 0.0) / FULL_RATE
+    lost = max(trial.measured_loss or 0.0, 0.0) / FULL_RATE  # rounding can put a divergence just below zero
     return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(lost), 0.1))
 
 

@@ -244,6 +244,24 @@ def test_residual_addition_between_integer_layers_runs_in_integers() -> None:
     assert (found["QLinearAdd"], found["Add"]) == (1, 0)
 
 
+def test_a_float_layer_between_integer_ones_stays_in_float() -> None:
+    """The runtime rounds such weights per tensor when it loads a file, unless it is kept from it."""
+
+    def make() -> nn.Module:
+        middle = nn.Conv2d(8, 8, 3, groups=8)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), middle, nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        with torch.no_grad():
+            middle.weight.mul_(torch.logspace(-3, 1, 8).reshape(8, 1, 1, 1))
+        return net
+
+    samples = images()
+    program = stored(build(make, samples), Affine(), "integer", samples, only=["0.weight", "4.weight"])
+    artifact = TARGET.lower(program, samples[:2])
+    executes = {o.weight: o.executes for o in TARGET.operations(artifact, samples, runs=2) if o.weight}
+    assert (executes["0.weight"], executes["2.weight"], executes["4.weight"]) == ("integer", "float", "integer")
+    agree(artifact, program, samples, 0.02)
+
+
 def test_linear_layer_on_three_dimensions_runs_in_integers() -> None:
     samples = words()
     program = stored(build(Words, samples), Affine(), "integer", samples, only=["mix.weight"])

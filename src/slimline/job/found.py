@@ -95,12 +95,13 @@ def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -
 
 
 def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
-    """A layer that the plan calls integer and the runtime runs in float fails the plan.
+    """A layer that the plan calls integer and the runtime runs in float fails the plan; so does a float one that it runs in integers.
 
     Raises:
         SlimlineError: naming the layers.
     """
-    wanted = {p for p, e in (built.stored.encoded if built.stored is not None else {}).items() if e.execute in ("integer", "dynamic")}
+    encoded = built.stored.encoded if built.stored is not None else {}
+    wanted = {p for p, e in encoded.items() if e.execute in ("integer", "dynamic")}
     if not wanted:
         return
     operations = job.target.operations(artifact, job.example, threads=1)
@@ -108,6 +109,9 @@ def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
     floating = sorted({o.weight for o in weighted if o.executes != "integer"})
     if floating:
         raise SlimlineError(f"{job.target.name} runs {', '.join(floating[:3])} in float although the plan says integer.")
+    rounded = sorted({o.weight for o in operations if o.weight in built.program.weights and o.weight not in encoded and o.executes == "integer"})
+    if rounded:
+        raise SlimlineError(f"{job.target.name} runs {', '.join(rounded[:3])} in integers although the plan says float.")
     missing = sorted(wanted - {o.weight for o in weighted})
     if missing:
         job.note(f"whether {', '.join(missing[:3])} run in integers could not be read back from {job.target.name}")

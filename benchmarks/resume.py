@@ -1,6 +1,6 @@
 """Kill a compression at random moments, resume it, and compare the plan with the uninterrupted run's.
 
-    python benchmarks/resume.py --kills 10
+    python benchmarks/resume.py --kills 10 --time 40s
 
 Prints one line per kill: when it came, what the journal held, and whether the plans are equal.
 """
@@ -20,8 +20,8 @@ from pathlib import Path
 TASK = Path(__file__).resolve().parent.parent / "examples" / "digits" / "task.py"
 
 
-def command(out: Path, *more: str) -> list[str]:
-    options = ["--max-drop", "2%", "--minimize", "size", "--time", "2m", "--out", str(out), "--quiet", *more]
+def command(out: Path, seconds: str, *more: str) -> list[str]:
+    options = ["--max-drop", "2%", "--minimize", "size", "--time", seconds, "--out", str(out), "--quiet", *more]
     return [sys.executable, "-m", "slimline", "compress", str(TASK), *options]
 
 
@@ -32,13 +32,14 @@ def plan_of(out: Path) -> object:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--time", default="40s", help="of each compression")
     parser.add_argument("--out", type=Path, default=Path("build/resume"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     shutil.rmtree(given.out, ignore_errors=True)
     whole = given.out / "whole"
     start = time.monotonic()
-    subprocess.run(command(whole), check=False)
+    subprocess.run(command(whole, given.time), check=False)
     length = time.monotonic() - start
     expected = plan_of(whole)
     schedule = [line for line in (whole / ".slimline" / "journal.jsonl").read_text().splitlines() if '"kind":"schedule"' in line]
@@ -48,7 +49,7 @@ def main() -> None:
     for number in range(given.kills):
         out = given.out / f"kill_{number}"
         at = moments.uniform(0.05, 0.95) * length
-        process = subprocess.Popen(command(out))
+        process = subprocess.Popen(command(out, given.time))
         try:
             process.wait(at)
         except subprocess.TimeoutExpired:
@@ -56,7 +57,7 @@ def main() -> None:
             process.wait()
         journal = out / ".slimline" / "journal.jsonl"
         events = len(journal.read_text().splitlines()) if journal.exists() else 0
-        resumed = subprocess.run(command(out, *(["--resume"] if journal.exists() else [])), check=False)
+        resumed = subprocess.run(command(out, given.time, *(["--resume"] if journal.exists() else [])), check=False)
         same = (out / "plan.json").exists() and plan_of(out) == expected
         equal += same
         print(

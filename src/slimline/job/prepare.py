@@ -109,7 +109,8 @@ def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Me
 
     structural = {s: [m for m in options if "#" not in s and m.stage == "structure"] for s, options in offered.items()}
     if (needed := seconds(structural, 1.0)) > FACTORED_SHARE * job.clock.seconds:
-        job.note(f"low_rank: measuring its options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have it tried")
+        names = ", ".join(sorted({m.name for options in structural.values() for m in options}))
+        job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
         offered = {s: [m for m in options if m not in structural[s]] for s, options in offered.items()}
     if (needed := seconds(offered, 0.6)) > OPTIONS_SHARE * job.clock.seconds:
         job.note(f"half of all options: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")

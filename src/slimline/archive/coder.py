@@ -41,20 +41,19 @@ class Coder(Protocol):
 
 
 class Encoder:
-    """Collects; ``finish`` gives the bytes. ``ideal``: the code length under the model, in bits, by section.
+    """Collects; ``finish`` gives the bytes.
 
     Example:
         >>> encoder = Encoder()
         >>> _ = encoder.bits(np.full(1000, 65000), np.ones(1000, np.int64))
-        >>> len(encoder.finish()), round(sum(encoder.ideal.values()) / 8, 2)
+        >>> len(encoder.finish()), round(sum(encoder.ideal().values()) / 8, 2)
         (4, 1.48)
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[str, Array, Array | None]] = []  # section, probabilities, bits; or distribution, symbols
+        self._parts: list[tuple[str, Array, Array]] = []  # section, probabilities, bits; or distribution, symbols
         self._single: list[int] = []
         self._name = ""
-        self.ideal: dict[str, float] = {}
 
     def bits(self, probability: Array, values: Array | None) -> Array:
         assert values is not None
@@ -96,26 +95,30 @@ class Encoder:
         self._flush()
         stream = constriction.stream
         coder, bernoulli = stream.queue.RangeEncoder(), stream.model.Bernoulli(perfect=False)
-        run: list[tuple[str, Array, Array]] = []
+        run: list[tuple[Array, Array]] = []
 
         def write() -> None:
             if run:
-                coder.encode(np.concatenate([v for _, _, v in run]).astype(np.int32), bernoulli, np.concatenate([p for _, p, _ in run]) / ONE)
+                coder.encode(np.concatenate([v for _, v in run]).astype(np.int32), bernoulli, np.concatenate([p for p, _ in run]) / ONE)
                 run.clear()
 
         for name, p, values in self._parts:
-            assert values is not None
             if name.endswith("\0"):
                 write()
                 coder.encode(values.astype(np.int32), stream.model.Categorical(p, perfect=False))
-                bits = float(-np.log2(p[values]).sum())
             else:
-                run.append((name, p, values))
-                bits = float(-np.log2(np.where(values == 1, p, ONE - p) / ONE).sum())
-            key = name.rstrip("\0")
-            self.ideal[key] = self.ideal.get(key, 0.0) + bits
+                run.append((p, values))
         write()
         return bytes(coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"))  # the decoder reads zeros past the end
+
+    def ideal(self) -> dict[str, float]:
+        """The code length under the model, in bits, by section."""
+        self._flush()
+        found: dict[str, float] = {}
+        for name, p, values in self._parts:
+            chance = p[values] if name.endswith("\0") else np.where(values == 1, p, ONE - p) / ONE
+            found[name.rstrip("\0")] = found.get(name.rstrip("\0"), 0.0) - float(np.log2(chance).sum())
+        return found
 
 
 class Decoder:

@@ -23,8 +23,11 @@ from slimline.errors import ArchiveError
 
 MAGIC, VERSION = b"SLIM", 1
 LIMIT = 2 << 30  # bytes of a file: what a protocol buffer may have
-Codec = Literal["stored", "zstd", "xz", "context mixing"]
-CODECS: tuple[Codec, ...] = ("stored", "zstd", "xz", "context mixing")
+Codec = Literal["stored", "zstd", "xz", "context mixing", "blocks"]
+CODECS: tuple[Codec, ...] = ("stored", "zstd", "xz", "context mixing", "blocks")
+CONTEXTUAL: tuple[Codec, ...] = ("context mixing", "blocks")
+LARGE = 5_000_000  # bytes: above, only blocks are fast enough
+LARGE_TRIAL = 10_000  # the same where speed matters more than the last percent
 ZSTD_LEVEL = 19
 
 
@@ -39,14 +42,14 @@ class Packed:
     sections: Mapping[str, float]
 
     @property
-    def above_entropy(self) -> float:
-        """By what share the whole file is larger than the code length of its content under its own model; 0 for other codecs."""
+    def above_entropy(self) -> float | None:
+        """By what share the whole file is larger than the code length of its content under its own model; ``None`` for codecs that say none."""
         ideal = sum(self.sections.values())
-        return len(self.data) / ideal - 1 if ideal and self.codec == "context mixing" else 0.0
+        return len(self.data) / ideal - 1 if ideal else None
 
 
-def pack(payload: bytes, suffix: str) -> Packed:
-    """The smallest archive of a model file. ``suffix``: what its name ends with, ``.onnx``.
+def pack(payload: bytes, suffix: str, *, fast: bool = False) -> Packed:
+    """The smallest archive of a model file, or with ``fast`` a small one. ``suffix``: what its name ends with, ``.onnx``.
 
     Raises:
         ArchiveError: larger than an archive can hold.
@@ -59,19 +62,44 @@ def pack(payload: bytes, suffix: str) -> Packed:
     if len(payload) > LIMIT:
         raise ArchiveError(f"The file has {len(payload):,} bytes; an archive holds at most {LIMIT:,}.")
     bodies: dict[Codec, bytes] = {"stored": payload}
-    sections: Mapping[str, float] = {}
+    coders: dict[Codec, Encoder] = {}
     try:
         graph = Graph.of(payload)
     except NotAMessage:
         import zstandard
 
         bodies["zstd"] = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=False, write_checksum=False).compress(payload)
-        bodies["xz"] = lzma.compress(payload, lzma.FORMAT_RAW, filters=_filters(len(payload)))
+        if not fast:
+            bodies["xz"] = lzma.compress(payload, lzma.FORMAT_RAW, filters=_filters(len(payload)))
     else:
-        bodies["context mixing"], sections = _encode(graph, len(payload))
+        coders = {name: _encode(graph, len(payload), blocks=name == "blocks") for name in CONTEXTUAL if name == "blocks" or not (fast or len(payload) > LARGE)}
+        bodies |= {name: coder.finish() for name, coder in coders.items()}
     codec = min(bodies, key=lambda c: len(bodies[c]))
     header = _header(codec, suffix, payload, bodies[codec])
+    sections = {part: bits / 8 for part, bits in coders[codec].ideal().items()} if codec in coders else {}
     return Packed(header + bodies[codec], codec, len(payload), len(header), sections)
+
+
+@dataclass(frozen=True)
+class Download:
+    """What has to be downloaded of a model: ``bytes`` of its archive, made by ``codec``."""
+
+    bytes: int
+    codec: str
+    above_entropy: float | None
+
+
+def download(payload: bytes, *, exact: bool = True) -> Download:
+    """The size of a file's archive.
+
+    ``exact=False``: by the fastest codec that fits; that archive is a valid one too, and at most a few percent larger than the one that ``pack`` writes.
+
+    Example:
+        >>> download(bytes(5000)).codec
+        'slim 1, zstd'
+    """
+    packed = pack(payload, ".onnx", fast=not exact and len(payload) > LARGE_TRIAL)
+    return Download(len(packed.data), f"slim {VERSION}, {packed.codec}", packed.above_entropy)
 
 
 def unpack(archive: bytes, limit: int = LIMIT) -> tuple[bytes, str]:
@@ -126,14 +154,13 @@ def _read_header(archive: bytes) -> tuple[Codec, str, int, bytes, bytes]:
     return codec, suffix, size, digest, body
 
 
-def _encode(graph: Graph, size: int) -> tuple[bytes, Mapping[str, float]]:
+def _encode(graph: Graph, size: int, *, blocks: bool) -> Encoder:
     tokens = prior()
     coder = Encoder()
     with coder.section("graph"):
         coded = Graphs(tokens, size).code(coder, graph)
-    Tensors(tokens, sum(s.length for s in coded.slots)).code(coder, coded.slots, graph.contents)
-    body = coder.finish()
-    return body, {name: bits / 8 for name, bits in coder.ideal.items()}
+    Tensors(tokens, blocks=blocks).code(coder, coded.slots, graph.contents)
+    return coder
 
 
 def _decode(codec: Codec, body: bytes, size: int) -> bytes:
@@ -152,5 +179,5 @@ def _decode(codec: Codec, body: bytes, size: int) -> bytes:
     tokens = prior()
     coder = Decoder(body)
     graph = Graphs(tokens, size).code(coder, None)
-    graph.contents = Tensors(tokens, sum(s.length for s in graph.slots)).code(coder, graph.slots, None)
+    graph.contents = Tensors(tokens, blocks=codec == "blocks").code(coder, graph.slots, None)
     return graph.bytes()

@@ -25,8 +25,11 @@ from slimline.archive.mixing import Stage
 SIZES, COLUMNS, KERNEL, NEAR, SIGNED = 64, 48, 24, 6, 81  # values of each context
 CONTEXTS = (SIZES, COLUMNS, KERNEL * NEAR, SIGNED)
 FRACTION = 256  # of mean magnitudes
+TOP = 7  # leading bits that are told apart by those below them: all that 8-bit numbers have
 FIRST = 8  # numbers in the first tile
-FEWEST, TILES = 256, 64  # numbers in a tile at least; tiles that a tensor is cut into at most (but one per kernel position)
+FINE, COARSE = 512, 8192  # numbers in a tile at least, for small files and for large ones
+SEED = 64  # numbers in the first rows of a tensor
+TILES = 32  # that a tensor is cut into at most (but one per kernel position)
 LARGEST = 1 << 20  # magnitudes count as this at most, so that products of means stay within 64 bits
 
 
@@ -51,18 +54,19 @@ Tile = tuple[int, slice, slice]
 class Integers:
     """The model of all tensors of one width; what it learns from one it knows for the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, fewest: int = FINE) -> None:
+        self.fewest = fewest
         self._zero = Stage(CONTEXTS)
         self._sign = Stage((1, SIGNED, 49, 32))
         self._larger: list[Stage] = []
-        self._below = (Stage((SIZES,), 64), Stage((SIZES,), 128))
-        self._lowest = Stage((1,), 64 * 64)
+        self._below = (Stage((SIZES,), TOP + 1), Stage((SIZES,), 2 * TOP + 2))
+        self._lowest = Stage((1,), 16 * TOP + 16)
         self._seen = 0
 
     def code(self, coder: Coder, shape: tuple[int, ...], exponents: int, values: Array | None) -> Array:
         """A tensor ``[taps, outputs, inputs]`` (int64) whose magnitudes are below ``2 ** (exponents + 1)``."""
         walk = _Walk(shape, values)
-        for whole in walk.tiles():
+        for whole in walk.tiles(self.fewest):
             for tile in self._pieces(whole):
                 contexts, near = walk.contexts(tile)
                 given = None if values is None else values[tile].ravel()
@@ -87,7 +91,7 @@ class Integers:
         """One tile's numbers ``[N]``."""
         size = None if given is None else np.abs(given)
         found = self._zero.code(coder, contexts, 0, None if size is None else (size > 0).astype(np.int64))
-        alive = found.nonzero()[0]
+        alive = (found > 0).nonzero()[0]
         if not alive.size:
             return found
         negative = self._sign.code(coder, signs[:, alive], 0, None if given is None else (given[alive] < 0).astype(np.int64))
@@ -108,10 +112,12 @@ class Integers:
             top = leading[alive]
             bit_values = None if size is None else (size[alive] >> (top - level)) & 1
             if level <= len(self._below):
-                node = top if level == 1 else 2 * top + ((magnitude[alive] >> (top - 1)) & 1)
+                node = np.minimum(top, TOP)
+                if level == 2:
+                    node = 2 * node + ((magnitude[alive] >> (top - 1)) & 1)
                 bit = self._below[level - 1].code(coder, contexts[:1, alive], node, bit_values)
             else:
-                bit = self._lowest.code(coder, np.zeros((1, alive.size), np.int64), 64 * top + level, bit_values)
+                bit = self._lowest.code(coder, np.zeros((1, alive.size), np.int64), 16 * np.minimum(top, TOP) + min(level, 15), bit_values)
             magnitude[alive] |= bit << (top - level)
         result: Array = magnitude * sign
         return result
@@ -130,15 +136,20 @@ class _Walk:
         self.kernel = np.zeros((rows, columns), np.int64)
         self.total = self.count = 0
 
-    def tiles(self) -> list[Tile]:
+    def tiles(self, fewest: int) -> list[Tile]:
         taps, rows, columns = self.shape
-        aim = max(FEWEST, rows * columns * taps // TILES)
+        aim = max(fewest, rows * columns * taps // TILES)
         cuts = max(1.0, math.sqrt(rows * columns / aim))
         down = min(rows, round(cuts))
         across = min(columns, max(1, -(-rows * columns // (aim * down))))
-        lines = [slice(rows * i // down, rows * (i + 1) // down) for i in range(down)]
         posts = [slice(columns * i // across, columns * (i + 1) // across) for i in range(across)]
-        return [(t, line, post) for t in range(taps) for line in lines for post in posts]
+        height, top, first = max(1, SEED // columns), 0, []
+        while top < rows:  # at first few rows at a time, from which the columns' sizes are learnt
+            height = min(height, rows - top, -(-rows // down))
+            first.append(slice(top, top + height))
+            top, height = top + height, 2 * height
+        lines = [slice(rows * i // down, rows * (i + 1) // down) for i in range(down)]
+        return [(0, line, post) for line in first for post in posts] + [(t, line, post) for t in range(1, taps) for line in lines for post in posts]
 
     def contexts(self, tile: Tile) -> tuple[Array, Array]:
         """``[4, N]`` for magnitudes, ``[4, N]`` for signs."""

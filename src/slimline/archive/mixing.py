@@ -31,6 +31,7 @@ MEMORY = 255  # observations after which a context forgets as fast as it learns
 RATE = 0.008  # of the mixing weights; with MOST tuned on int8, int4 and int2 files of two convolutional networks
 MOST = 64  # observations of one tile that count for the weights' step
 SHARE = 1.2  # the initial weights' sum
+WIDE = 1100  # contexts: above, only those that were met are touched
 LOWEST = 4  # of a probability, in 1 / 65536
 
 
@@ -57,34 +58,40 @@ class Stage:
 
     def __init__(self, contexts: Sequence[int], nodes: int = 1) -> None:
         sizes = [c * nodes for c in contexts]
-        self.nodes = nodes
+        self.nodes, self.size = nodes, sum(sizes)
         self.offsets = np.cumsum([0, *sizes[:-1]])[:, None]
-        self.probability = np.full(sum(sizes), 32768, np.int64)
-        self.count = np.zeros(sum(sizes), np.int64)
-        self.weights = np.full(len(sizes), float(int(65536 * SHARE / len(sizes))) if len(sizes) > 1 else 65536.0)
+        self.probability = np.full(self.size, 32768, np.int64)
+        self.count = np.zeros(self.size, np.int64)
+        self.voice = np.zeros(self.size)  # what a context says in the mixture
+        self.weights = np.full(len(sizes), float(int(65536 * SHARE / len(sizes))))
         self.squash, self.stretch, self.confidence = tables()
 
     def code(self, coder: Coder, contexts: Array, node: Array | int, values: Array | None) -> Array:
         """Bits ``[N]`` in ``contexts [K, N]`` at ``node`` (one, or ``[N]``)."""
-        place = contexts * self.nodes + (node + self.offsets)
+        place = contexts * self.nodes + (node + self.offsets) if self.nodes > 1 else contexts + self.offsets
         if len(place) == 1:
             values = coder.bits(self.probability.take(place[0]), values)
-        else:
-            voices = np.floor(self.stretch.take(self.probability.take(place)) * self.confidence.take(self.count.take(place)))
-            mixed = self.squash.take((self.weights @ voices / 65536.0).astype(np.int64) + BOUND, mode="clip")
-            mixed = np.minimum(np.maximum(mixed, LOWEST), 65536 - LOWEST)
-            values = coder.bits(mixed, values)
-            slope = voices @ (values * 65535 - mixed).astype(np.float64)
-            self.weights += np.trunc(slope * (RATE * min(values.size, MOST) / values.size / UNIT))
-        self._learn(place, values)
+            self._learn(place, values)
+            return values
+        voices = self.voice.take(place)
+        mixed = self.squash.take((self.weights @ voices / 65536.0).astype(np.int64) + BOUND, mode="clip")
+        values = coder.bits(mixed, values)
+        slope = voices @ (values * 65535 - mixed).astype(np.float64)
+        self.weights += np.trunc(slope * (RATE * min(values.size, MOST) / values.size / UNIT))
+        hit = self._learn(place, values)
+        self.voice[hit] = np.floor(self.stretch.take(self.probability[hit]) * self.confidence.take(self.count[hit]))
         return values
 
-    def _learn(self, place: Array, values: Array) -> None:
-        flat, size = place.ravel(), self.probability.size
-        total = np.bincount(flat, minlength=size)
-        ones = np.bincount(place[:, values == 1].ravel(), minlength=size)
-        hit = total.nonzero()[0]
-        n, p, seen = total[hit], self.probability[hit], self.count[hit]
-        moved = p + (ones[hit] * 65535 - n * p) * 2 // (2 * (seen + n) + 3)
+    def _learn(self, place: Array, values: Array) -> Array | slice:
+        """Count; gives the contexts that were met."""
+        found = np.bincount((2 * place + values).ravel(), minlength=2 * self.size)
+        zeros, ones = found[0::2], found[1::2]
+        hit: Array | slice = slice(None)
+        if self.size > WIDE:
+            hit = (zeros + ones).nonzero()[0]
+            zeros, ones = zeros[hit], ones[hit]
+        p, seen, n = self.probability[hit], self.count[hit], zeros + ones
+        moved = p + (ones * 65535 - n * p) * 2 // (2 * (seen + n) + 3)
         self.probability[hit] = np.minimum(np.maximum(moved, LOWEST), 65536 - LOWEST)
         self.count[hit] = np.minimum(seen + n, MEMORY)
+        return hit

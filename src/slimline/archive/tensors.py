@@ -11,7 +11,7 @@ from slimline.archive.blocks import Blocks
 from slimline.archive.coder import Array, Coder
 from slimline.archive.floats import Floats
 from slimline.archive.graph import Slot
-from slimline.archive.integers import Integers
+from slimline.archive.integers import COARSE, FINE, Integers
 from slimline.archive.tokens import Tokens
 from slimline.errors import ArchiveError
 
@@ -20,17 +20,16 @@ FLOATS = {1: 4, 10: 2, 11: 8}  # bytes by TensorProto.DataType
 INTEGERS = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8"}
 PACKED = {21: (4, 8), 22: (4, 0), 25: (2, 2), 26: (2, 0)}  # bits, and what is taken off to centre unsigned values
 CENTRE = {2: 128, 4: 1 << 15}
-LARGE = 5_000_000  # bytes of all tensors: above, long ones are coded in blocks
-LONG = 1 << 16  # elements
+LONG, LONG_FLOATS = 1 << 16, 1 << 11  # elements of a tensor that is coded in blocks, where the file is
 LARGEST = 1 << 52  # magnitudes below are exact in the models' arithmetic
 
 
 class Tensors:
-    """The models of all tensors of one file."""
+    """The models of all tensors of one file. ``blocks``: long ones are coded in blocks."""
 
-    def __init__(self, tokens: Tokens, total: int) -> None:
+    def __init__(self, tokens: Tokens, *, blocks: bool) -> None:
         self.tokens = tokens
-        self.large = total > LARGE
+        self.large = blocks
         self._integers: dict[object, Integers] = {}
         self._floats: dict[object, Floats] = {}
         self._blocks: dict[object, Blocks] = {}
@@ -116,7 +115,7 @@ class Tensors:
             return model.integers(coder, (rows, columns * taps), -span, None if values is None else values.reshape(rows, -1)).astype(np.int64).ravel()
         shape = (taps, rows, columns)
         arranged = None if values is None else values.reshape(rows, columns, taps).transpose(2, 0, 1)
-        found = self._integers.setdefault(group, Integers()).code(coder, shape, top, arranged)
+        found = self._integers.setdefault(group, Integers(COARSE if self.large else FINE)).code(coder, shape, top, arranged)
         return found.transpose(1, 2, 0).ravel()
 
     def _float(self, coder: Coder, slot: Slot, given: bytes | None, vectors: dict[int, Array]) -> bytes:
@@ -124,14 +123,14 @@ class Tensors:
         count = slot.length // width
         if slot.type == 1 and len(slot.dims) == 1 and vectors and (product := self._product(coder, count, given, vectors)) is not None:
             return product
-        if self.large and count >= LONG:
+        if self.large and count >= LONG_FLOATS:
             planes = None if given is None else np.frombuffer(given, np.uint8).reshape(count, width)
             found = np.empty((count, width), np.uint8)
             for plane in range(width):
                 model = self._blocks.setdefault(("plane", slot.type, plane), Blocks(256))
                 found[:, plane] = model.planes(coder, count, None if planes is None else planes[:, plane])
             return found.tobytes()
-        key = (slot.type, min(len(slot.dims), 2), slot.role if slot.length <= LARGE else None)
+        key = (slot.type, min(len(slot.dims), 2), slot.role)
         floats = self._floats.setdefault(key, Floats(width))
         patterns = None if given is None else np.frombuffer(given, f"<u{width}").astype(np.uint64).view(np.int64)
         return floats.code(coder, count, patterns).view(np.uint64).astype(f"<u{width}").tobytes()

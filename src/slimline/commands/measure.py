@@ -40,9 +40,9 @@ def command(artefact: Path, data: Path, metric: str, batch: int, threads: int, a
 
 def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, Any]:
     """Everything that can be measured of an artefact with nothing but its file and data."""
+    from slimline.archive.container import download
     from slimline.measure.fresh import run_fresh
     from slimline.measure.quality import default, evaluate, named
-    from slimline.measure.size import download_bytes
     from slimline.sources.validate import check_labels
 
     file, artifact, target = _opened(path)
@@ -64,9 +64,9 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     )
     quality, _ = evaluate(metric[1], tree, targets)
     latency: Latency = target.latency([artifact], samples[:1], batch=batch, threads=threads)[0]
-    download, codec = download_bytes(artifact.content)
+    archive = download(artifact.content)
     return {
-        "file": str(file), "target": artifact.target, "size_bytes": artifact.size_bytes, "download_bytes": download, "download_codec": codec,
+        "file": str(file), "target": artifact.target, "size_bytes": artifact.size_bytes, "download_bytes": archive.bytes, "download_codec": archive.codec,
         "memory_bytes": target.memory(artifact, samples[:batch]), "rss_bytes": rss_bytes, "latency_ms": latency.model_dump(),
         "quality": quality, "metric": metric[0], "split": split, "samples": len(samples),
     }  # fmt: skip

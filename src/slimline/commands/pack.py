@@ -48,6 +48,8 @@ def _artefact(path: Path) -> Path:
     if path.is_file():
         return path
     found = [file for target in registered("targets").values() if (file := path / f"model{target.suffix}").is_file()]
+    if any(getattr(target, "beside", ()) and path / f"model{target.suffix}" in found for target in registered("targets").values()):
+        raise UsageError(f"The model in {path} is several files, and an archive holds one.", hint="Give each of them: slimline pack DIR/model.bin.")
     if not found:
         raise UsageError(f"There is no model in {path}.", hint="Give the --out folder of `slimline compress`, or a model file.")
     return found[0]
@@ -66,7 +68,7 @@ def _as_json(out: Path, packed: Packed) -> str:
 def _as_text(out: Path, file: Path, packed: Packed) -> str:
     size, original = len(packed.data), packed.original_bytes
     lines = [f"{out}: {size:,} bytes, {original / size:.2f}x smaller than {file.name} ({size / original:.0%} of {original:,} bytes), by {packed.codec}"]
-    if packed.codec == "context mixing":
+    if packed.above_entropy is not None:
         lines += [f"  {'header':10} {packed.header_bytes:>10,} bytes", *(f"  {name:10} {round(n):>10,} bytes" for name, n in packed.sections.items())]
         lines.append(f"  tables              0 bytes: the models adapt as they read; the whole file is {packed.above_entropy:.2%} above the entropy under them")
     return "\n".join(lines)

@@ -25,6 +25,8 @@ class Measurement(Data):
     size_bytes: int
     download_bytes: int
     download_codec: str
+    download_above_entropy: float | None = None
+    """By what share the download is larger than the entropy of its content under its codec's own model; ``None`` where the codec has none."""
     memory_bytes: int
     rss_bytes: int | None = None
     parameters: int

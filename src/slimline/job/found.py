@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimline.archive.container import download
 from slimline.core.contracts import Artifact
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal
@@ -18,7 +19,6 @@ from slimline.core.trial import Agreement, Latency, Measurement, Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.measure.agreement import agreement
-from slimline.measure.size import download_bytes
 from slimline.model.augment import Augmentation
 from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
@@ -58,13 +58,16 @@ def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
         job.spent[name] = round(job.spent.get(name, 0.0) + time.monotonic() - start, 2)
 
 
-def measure(job: Job, workshop: Workshop, artifact: Artifact, latency: Latency, quality: float | None, program: Any, rss: int | None = None) -> Measurement:
-    """Everything about an artefact but its latency and quality, which are handed in."""
-    download, codec = download_bytes(artifact.content)
+def measure(
+    job: Job, workshop: Workshop, artifact: Artifact, latency: Latency, quality: float | None, program: Any, rss: int | None = None, *, exact: bool = False
+) -> Measurement:
+    """Everything about an artefact but its latency and quality, which are handed in. ``exact``: its archive is the smallest, not the fastest."""
+    archive = download(artifact.content, exact=exact)
     return Measurement(
         size_bytes=artifact.size_bytes,
-        download_bytes=download,
-        download_codec=codec,
+        download_bytes=archive.bytes,
+        download_codec=archive.codec,
+        download_above_entropy=archive.above_entropy,
         memory_bytes=job.target.memory(artifact, job.example),
         rss_bytes=rss,
         parameters=sum(t.numel() for t in program.parameters().values() if t.is_floating_point()),

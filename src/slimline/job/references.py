@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slimline.archive.container import download
 from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.result import (
@@ -139,6 +140,7 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
             outcome.baseline_quality if outcome.baseline_quality is not None else found.baseline_measurement.quality,
             found.workshop.program,
             outcome.baseline_rss,
+            exact=True,
         )
         trial_quality = outcome.finalist.trial.measurement.quality if outcome.finalist.trial.measurement is not None else None
         result = measure(
@@ -149,6 +151,7 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
             outcome.quality if outcome.quality is not None else trial_quality,
             outcome.finalist.built.program,
             outcome.rss,
+            exact=True,
         )
         found_references: dict[str, Reference] = {}
         for c, latency in zip(compared, latencies[2:], strict=True):
@@ -164,19 +167,18 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
 
 
 def _reference(job: Job, found: Found, outcome: Outcome, compared: Compared, latency: Latency) -> Reference:
-    from slimline.measure.size import download_bytes
-
     quality, fidelity = None, None
     if outcome.samples is not None:
         outputs = job.target.run(compared.artifact, outcome.samples, threads=2)
         shaped = as_outputs(outputs, found.original)
         quality = job.score(shaped, outcome.samples, outcome.baseline_outputs)[0]
         fidelity = agreement(outputs, flat(outcome.baseline_outputs))
-    download, codec = download_bytes(compared.artifact.content)
+    archive = download(compared.artifact.content)
     return Reference(
         size_bytes=compared.artifact.size_bytes,
-        download_bytes=download,
-        download_codec=codec,
+        download_bytes=archive.bytes,
+        download_codec=archive.codec,
+        download_above_entropy=archive.above_entropy,
         memory_bytes=job.target.memory(compared.artifact, job.example),
         parameters=compared.parameters,
         macs=compared.macs,

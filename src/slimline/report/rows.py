@@ -35,7 +35,7 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
     rows = [
         row("file", lambda m: m.size_bytes, bytes_text, "smaller", "larger"),
-        row(f"download ({base.download_codec})", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
+        row(f"download ({_codec(base if result is None else result)})", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
         row("memory", lambda m: m.memory_bytes, bytes_text, "smaller", "larger"),
         row("latency", lambda m: m.latency_ms.median, time_text, "faster", "slower"),
         row("multiply-adds", lambda m: m.macs, count_text, "fewer", "more"),
@@ -143,3 +143,9 @@ def next_steps(report: Report) -> list[str]:
     if report.verdict == "fail":
         return ["allow more drop, loosen the budget, or give more --time"]
     return []
+
+
+def _codec(measured: Measurement) -> str:
+    """What the download is coded by, and how near to the entropy under the codec's own model."""
+    above = measured.download_above_entropy
+    return measured.download_codec + ("" if above is None else f", {above:.2%} above the entropy of its model")

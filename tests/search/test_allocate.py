@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -85,3 +87,16 @@ def test_the_last_candidates_lie_around_the_edge_of_the_allowance(space: Space) 
 def test_it_is_a_pure_function_of_the_trials(space: Space) -> None:
     trials = run(space, 8, Budget(minimize="size"))
     assert [Allocate(8).propose(space, Budget(minimize="size"), trials[:n]) for n in range(len(trials))] == [t.plan for t in trials]
+
+
+def test_the_smallest_download_is_what_codes_best_and_not_what_is_stored_in_fewest_bits(space: Space) -> None:
+    places = []
+    for place in space.places:
+        keep, eight, *rest = place.options
+        sparse = replace(eight, label="8 bits, mostly zeros", decisions=(Decision(site=place.site.id, method=StaticInt8(range="minmax")),), loss=1.5 * eight.loss, coded=0.1)
+        places.append(replace(place, options=(keep, eight, sparse, *rest)))
+    coded = replace(space, places=tuple(places)).pruned()
+    trials = run(coded, 6, Budget(minimize="download", max_drop="50%rel"))
+    chosen = {d.method for t in trials for d in t.plan.decisions}
+    assert StaticInt8(range="minmax") in chosen
+    assert StaticInt8(range="minmax") not in {d.method for t in run(coded, 6, Budget(minimize="size", max_drop="50%rel")) for d in t.plan.decisions}

@@ -199,7 +199,7 @@ def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offe
     refused: list[Refusal] = []
     sensitivity: Sensitivity | None = None
     for number, site in enumerate(sites):
-        name = key("options", job.fingerprint.model_dump(), site.model_dump(), [(m.name, m.model_dump()) for m in offered[site.id]], count, job.request.seed)
+        name = key("options with coded sizes", job.fingerprint.model_dump(), site.model_dump(), [(m.name, m.model_dump()) for m in offered[site.id]], count, job.request.seed)
         stored = job.cache.get(name)
         if stored is None:
             sensitivity = sensitivity or Sensitivity(workshop, samples)
@@ -231,6 +231,7 @@ def _option_to_json(option: Option) -> dict[str, Any]:
         "work": option.work,
         "widths": option.widths,
         "drops": option.drops,
+        "coded": option.coded,
         "format": option.format.model_dump(),  # type: ignore[attr-defined]  # every format that reaches the disk is Data
     }
 
@@ -251,6 +252,7 @@ def _option_from_json(data: dict[str, Any]) -> Option:
         tuple((name, share) for name, share in data["work"]),
         tuple((site, count) for site, count in data["widths"]),
         tuple(data["drops"]),
+        data["coded"],
     )
 
 

@@ -7,7 +7,7 @@ values in the same graph, and only what lies downstream of it is computed again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils import _pytree
@@ -23,9 +23,11 @@ from slimline.model.program import Program, Run
 from slimline.model.quantizers import FakeValue
 from slimline.model.recover import channels_last
 from slimline.numerics.divergence import divergence
+from slimline.numerics.entropy import coded_bytes
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
 
+CODED_STEP = 0.01  # of the stored bytes: what codes less than this much better is no option of its own
 FACTOR_SAMPLES = 128  # a factored layer is measured by running the whole model, so on fewer samples
 
 
@@ -166,26 +168,34 @@ class Sensitivity:
                     continue  # groups that fit the whole weight need not fit its factors
                 decisions = (Decision(site=site.id, method=method), *(Decision(site=n, method=inner) for n in shapes if inner is not None))
                 label = method.label + (f" + {inner.label}" if inner is not None else "")
-                yield Option(label, decisions, max(loss, 0.0) + option.loss, format=option.format, execute=option.execute, factors=tuple(shapes.values()))
+                yield Option(label, decisions, max(loss, 0.0) + option.loss, format=option.format, execute=option.execute, factors=tuple(shapes.values()), coded=option.coded)
 
     def place(self, site: Site, methods: Sequence[Method], keep: Callable[[Site], Option]) -> tuple[Place, list[Refusal]]:
         """A site with its measured options: those that another beats in everything on paper are left out."""
         measure = {"weight": self.numerics, "channels": self.channels, "block": self.block, "input": self.rebuilt, "model": self.rebuilt}[site.kind]
         structural = [m for m in methods if m.stage == "structure"] if site.kind == "weight" else []
+        kept = keep(site)
+        if site.kind == "weight":
+            kept = replace(kept, coded=coded_bytes({"values": self.program.parameter(site.id)}) / max(kept.format.estimate(site.shape), 1))
         found = list(measure(site, [m for m in methods if m.name != "keep" and m not in structural]))
         options = [o for o in found if isinstance(o, Option)]
         if structural:
-            more = list(self.factored(site, structural, [keep(site), *_undominated(options)]))
+            more = list(self.factored(site, structural, [kept, *_undominated(options)]))
             found += more
             options += [o for o in more if isinstance(o, Option)]
-        return Place(site, (keep(site), *_undominated(options))), [r for r in found if isinstance(r, Refusal)]
+        return Place(site, (kept, *_undominated(options))), [r for r in found if isinstance(r, Refusal)]
 
 
 def _undominated(options: Sequence[Option]) -> list[Option]:
-    """Of the options that cost the same (format, execution, width), the one that loses least."""
-    best: dict[tuple[object, ...], Option] = {}
+    """Of the options that cost the same (format, execution, width), those of which no other both loses and codes less."""
+    groups: dict[tuple[object, ...], list[Option]] = {}
     for option in options:
-        key = (option.format, option.execute, option.channels, option.dropped, option.factors, option.work, option.widths, option.drops)
-        if key not in best or option.loss < best[key].loss:
-            best[key] = option
-    return list(best.values())
+        groups.setdefault((option.format, option.execute, option.channels, option.dropped, option.factors, option.work, option.widths, option.drops), []).append(option)
+    kept: list[Option] = []
+    for group in groups.values():
+        best = float("inf")
+        for option in sorted(group, key=lambda o: (o.loss, o.coded)):
+            if option.coded < best - CODED_STEP:
+                kept.append(option)
+                best = option.coded
+    return kept

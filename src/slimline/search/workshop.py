@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import nn
 
 from slimline.core.contracts import Artifact, Target
 from slimline.core.edits import Encode, Numerics, Prepend, Structure
-from slimline.core.formats import Format
 from slimline.core.plan import Decision, Fingerprint, Method, Plan
 from slimline.core.samples import Samples
 from slimline.core.site import Site
@@ -24,6 +23,7 @@ from slimline.model.quantizers import freeze, quantize
 from slimline.model.reconstruct import Observed, observe, recalibrate_batch_norm, reconstruct
 from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
+from slimline.numerics.entropy import coded_bytes
 from slimline.search.space import Option
 
 Loss = Callable[[Any, Any], torch.Tensor | None]
@@ -171,10 +171,9 @@ class Built:
 
 def option_of(method: Method, site: Site, edits: Sequence[object], loss: float) -> Option:
     """The option that a numeric method with these edits is."""
-    format: Format | None = None
-    execute = "float"
+    option = Option(method.label, (Decision(site=site.id, method=method),), loss)
     for edit in edits:
         if isinstance(edit, Encode):
-            format, execute = edit.format, edit.execute
-    decision = (Decision(site=site.id, method=method),)
-    return Option(method.label, decision, loss, execute=execute) if format is None else Option(method.label, decision, loss, format=format, execute=execute)
+            coded = coded_bytes(edit.parts) / max(edit.format.nbytes(edit.parts), 1)
+            option = replace(option, format=edit.format, execute=edit.execute, coded=coded)
+    return option

@@ -174,3 +174,19 @@ def test_the_download_is_the_archives_size_and_the_fast_one_is_a_valid_archive_t
     fast = pack(network, ".onnx", fast=True)
     assert fast.codec == "blocks"
     assert unpack(fast.data) == (network, ".onnx")
+
+
+def test_the_graphs_that_ship_with_the_package_halve_what_an_unknown_graph_costs(network: bytes) -> None:
+    from slimline.archive.coder import Encoder
+    from slimline.archive.graph import Graphs
+    from slimline.archive.onnx_file import Graph
+    from slimline.archive.prior import prior
+    from slimline.archive.tokens import Tokens
+
+    def cost(tokens: Tokens) -> int:
+        coder = Encoder()
+        Graphs(tokens, len(network)).code(coder, Graph.of(network))
+        return len(coder.finish())
+
+    assert cost(prior()) == cost(prior())  # each is a copy: what one learns the next does not know
+    assert cost(prior()) < cost(Tokens()) / 2

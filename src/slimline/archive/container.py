@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from slimline.archive.coder import Decoder, Encoder
-from slimline.archive.graph import Graph, Graphs
+from slimline.archive.graph import Graphs
+from slimline.archive.onnx_file import Graph
 from slimline.archive.prior import prior
 from slimline.archive.protobuf import NotAMessage, varint
 from slimline.archive.tensors import Tensors

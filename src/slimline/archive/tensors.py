@@ -10,8 +10,8 @@ import numpy as np
 from slimline.archive.blocks import Blocks
 from slimline.archive.coder import Array, Coder
 from slimline.archive.floats import Floats
-from slimline.archive.graph import Slot
 from slimline.archive.integers import COARSE, FINE, Integers
+from slimline.archive.onnx_file import Slot
 from slimline.archive.tokens import Tokens
 from slimline.errors import ArchiveError
 

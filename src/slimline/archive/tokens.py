@@ -34,6 +34,20 @@ class Tokens:
         self._squash: list[int] = squash.tolist()
         self._stretch: list[int] = [int(x) for x in stretch.tolist()]
 
+    def copy(self) -> Tokens:
+        """A model that knows the same and learns on its own."""
+        new = Tokens()
+        new._contexts = {k: v[:] for k, v in self._contexts.items()}
+        new._weights = {k: v[:] for k, v in self._weights.items()}
+        new._chosen = {k: v[:] for k, v in self._chosen.items()}
+        return new
+
+    def trusted(self, most: int) -> Tokens:
+        """The same, each context as if seen ``most`` times at most: what comes next teaches faster."""
+        for slot in self._contexts.values():
+            slot[1] = min(slot[1], most)
+        return self
+
     def bit(self, coder: Coder, contexts: Sequence[Hashable], value: int | None) -> int:
         """One bit, predicted by each of ``contexts``."""
         slots = [self._contexts.setdefault(c, [32768, 0]) for c in contexts]

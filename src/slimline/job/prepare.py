@@ -94,7 +94,9 @@ def offers(job: Job, site: Site) -> list[Method]:
     """Every option of the allowed methods at a site, ``keep`` left out (it is always there); of a plan that is carried out, its own."""
     if job.request.plan is not None:
         return planned(job.request.plan, site)
-    return [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
+    options = [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
+    coded = job.request.budget.minimize == "download" or job.request.budget.download_bytes is not None
+    return [o for o in options if coded or not getattr(o, "rate", 0.0)]  # what only the archive gains by
 
 
 def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
@@ -119,10 +121,10 @@ def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Me
 
 
 def _first_of_each(options: list[Method]) -> list[Method]:
-    """One option of each method and number of bits: the first, or the one that rounds by second-order information, which lost half as much on EfficientNet-Lite0."""
-    best: dict[tuple[str, object], Method] = {}
+    """One option of each method, number of bits and rate: the first, or the one that rounds by second-order information, which lost half as much on EfficientNet-Lite0."""
+    best: dict[tuple[object, ...], Method] = {}
     for method in options:
-        place = (method.name, getattr(method, "bits", None))
+        place = (method.name, getattr(method, "bits", None), getattr(method, "rate", None))
         if place not in best or getattr(method, "rounding", None) == "second_order":
             best[place] = method
     return list(best.values())

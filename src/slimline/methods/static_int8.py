@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import pydantic
+
 from slimline.core.edits import Edit, Encode, QuantizeValue, SetParameter
 from slimline.core.formats import Affine
 from slimline.core.plan import Method
@@ -12,6 +14,7 @@ from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedSite
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import Range, WeightRange, value_range
+from slimline.numerics.rate import encode_rate_aware, significant
 from slimline.numerics.rounding import Rounding, encode
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 OPS = ("conv1d", "conv2d", "conv3d", "linear")
 RELU6 = 6.0
+RATES, DEPTHWISE_RATES = (1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 2.0)  # bits saved of about seven
+BIAS_BITS = 12  # significant ones; the grid of the output has 8
 BIG = 4096  # elements: below, what 2 bits save over 4 is less than the graph's own bytes
 
 
@@ -31,6 +36,8 @@ class StaticInt8(Method):
     ``range`` is how the activations' ranges are set, ``weight_range`` the weight's, ``rounding`` how its integers are chosen;
     ``correct_bias`` moves the bias by the mean error that rounding the weight makes
     (Nagel et al. 2019, eq. 17). Storing 4 or 2 bits halves or quarters the layer's bytes again at the same speed.
+    ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse and rounding that weighs error against
+    code length; in the file and at run time nothing changes.
 
     Example:
         >>> StaticInt8(bits=4, rounding="second_order").label
@@ -41,13 +48,14 @@ class StaticInt8(Method):
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
     summary: ClassVar[str] = "integer convolutions and linear layers: smaller and faster; 4 or 2 stored bits for bytes"
-    reference: ClassVar[str] = "Jacob et al. 2018; Nagel et al. 2019 (bias correction); Frantar et al. 2023 (second-order rounding)"
+    reference: ClassVar[str] = "Jacob et al. 2018; Nagel et al. 2019 (bias correction); Frantar et al. 2023 (second-order rounding); Conzelmann and Bamler 2025 (rate-aware rounding)"
 
     bits: Literal[2, 4, 8] = 8
     range: Range = "mse"
     weight_range: WeightRange = "mse"
     rounding: Rounding = "nearest"
     correct_bias: bool = True
+    rate: float = pydantic.Field(default=0.0, ge=0, le=7)
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
@@ -63,6 +71,7 @@ class StaticInt8(Method):
         depthwise = site.op != "linear" and site.shape[1] == 1
         if math.prod(site.shape) >= BIG and not depthwise:
             options.append(cls(bits=2, rounding=rounding))
+        options += [cls(rounding=rounding, rate=r) for r in (DEPTHWISE_RATES if depthwise else RATES)]
         return tuple(options)
 
     def rewrite(self, model: Program, site: Site, statistics: ProgramStatistics) -> tuple[Edit, ...]:
@@ -77,12 +86,13 @@ class StaticInt8(Method):
         if self.rounding == "second_order" and moment is None:
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
         format = Affine(bits=self.bits, axis=use.axis)
-        parts = encode(weight, format, self.rounding, moment, self.weight_range)
+        parts = encode_rate_aware(weight, format, moment, self.rate) if self.rate else encode(weight, format, self.rounding, moment, self.weight_range)
         edits: list[Edit] = [Encode(site.id, format, parts, execute="integer"), *self._grids(use, statistics)]
         mean = statistics.mean_input(site.id) if self.correct_bias and use.bias is not None else None
         if mean is not None and use.bias is not None:
             bias = model.parameter(use.bias).detach()
-            edits.append(SetParameter(use.bias, bias + output_shift(weight - format.decode(parts), mean)))
+            shifted = bias + output_shift(weight - format.decode(parts), mean)
+            edits.append(SetParameter(use.bias, significant(shifted, BIAS_BITS) if self.rate else shifted))
         return tuple(edits)
 
     def _use(self, model: Any, site: Site, statistics: Any) -> WeightUse:

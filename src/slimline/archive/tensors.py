@@ -102,7 +102,7 @@ class Tensors:
         return (found + 128).astype(np.uint8).tobytes()
 
     def _integer(self, coder: Coder, group: tuple[object, ...], dims: tuple[int, ...], values: Array | None) -> Array:
-        """Integers ``[N]``, flat; ``group`` tells which tensors learn from each other."""
+        """Integers ``[N]``, flat (int16 or int64); ``group`` tells which tensors learn from each other."""
         count = math.prod(dims)
         rows, columns = (dims[0], math.prod(dims[1:2])) if len(dims) > 1 else (1, count)
         taps = math.prod(dims[2:])
@@ -112,7 +112,7 @@ class Tensors:
         if self.large and count >= LONG and top <= 7:
             span = 2 << top
             model = self._blocks.setdefault((*group, top), Blocks(2 * span + 1))
-            return model.integers(coder, (rows, columns * taps), -span, None if values is None else values.reshape(rows, -1)).astype(np.int64).ravel()
+            return model.integers(coder, (rows, columns * taps), -span, None if values is None else values.reshape(rows, -1)).ravel()
         shape = (taps, rows, columns)
         arranged = None if values is None else values.reshape(rows, columns, taps).transpose(2, 0, 1)
         found = self._integers.setdefault(group, Integers(COARSE if self.large else FINE)).code(coder, shape, top, arranged)
@@ -164,10 +164,10 @@ def _unpacked(data: bytes, bits: int, count: int, *, signed: bool) -> Array:
 
 def _packed(values: Array, bits: int) -> bytes:
     per = 8 // bits
-    padded = np.zeros(-(-values.size // per) * per, np.int64)
+    padded = np.zeros(-(-values.size // per) * per, values.dtype)
     padded[: values.size] = values & ((1 << bits) - 1)
-    parts = padded.reshape(-1, per) << np.arange(0, 8, bits)
-    return bytes(parts.sum(1).astype(np.uint8).tobytes())
+    parts = padded.reshape(-1, per) << np.arange(0, 8, bits, dtype=values.dtype)
+    return bytes(parts.sum(1, dtype=np.uint8).tobytes())
 
 
 def _entropy(values: Array, alphabet: int) -> float:

@@ -19,13 +19,12 @@ from slimline.core.formats import Affine, Format
 from slimline.model.program import PADS, Program, is_transparent
 
 decomposed = torch.ops.quantized_decomposed
-TINY = 1e-12  # a channel of zeros has no scale of its own
 
 
 class FakeWeight(nn.Module):
     """Projects a float weight onto ``format``; gradients pass straight through to the weight, and to its scales and shared entries.
 
-    Scales and entries are trained as logarithms: a step changes each by the same share, whatever its size, and
+    Scales and entries are trained as logarithms of their change: a step changes each by the same share, whatever its size, and
     zero stays zero. A mask stays as it is.
 
     References:
@@ -37,17 +36,15 @@ class FakeWeight(nn.Module):
         super().__init__()
         self.parameter = parameter
         self.format = format
-        self.logs = nn.ParameterDict({name: nn.Parameter(parts[name].float().abs().clamp_min(TINY).log()) for name in format.trained})
+        self.logs = nn.ParameterDict({name: nn.Parameter(torch.zeros_like(parts[name], dtype=torch.float32)) for name in format.trained})
         self.fixed = [name for name in parts if name != format.codes and name not in format.trained]
-        for name in format.trained:
-            self.register_buffer(f"{name}_sign", parts[name].float().sign())
-        for name in self.fixed:
+        for name in (*format.trained, *self.fixed):
             self.register_buffer(name, parts[name].clone())
 
     @property
     def tables(self) -> dict[str, torch.Tensor]:
-        """Everything but the codes, as the format names it."""
-        trained = {name: log.exp() * self.get_buffer(f"{name}_sign") for name, log in self.logs.items()}
+        """Everything but the codes, as the format names it; untrained, exactly as given."""
+        trained = {name: self.get_buffer(name) * log.exp() for name, log in self.logs.items()}
         return trained | {name: self.get_buffer(name) for name in self.fixed}
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:

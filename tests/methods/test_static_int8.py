@@ -16,7 +16,9 @@ from slimline.errors import UnsupportedSite
 from slimline.methods.static_int8 import StaticInt8, output_shift
 from slimline.model.program import Program
 from slimline.model.statistics import ProgramStatistics
+from slimline.numerics.entropy import coded_bytes
 from slimline.numerics.hessian import output_error
+from slimline.numerics.rate import significant
 
 
 class Net(nn.Module):
@@ -179,3 +181,18 @@ def test_second_order_without_moments_is_refused_not_replaced(net: Any) -> None:
 
     with pytest.raises(UnsupportedSite, match="no second moments"):
         rewrite((net[0], Blind()), "head.weight", rounding="second_order")
+
+
+def test_a_rate_keeps_the_format_and_the_grids_and_codes_in_fewer_bits(net: Any) -> None:
+    plain, grids, _ = rewrite(net, "body.4.weight")
+    coarse, same, shifts = rewrite(net, "body.4.weight", rate=3.0, rounding="second_order")
+    assert coarse.format == plain.format
+    assert grids == same or [(g.value, g.scale) for g in grids] == [(g.value, g.scale) for g in same]
+    assert coded_bytes(coarse.parts) < 0.75 * coded_bytes(plain.parts)
+    assert all(torch.equal(significant(s.value, 12), s.value) for s in shifts)  # what the archive need not spend bits on
+
+
+def test_rates_are_offered_at_8_bits_only(net: Any) -> None:
+    offered = [m for m in StaticInt8.candidates(site_of(net[0], "body.4.weight")) if isinstance(m, StaticInt8) and m.rate]
+    assert {m.rate for m in offered} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert {m.bits for m in offered} == {8}

@@ -15,6 +15,7 @@ from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.program import Program
 from slimline.model.statistics import ProgramStatistics
+from slimline.numerics.entropy import coded_bytes
 
 
 class Net(nn.Module):
@@ -82,7 +83,8 @@ def test_searched_ranges_lose_no_more_than_the_full_range(net: Any) -> None:
 
 def test_candidates_fit_the_layer() -> None:
     def labels(op: Any, shape: tuple[int, ...]) -> list[str]:
-        return [m.label for m in WeightOnly.candidates(Site(id="w", kind="weight", op=op, shape=shape))]
+        options = WeightOnly.candidates(Site(id="w", kind="weight", op=op, shape=shape))
+        return [m.label for m in options if isinstance(m, WeightOnly) and not m.rate]
 
     assert labels("embedding", (30, 16)) == ["weight_only", "weight_only(granularity=per_tensor)", "weight_only(bits=4)"]
     assert labels("lstm", (32, 12)) == ["weight_only", "weight_only(bits=4)"]
@@ -110,3 +112,15 @@ def test_a_group_of_one_scale_for_all_is_a_contradiction() -> None:
 def test_a_weight_that_is_not_there_is_refused(net: Any) -> None:
     with pytest.raises(UnsupportedSite, match=r"gone\.weight"):
         WeightOnly().rewrite(net[0], Site(id="gone.weight", kind="weight", op="linear", shape=(2, 2)), None)
+
+
+def test_a_rate_saves_bits_of_the_archive_and_none_of_the_file(net: Any) -> None:
+    plain = rewrite(net, "head.weight")
+    coarse = rewrite(net, "head.weight", rate=3.0)
+    assert coarse.format.nbytes(coarse.parts) == plain.format.nbytes(plain.parts)
+    assert coded_bytes(coarse.parts) < 0.7 * coded_bytes(plain.parts)
+
+
+def test_a_rate_does_not_go_with_groups() -> None:
+    with pytest.raises(UnsupportedFormat, match="one scale per channel"):
+        WeightOnly(bits=8, group=32, rate=1.0)

@@ -14,16 +14,19 @@ from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import WeightRange
+from slimline.numerics.rate import encode_rate_aware
 from slimline.numerics.rounding import Rounding, encode
 
 GROUPS = (32, 64, 128)
+RATES = (1.0, 2.0, 3.0, 4.0, 5.0)  # bits saved of about seven
 
 
 class WeightOnly(Method):
     """The weight is stored in ``bits`` and decoded before it is used; activations stay float.
 
     One scale per output channel (per row of an embedding), or with ``per_tensor`` one in all; with ``group``
-    runs of that many inputs share one (linear layers).
+    runs of that many inputs share one (linear layers). ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse
+    and rounding that weighs error against code length; in the file nothing changes.
 
     Example:
         >>> WeightOnly(bits=4, group=32).label
@@ -33,18 +36,21 @@ class WeightOnly(Method):
     name: ClassVar[str] = "weight_only"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     summary: ClassVar[str] = "smaller files for any layer, embeddings and recurrent ones included; needs no data; not faster"
-    reference: ClassVar[str] = "Krishnamoorthi 2018; Frantar et al. 2023 (second-order rounding)"
+    reference: ClassVar[str] = "Krishnamoorthi 2018; Frantar et al. 2023 (second-order rounding); Conzelmann and Bamler 2025 (rate-aware rounding)"
 
     bits: Literal[2, 4, 8] = 8
     granularity: Literal["per_tensor", "per_channel"] = "per_channel"
     group: int = pydantic.Field(default=0, ge=0)
     weight_range: WeightRange = "mse"
     rounding: Rounding = "nearest"
+    rate: float = pydantic.Field(default=0.0, ge=0, le=7)
 
     @pydantic.model_validator(mode="after")
     def _group_cuts_channels(self) -> WeightOnly:
         if self.group and self.granularity == "per_tensor":
             raise UnsupportedFormat(f"weight_only: group {self.group} with granularity per_tensor: a group cuts channels.")
+        if self.rate and self.group:
+            raise UnsupportedFormat(f"weight_only: rate {self.rate:g} with group {self.group}: rate-aware rounding has one scale per channel.")
         return self
 
     @classmethod
@@ -52,10 +58,12 @@ class WeightOnly(Method):
         if site.kind != "weight":
             return ()
         if site.op == "embedding":
-            return (cls(), cls(granularity="per_tensor"), cls(bits=4))
+            return (cls(), cls(granularity="per_tensor"), cls(bits=4), *(cls(rate=r) for r in RATES))
         options = [cls(), cls(bits=4)]
-        if site.op in ("linear", "conv1d", "conv2d") and math.prod(site.shape[1:]) <= MOMENT_WIDTH:
+        moments = site.op in ("linear", "conv1d", "conv2d") and math.prod(site.shape[1:]) <= MOMENT_WIDTH
+        if moments:
             options.append(cls(bits=4, rounding="second_order"))
+        options += [cls(rounding="second_order" if moments else "nearest", rate=r) for r in RATES]
         if site.op == "linear":
             options += [cls(bits=4, group=g) for g in GROUPS if site.shape[-1] % g == 0]
         return tuple(options)
@@ -80,7 +88,8 @@ class WeightOnly(Method):
                 f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest."
             )
         format = self._format(use.axis)
-        return (Encode(site.id, format, encode(weight, format, self.rounding, moment, self.weight_range), execute="float"),)
+        parts = encode_rate_aware(weight, format, moment, self.rate) if self.rate else encode(weight, format, self.rounding, moment, self.weight_range)
+        return (Encode(site.id, format, parts, execute="float"),)
 
     def _format(self, axis: int) -> Affine:
         if self.group:

@@ -190,3 +190,23 @@ def test_the_graphs_that_ship_with_the_package_teach_what_graphs_look_like(netwo
 
     assert cost(prior()) == cost(prior())  # each is a copy: what one learns the next does not know
     assert cost(prior()) < 0.7 * cost(Tokens())
+
+
+@pytest.mark.parametrize(("bits", "shape"), [(1, (40, 30)), (3, (6, 5, 3, 3)), (1, (7,)), (5, (9, 11))])
+def test_codes_in_planes_of_bits_come_back_and_are_coded_as_what_they_are(bits: int, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    codes = np.where(rng.random(shape) < 0.9, 1, rng.integers(0, 1 << bits, shape)).astype(np.uint8)
+    codes[: len(codes) // 2] = 0  # half of the rows hold nothing
+    planes = np.stack([np.packbits(codes.ravel() >> b & 1, bitorder="little") for b in range(bits)])[..., None]
+    constants = [
+        numpy_helper.from_array(planes, "a"),
+        numpy_helper.from_array((1 << np.arange(bits, dtype=np.int32)).reshape(bits, 1, 1), "b"),
+        numpy_helper.from_array(np.array(shape, np.int64), "c"),
+    ]
+    nodes = [helper.make_node("Bits", ["a", "b", "c"], ["y"], domain="slimline")]
+    graph = helper.make_graph(nodes, "g", [], [helper.make_tensor_value_info("y", TensorProto.INT32, None)], constants)
+    payload = helper.make_model(graph).SerializeToString(deterministic=True)
+    packed = pack(payload, ".onnx")
+    assert unpack(packed.data)[0] == payload
+    if codes.size > 1000:
+        assert packed.sections["integers"] < 120  # the ones alone take 21 bytes; coded as bytes they take 200

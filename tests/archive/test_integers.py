@@ -49,3 +49,9 @@ def test_independent_zeros_cost_their_entropy_too() -> None:
 @pytest.mark.parametrize("value", [0, 1, -1, 127, -(2**31)])
 def test_constant_tensors_cost_next_to_nothing(value: int) -> None:
     assert coded(np.full((1, 64, 64), value)) < 40 + 3 * abs(value).bit_length()  # what it takes to learn each question's answer
+
+
+def test_a_part_that_is_unlike_all_before_costs_what_it_takes_to_learn_and_not_a_wrong_guess_for_each_number() -> None:
+    values = np.zeros((1, 60, 40), np.int64)
+    values[:, 30:] = np.random.default_rng(0).choice([0, 1], (30, 40), p=[0.05, 0.95])
+    assert coded(values) < 120  # the ones' own entropy is 43 bytes

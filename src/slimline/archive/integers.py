@@ -28,6 +28,7 @@ FRACTION = 256  # of mean magnitudes
 TOP = 7  # leading bits that are told apart by those below them: all that 8-bit numbers have
 FIRST = 8  # numbers in the first tile
 FINE, COARSE = 512, 8192  # numbers in a tile at least, for small files and for large ones
+PARTS, SURPRISE = 16, 200.0  # a tile is cut into so many parts where it would cost so many bits more than it should
 SEED = 64  # numbers in the first rows of a tensor
 TILES = 32  # that a tensor is cut into at most (but one per kernel position)
 LARGEST = 1 << 20  # magnitudes count as this at most, so that products of means stay within 64 bits
@@ -61,27 +62,34 @@ class Integers:
         self._larger: list[Stage] = []
         self._below = (Stage((SIZES,), TOP + 1), Stage((SIZES,), 2 * TOP + 2))
         self._lowest = Stage((1,), 16 * TOP + 16)
-        self._seen = 0
+        self._split = Stage((1,))
+        self._seen = self._nonzero = 0
 
     def code(self, coder: Coder, shape: tuple[int, ...], exponents: int, values: Array | None) -> Array:
         """A tensor ``[taps, outputs, inputs]`` (int64) whose magnitudes are below ``2 ** (exponents + 1)``."""
         walk = _Walk(shape, values)
         for whole in walk.tiles(self.fewest):
-            for tile in self._pieces(whole):
+            for tile in self._pieces(coder, whole, None if values is None else values[whole]):
                 contexts, near = walk.contexts(tile)
                 given = None if values is None else values[tile].ravel()
                 walk.learn(tile, self._numbers(coder, contexts, near, exponents, given))
         return walk.values
 
-    def _pieces(self, tile: Tile) -> Iterator[Tile]:
-        """The tile; while little was seen in parts, none of them more than that: a model that knows nothing pays a bit per question."""
+    def _pieces(self, coder: Coder, tile: Tile, values: Array | None) -> Iterator[Tile]:
+        """The tile; in parts while little was seen, none of them more than that, and where it is unlike what was seen: a wrong model pays for every question."""
         tap, line, post = tile
+        size = (line.stop - line.start) * (post.stop - post.start)
+        cut = None
+        if self._seen:
+            surprising = None if values is None else np.array([int(_surprise(int(np.count_nonzero(values)), size, self._nonzero, self._seen))])
+            if self._split.code(coder, np.zeros((1, 1), np.int64), 0, surprising)[0]:
+                cut = max(FIRST, size // PARTS)
         top = line.start
         while top < line.stop:
-            height = min(line.stop - top, max(1, max(FIRST, self._seen) // (post.stop - post.start)))
+            height = min(line.stop - top, max(1, (cut or max(FIRST, self._seen)) // (post.stop - post.start)))
             left = post.start
             while left < post.stop:
-                width = min(post.stop - left, max(1, max(FIRST, self._seen) // height))
+                width = min(post.stop - left, max(1, (cut or max(FIRST, self._seen)) // height))
                 yield tap, slice(top, top + height), slice(left, left + width)
                 self._seen += height * width
                 left += width
@@ -92,6 +100,7 @@ class Integers:
         size = None if given is None else np.abs(given)
         found = self._zero.code(coder, contexts, 0, None if size is None else (size > 0).astype(np.int64))
         alive = (found > 0).nonzero()[0]
+        self._nonzero += alive.size
         if not alive.size:
             return found
         negative = self._sign.code(coder, signs[:, alive], 0, None if given is None else (given[alive] < 0).astype(np.int64))
@@ -190,6 +199,12 @@ class _Walk:
         self.column_count[post] += values.shape[0]
         self.kernel[line, post] += size
         self.total, self.count = self.total + int(size.sum()), self.count + size.size
+
+
+def _surprise(ones: int, count: int, seen_ones: int, seen: int) -> bool:
+    """Whether so many ones among ``count`` take ``SURPRISE`` bits more under what was seen than under their own frequency."""
+    expected, found = (seen_ones + 1) / (seen + 2), (ones + 1e-9) / (count + 2e-9)
+    return count * (found * math.log2(found / expected) + (1 - found) * math.log2((1 - found) / (1 - expected))) > SURPRISE
 
 
 def _short(values: Array) -> Array:

@@ -20,6 +20,8 @@ FLOATS = {1: 4, 10: 2, 11: 8}  # bytes by TensorProto.DataType
 INTEGERS = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8"}
 PACKED = {21: (4, 8), 22: (4, 0), 25: (2, 2), 26: (2, 0)}  # bits, and what is taken off to centre unsigned values
 CENTRE = {2: 128, 4: 1 << 15}
+SHAPE = 64  # the same of int64 tensors, which are shapes
+BITS = (b"Bits", 0)  # the role of integers stored as planes of bits (targets/_onnx_compact.py)
 LONG, LONG_FLOATS = 1 << 16, 1 << 11  # elements of a tensor that is coded in blocks, where the file is
 LARGEST = 1 << 52  # magnitudes below are exact in the models' arithmetic
 
@@ -33,10 +35,13 @@ class Tensors:
         self._integers: dict[object, Integers] = {}
         self._floats: dict[object, Floats] = {}
         self._blocks: dict[object, Blocks] = {}
+        self._shapes: list[tuple[int, ...]] = []
 
     def code(self, coder: Coder, slots: Sequence[Slot], contents: Sequence[bytes] | None) -> list[bytes]:
         """The contents, in the slots' order."""
         found: list[bytes] = []
+        if contents is not None:
+            self._shapes = [tuple(np.frombuffer(c, "<i8").tolist()) for s, c in zip(slots, contents, strict=True) if s.type == 7 and s.role == (b"Bits", 2)]
         vectors: dict[int, Array] = {}  # float tensors so far, of which a later one may be a product
         for place, slot in enumerate(slots):
             given = None if contents is None else contents[place]
@@ -54,7 +59,9 @@ class Tensors:
                 return self._float(coder, slot, given, vectors)
         elements = math.prod(slot.dims)
         with coder.section("integers"):
-            if slot.length <= TINY:
+            if slot.type == 2 and slot.role == BITS and len(slot.dims) == 3 and slot.dims[2] == 1 and slot.length == slot.dims[0] * slot.dims[1]:
+                return self._planes(coder, slot, given)
+            if slot.length <= (SHAPE if slot.type == 7 else TINY):
                 return self._tiny(coder, slot, given)
             if slot.type in PACKED and slot.length == (elements * PACKED[slot.type][0] + 7) // 8:
                 bits, centre = PACKED[slot.type]
@@ -95,6 +102,36 @@ class Tensors:
         if found.min() < limits.min or found.max() > limits.max:
             raise ArchiveError("The archive is damaged: an integer is too large for its tensor.")
         return found.astype(kind).tobytes()
+
+    def _planes(self, coder: Coder, slot: Slot, given: bytes | None) -> bytes:
+        """Codes of ``dims[0]`` bits, in as many planes of packed bits; their shape is written, and known when it comes as a tensor of its own."""
+        bits, width = slot.dims[0], slot.dims[1]
+        planes = None if given is None else np.frombuffer(given, np.uint8).reshape(bits, width)
+        shape = self._planes_shape(coder, bits, width, planes)
+        if not shape:
+            return self._bytes(coder, slot, given)
+        codes = None if planes is None else np.array([np.unpackbits(p, bitorder="little").astype(np.int64) << b for b, p in enumerate(planes)]).sum(0)
+        centre = self.tokens.whole(coder, (("centre", bits),), None if codes is None else int(np.bincount(codes).argmax()))
+        values = None if codes is None else codes[: math.prod(shape)] - centre
+        found = self._integer(coder, ("planes", bits), shape, values) + centre
+        return b"".join(np.packbits((found >> b & 1).astype(np.uint8), bitorder="little").tobytes() for b in range(bits))
+
+    def _planes_shape(self, coder: Coder, bits: int, width: int, planes: Array | None) -> tuple[int, ...]:
+        """The codes' shape, by the tensor that will hold it; none where they are no such codes."""
+        shape: tuple[int, ...] | None = None
+        if planes is not None:
+            shape = next((s for s in self._shapes if -(-math.prod(s) // 8) == width), ())
+            if not shape or bits > 8 or any(np.unpackbits(p, bitorder="little")[math.prod(shape) :].any() for p in planes):
+                shape = ()
+        rank = self.tokens.whole(coder, (("planes",),), None if shape is None else len(shape))
+        if rank > 8:
+            raise ArchiveError("The archive is damaged: a tensor in it has more than eight dimensions.")
+        found = tuple(self.tokens.whole(coder, (("planes", i),), None if shape is None else shape[i]) for i in range(rank))
+        if rank and (-(-math.prod(found) // 8) != width or bits > 8):
+            raise ArchiveError("The archive is damaged: planes of bits do not have the size of what they hold.")
+        if rank:
+            self.tokens.expect((("tiny", 7, 8 * rank, (b"Bits", 2)), ("tiny", 7, 8 * rank)), np.array(found, "<i8").tobytes())
+        return found
 
     def _bytes(self, coder: Coder, slot: Slot, given: bytes | None) -> bytes:
         values = None if given is None else np.frombuffer(given, np.uint8).astype(np.int64) - 128

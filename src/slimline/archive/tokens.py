@@ -127,6 +127,10 @@ class Tokens:
                 rank += 1
         return self._remember(situations, spell(value))
 
+    def expect(self, situations: Sequence[Hashable], value: Hashable) -> None:
+        """Take ``value`` for the likeliest choice."""
+        self._remember(situations, value)
+
     def _remember(self, situations: Sequence[Hashable], value: T) -> T:
         for situation in situations:
             known = self._chosen.setdefault(situation, [])

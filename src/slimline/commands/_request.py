@@ -27,7 +27,7 @@ def load_task(options: dict[str, Any]) -> TaskFile:
     from slimline.trust.loading import load_weights
 
     weights = None if options["weights"] is None else load_weights(options["weights"])
-    return open_source(options["model"], weights=weights, data=options["data"], metric=options["metric"])
+    return open_source(options["model"], weights=weights, data=options["data"], metric=options["metric"], trusted=options.get("trust", False))
 
 
 def check_metric(name: str) -> None:

@@ -28,7 +28,9 @@ from slimline.errors import OutputError, UsageError
 @click.option("--quiet", is_flag=True, help="No progress; only the verdict.")
 @click.pass_obj
 def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: Any) -> int:
-    """Compress MODEL: a task file (FILE.py, FILE.py:function) or an ONNX file with its task in --data FILE.py.
+    """Compress MODEL: a task file (FILE.py, FILE.py:function) or another tool's model with its task in --data FILE.py:
+
+    MODEL.onnx, MODEL.keras, MODEL.h5, MODEL.pt2 (with --trust), a Hugging Face folder.
 
     \b
     Exit status: 0 pass; 2 something to mend; 3 a budget is missed;

@@ -1,4 +1,4 @@
 """What the endings of file names say about what is inside."""
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
-"""Pickles, which can run code when they are opened, and what can hold one."""
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib")
+"""Pickles, which can run code when they are opened."""

@@ -20,8 +20,10 @@ REFUSED = {
 }
 
 
-def open_source(spec: str, *, weights: Mapping[str, torch.Tensor] | None = None, data: Path | None = None, metric: str = "") -> TaskFile:
+def open_source(spec: str, *, weights: Mapping[str, torch.Tensor] | None = None, data: Path | None = None, metric: str = "", trusted: bool = False) -> TaskFile:
     """The model and task that ``spec`` names: a Python file, or a model that another tool wrote.
+
+    ``trusted``: files that can hold code may be opened.
 
     Raises:
         ModelError: it names no model that can be opened; the hint says how to make it one.
@@ -41,6 +43,12 @@ def open_source(spec: str, *, weights: Mapping[str, torch.Tensor] | None = None,
 
         no_weights(weights, "a Keras file")
         return open_keras(path, data=data, metric=metric)
+    if kind == ".pt2":
+        from slimline.sources.exported import open_exported
+        from slimline.sources.foreign import no_weights
+
+        no_weights(weights, "an exported program")
+        return open_exported(path, trusted=trusted, data=data, metric=metric)
     if kind in PICKLED:
         raise ModelError(
             f"{spec} is a pickle, which can run code when it is opened; Slimline does not open it.",

@@ -23,21 +23,22 @@ LEAST_MEMORY = 2**30
 MEMORY_FACTOR = 4
 CPU_SECONDS = 8  # for a small file; the imports take one of them
 BYTES_PER_SECOND = 25_000_000  # what a file buys beyond that
+MOST_SECONDS = 600  # for data beside the file
 WALL_FACTOR = 8  # on a busy machine a second of processor time can take that long
 STARTED = "import sys; sys.path.insert(0, sys.argv[1]); from slimline.sources._child import serve; serve()"
 DAMAGED = "The file is damaged, or no such model: make it again with the tool that it came from."
 
 
-def parse(function: str, path: Path, *, memory: int = LEAST_MEMORY, **request: Any) -> dict[str, Any]:
+def parse(function: str, path: Path, *, memory: int = LEAST_MEMORY, time: int = CPU_SECONDS, **request: Any) -> dict[str, Any]:
     """What ``function`` (``module:name``) gives for the file, computed in a child process.
 
-    The child may use the larger of ``memory`` (1 GB) and four times the file's size, and some seconds of processor time.
+    The child may use the larger of ``memory`` (1 GB) and four times the file's size, and ``time`` seconds of processor time and more for a large file.
 
     Raises:
         ModelError: there is no such file, the function refused it, or the child ended without a result.
     """
     nbytes = regular(path)
-    seconds = CPU_SECONDS + nbytes // BYTES_PER_SECOND
+    seconds = time + nbytes // BYTES_PER_SECOND
     asked = {**request, "function": function, "path": str(path.absolute()), "seconds": seconds, "bytes": max(memory, MEMORY_FACTOR * nbytes)}
     root = str(Path(__file__).resolve().parents[2])
     environment = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")}
@@ -87,11 +88,18 @@ def _end(done: subprocess.CompletedProcess[bytes], seconds: int) -> str:
     return f"its parser ended with status {done.returncode}{': ' + said[-1][:200] if said else ''}"
 
 
+def more_time(nbytes: int) -> None:
+    """In the child: data that lie beside the file, once they have been checked, buy time as its own bytes do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_CPU, (min(soft + nbytes // BYTES_PER_SECOND, hard), hard))
+
+
 def serve() -> None:
     """The child: reads a request, sets its own limits, answers with JSON on what was standard output."""
     request = json.load(sys.stdin)
     resource.setrlimit(resource.RLIMIT_AS, (request["bytes"], request["bytes"]))
-    resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (request["seconds"], request["seconds"] + MOST_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints does not mix with the answer

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slimline.errors import ModelError
+from slimline.sources._child import more_time
 from slimline.sources._tensor_file import WIDTHS, TensorWriter, count
 
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
@@ -41,8 +42,7 @@ def parse(request: dict[str, Any]) -> dict[str, Any]:
         raise ModelError("this is no ONNX file, or it is cut off (protobuf cannot parse it).", hint="Export it again.") from error
     if not model.HasField("graph") or not model.graph.output:
         raise ModelError("this is no ONNX file: it holds no graph with outputs.", hint="Export it again.")
-    for tensor in _tensors(model):
-        _check(tensor, path.parent)
+    more_time(sum(_check(tensor, path.parent) for tensor in _tensors(model)))
     _check_functions(model)
     parsed = ir.from_proto(model)
     if parsed.functions:
@@ -82,13 +82,13 @@ def _tensors(model: Any) -> Iterator[Any]:
                 yield from attribute.tensors
 
 
-def _check(tensor: Any, folder: Path) -> None:
-    """The claimed shape against what is stored."""
+def _check(tensor: Any, folder: Path) -> int:
+    """The claimed shape against what is stored; how many bytes lie outside of the file."""
     name = f"tensor {tensor.name or '(without a name)'}"
     dims = list(tensor.dims)
     numel = count(dims, name)
     if tensor.data_type == 8:  # strings: class names of a classifier; only lifting decides whether they matter
-        return
+        return 0
     if tensor.data_type not in DTYPES:
         raise ModelError(f"{name} is of the ONNX type {tensor.data_type}, which is not read.", hint="Export the float32 model.")
     if tensor.HasField("segment"):
@@ -97,14 +97,15 @@ def _check(tensor: Any, folder: Path) -> None:
     if tensor.data_location == EXTERNAL:
         with _open_external(tensor, folder, nbytes):
             pass
-        return
+        return nbytes
     if tensor.HasField("raw_data"):
         if len(tensor.raw_data) != nbytes:
             raise ModelError(f"{name} claims {dims} and {nbytes:,} bytes, but holds {len(tensor.raw_data):,}.")
-        return
+        return 0
     stored = len(getattr(tensor, FIELDS.get(tensor.data_type, "int32_data")))
     if stored != numel:
         raise ModelError(f"{name} claims {numel:,} values of shape {dims}, but holds {stored:,}.")
+    return 0
 
 
 def _open_external(tensor: Any, folder: Path, nbytes: int) -> Any:

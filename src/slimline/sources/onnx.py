@@ -21,6 +21,8 @@ from slimline.sources.foreign import ForeignModel, random_samples
 
 TOLERANCE = 1e-4  # of the larger of 1 and the largest output
 RUN_MEMORY = 8 * 2**30
+RUN_SECONDS = 120
+CHECKED = 4  # samples
 FREE_BATCH = 2
 
 
@@ -78,7 +80,7 @@ class OnnxModel:
             module = lift_graph(self.parsed, self.tensors, self.names, pairs, fixed_batch=self.batch is not None)
         except ModelError as error:
             raise ModelError(f"{self.path}: {error.message}", hint=error.hint) from error
-        self._check(module, [_batch(v, max(len(example), 2)) for v in values])
+        self._check(module, [_batch(v, CHECKED) for v in values])
         return module
 
     def _values(self, example: Samples) -> list[torch.Tensor]:
@@ -143,7 +145,7 @@ def run_file(path: Path, inputs: list[dict[str, Any]], values: list[torch.Tensor
         for place, value in enumerate(values):
             np.save(Path(folder, f"in_{place}.npy"), value.numpy())
         asked = {"names": [d["name"] for d in inputs], "folder": folder, "batch": batch or len(values[0])}
-        answer = _child.parse("slimline.sources._onnx_run:run", path, memory=RUN_MEMORY, **asked)
+        answer = _child.parse("slimline.sources._onnx_run:run", path, memory=RUN_MEMORY, time=RUN_SECONDS, **asked)
         return [torch.from_numpy(np.load(Path(folder, f"out_{i}.npy"), allow_pickle=False)) for i in range(answer["outputs"])]
 
 

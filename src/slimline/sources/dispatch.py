@@ -13,6 +13,7 @@ from slimline.sources.task_file import TaskFile
 if TYPE_CHECKING:
     import torch
 
+ZOOS = ("timm", "torchvision")
 REFUSED = {
     ".safetensors": "Weights alone are no model: give a FILE.py that defines model(), and these with --weights.",
     ".tflite": "Give the model that it was converted from, or convert it: python -m tf2onnx.convert --tflite {name} --output {stem}.onnx",
@@ -31,6 +32,10 @@ def open_source(spec: str, *, weights: Mapping[str, torch.Tensor] | None = None,
     """
     path = Path(spec)
     kind = path.suffix.lower()
+    if spec.partition(":")[0] in ZOOS:
+        from slimline.sources.zoo import open_zoo
+
+        return open_zoo(spec, weights=weights, data=data, metric=metric)
     if kind == ".onnx":
         from slimline.sources.foreign import no_weights
         from slimline.sources.onnx import open_onnx

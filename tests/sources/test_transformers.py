@@ -1,0 +1,65 @@
+"""Hugging Face folders, and what is found in such models; run where the extra ``transformers`` is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers")
+
+from slimline.methods.channel_prune import ChannelPrune  # noqa: E402
+from slimline.model.apply import apply_structure  # noqa: E402
+from slimline.model.program import Program  # noqa: E402
+from slimline.model.sites import find_sites  # noqa: E402
+from slimline.sources.dispatch import open_source  # noqa: E402
+
+SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+MODELS = {
+    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, intermediate_size=64, num_labels=3)),
+    "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4, eos_token_id=0, bos_token_id=0)),
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL, intermediate_size=48, num_key_value_heads=2)),
+}  # fmt: skip
+HEADS = {
+    "bert": "model.bert.encoder.layer.0.attention.self.query",
+    "gpt2": "model.transformer.h.0.attn.c_attn",
+    "llama": "model.model.layers.0.self_attn.q_proj",
+}
+DATA = """
+import torch
+
+def data(split):
+    made = torch.Generator().manual_seed(0)
+    return {"input_ids": torch.randint(1, 50, (40, 8), generator=made), "attention_mask": torch.ones(40, 8, dtype=torch.int64)}, None
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data.py").write_text(DATA)
+    return tmp_path / "data.py"
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_folder_gives_the_models_scores_and_its_heads_and_widths_are_pruned(tmp_path: Path, data: Path, name: str) -> None:
+    original = MODELS[name]().eval()
+    original.save_pretrained(tmp_path / name)
+    source = open_source(str(tmp_path / name), data=data)
+    model, example = source.model(), source.example()
+    assert source.name == name
+    with torch.no_grad():
+        torch.testing.assert_close(model(**example.kwargs), original(**example.kwargs).logits)
+        sites, refusals = find_sites(model, example)
+        channels = [s for s in sites if s.kind == "channels"]
+        assert f"{HEADS[name]}#channels" in {s.id for s in channels}, refusals
+        edits = [e for s in channels for e in ChannelPrune(keep=0.5, importance="l2", multiple=1).rewrite(model, s, None)]
+        pruned = apply_structure(model, edits)
+        assert sum(p.numel() for p in pruned.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
+        torch.testing.assert_close(Program.export(pruned, example)(example), pruned(**example.kwargs), rtol=1e-4, atol=1e-5)
+
+
+def test_whole_layers_of_a_gpt_can_be_dropped(tmp_path: Path, data: Path) -> None:
+    MODELS["llama"]().save_pretrained(tmp_path / "llama")
+    source = open_source(str(tmp_path / "llama"), data=data)
+    assert "model.model.layers.1#block" in {s.id for s in find_sites(source.model(), source.example())[0]}

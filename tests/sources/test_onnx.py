@@ -152,6 +152,23 @@ def test_operations_give_what_the_runtime_gives(tmp_path: Path, name: str) -> No
     open_source(str(save(tmp_path / "op.onnx", nodes, stored, shape, opset=opset))).model()  # compares
 
 
+def test_heads_of_an_attention_with_numbers_in_the_file_can_be_pruned(tmp_path: Path) -> None:
+    split = [(op, ins, outs, att) for n in "qkv" for op, ins, outs, att in (
+        ("MatMul", ["x", f"w{n}"], [f"{n}0"], {}), ("Reshape", [f"{n}0", "divided"], [f"{n}1"], {}), ("Transpose", [f"{n}1"], [n], {"perm": [0, 2, 3 if n == "k" else 1, 1 if n == "k" else 3]}))]  # fmt: skip
+    nodes = [
+        *split,
+        ("MatMul", ["q", "k"], ["s"], {}),
+        ("Softmax", ["s"], ["p"], {}),
+        ("MatMul", ["p", "v"], ["m"], {}),
+        ("Transpose", ["m"], ["t"], {"perm": [0, 2, 1, 3]}),
+        ("Reshape", ["t", "joined"], ["j"], {}),
+        ("MatMul", ["j", "wo"], ["y"], {}),
+    ]
+    stored = [*weights(wq=(8, 12), wk=(8, 12), wv=(8, 12), wo=(12, 5)), *integers(divided=[0, 0, 4, 3], joined=[0, 0, 12])]
+    code = str(open_source(str(save(tmp_path / "heads.onnx", nodes, stored, ("N", 6, 8)))).model().code)  # type: ignore[operator]  # an fx.GraphModule's source
+    assert code.count("[-1, 3]") == 3 and "12" not in code
+
+
 def test_embedding_and_tied_weights(tmp_path: Path) -> None:
     nodes = [
         ("Gather", ["table", "x"], ["a"], {}),

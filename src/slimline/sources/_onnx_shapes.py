@@ -49,7 +49,7 @@ def to_shape(lift: Lift, x: Traced, target: Sequence[int | Size]) -> Traced:
         elif wide == 0:
             x = lift.call(torch.squeeze, x, start)
         elif wide > 1:
-            x = lift.call(torch.unflatten, x, start, _parts(target[out : out + wide]))
+            x = lift.call(torch.unflatten, x, start, _parts(target[out : out + wide], x.ndim, start))
     return x
 
 
@@ -102,9 +102,14 @@ def _aligned(before: Widths, after: Widths) -> list[tuple[int, int, int, int]] |
     return plan
 
 
-def _parts(target: Sequence[int | Size]) -> list[int | Size]:
-    """The sizes of a division with exactly one left open: the one that the file leaves open, else the last."""
-    free = next((k for k, t in enumerate(target) if t == -1), len(target) - 1)
+def _parts(target: Sequence[int | Size], rank: int, dim: int) -> list[int | Size]:
+    """The sizes of a division with exactly one left open: the one that the file leaves open, else what pruning changes.
+
+    That is the number of heads where the last dimension of ``[N, T, C]`` is divided, the channels where
+    ``[N, C]`` becomes an image, and what lies within a group elsewhere.
+    """
+    usual = len(target) - 1 if dim < rank - 1 else 0 if rank == 2 else len(target) - 2
+    free = next((k for k, t in enumerate(target) if t == -1), usual)
     return [-1 if k == free else t for k, t in enumerate(target)]
 
 

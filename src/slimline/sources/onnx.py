@@ -79,7 +79,8 @@ class OnnxModel:
         try:
             module = lift_graph(self.parsed, self.tensors, self.names, pairs, fixed_batch=self.batch is not None)
         except ModelError as error:
-            raise ModelError(f"{self.path}: {error.message}", hint=error.hint) from error
+            fixed = f"The file fixes a batch of {self.batch}, which its numbers contain: export it with a free one." if self.batch is not None else ""
+            raise ModelError(f"{self.path}: {error.message}", hint=error.hint or fixed) from error
         self._check(module, [_batch(v, CHECKED) for v in values])
         return module
 

@@ -529,10 +529,9 @@ def test_what_becomes_of_the_child_is_a_typed_error(tmp_path: Path, does: str, s
     """Through ``eval`` of the child's own, since no parser is known to crash."""
     monkeypatch.setattr(_child, "STARTED", f"import os, sys; sys.path.insert(0, sys.argv[1]); from slimline.sources import _child, _onnx_parse; "
                         f"_onnx_parse.parse = lambda request: ({does}, dict())[1]; _child.serve()")  # fmt: skip
-    monkeypatch.setattr(_child, "CPU_SECONDS", 1)
     path = raw(tmp_path, b"x")
     with pytest.raises(ModelError, match=says):
-        _child.parse("slimline.sources._onnx_parse:parse", path)
+        _child.parse("slimline.sources._onnx_parse:parse", path, time=1)
 
 
 def test_child_imports_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

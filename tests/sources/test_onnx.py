@@ -180,6 +180,19 @@ def test_embedding_and_tied_weights(tmp_path: Path) -> None:
     assert kinds == [nn.Embedding, nn.Linear]
 
 
+def test_a_classifier_of_scikit_learn(tmp_path: Path) -> None:
+    domain, nodes = "ai.onnx.ml", []
+    nodes.append(helper.make_node("Scaler", ["x"], ["a"], domain=domain, offset=[0.1, 0.2, 0.3, 0.4], scale=[2.0, 1.0, 0.5, 1.0]))
+    nodes.append(helper.make_node("LinearClassifier", ["a"], ["c", "b"], domain=domain, coefficients=RANDOM.normal(size=12).tolist(), intercepts=[0.1, 0.0, -0.1],
+                                  classlabels_ints=[7, 8, 9], post_transform="LOGISTIC"))  # fmt: skip
+    nodes.append(helper.make_node("Normalizer", ["b"], ["y"], domain=domain, norm="L1"))
+    outputs = [helper.make_tensor_value_info("c", TensorProto.INT64, None), helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid(domain, 3)], ir_version=9), tmp_path / "s.onnx")
+    labels, scores = open_source(str(tmp_path / "s.onnx")).model()(torch.randn(20, 4))
+    assert set(labels.tolist()) <= {7, 8, 9} and torch.equal(labels, 7 + scores.argmax(1))
+
+
 def test_all_missing_operations_are_listed(tmp_path: Path) -> None:
     nodes = [("NonMaxSuppression", ["x", "x"], ["a"], {}), ("Bernoulli", ["x"], ["b"], {}), ("Bernoulli", ["b"], ["y"], {})]
     with pytest.raises(ModelError, match=r"Bernoulli \(2\), NonMaxSuppression \(1\)"):

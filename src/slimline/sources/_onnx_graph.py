@@ -11,11 +11,11 @@ import torch
 from torch import fx
 
 from slimline.errors import ModelError, SlimlineError
-from slimline.sources import _onnx_functions, _onnx_layers, _onnx_shapes
+from slimline.sources import _onnx_functions, _onnx_layers, _onnx_ml, _onnx_shapes
 from slimline.sources._lift import Lift, Pair, Sizes, Value
 from slimline.sources._onnx_operation import RULES, SHAPE_RULES, Operation
 
-FILLED_BY = (_onnx_functions, _onnx_layers, _onnx_shapes)  # importing them fills the tables
+FILLED_BY = (_onnx_functions, _onnx_layers, _onnx_ml, _onnx_shapes)  # importing them fills the tables
 SHOWN = 8
 QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 

@@ -31,6 +31,7 @@ BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is
 
 OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
+REPAIR_SAMPLES, REPAIR_PASSES = 256, 4  # an option that builds the model anew is repaired and its norms measured: forwards of calibration samples
 SMALL_BATCH = 4_000  # training samples: below, batches of 64
 CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, where there is no training data
 
@@ -56,7 +57,7 @@ def prepare(job: Job) -> Found:
         budget.max_drop.allowed(quality)
     offered = {s.id: offers(job, s) for s in sites}
     schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
-    offered = offered if job.request.plan is not None else _affordable(job, offered)
+    offered = offered if job.request.plan is not None else _affordable(job, sites, offered)
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
@@ -99,24 +100,27 @@ def offers(job: Job, site: Site) -> list[Method]:
     return [o for o in options if coded or not getattr(o, "rate", 0.0)]  # what only the archive gains by
 
 
-def _affordable(job: Job, offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
-    """The offers that there is time to measure: first factored layers go, then every second width and all but one setting of each number of bits; said in the report."""
+def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
+    """The offers that there is time to measure: first go those that build the model anew, then factored layers, then every second width and all but one setting of each number of bits; said in the report."""
     kept = job.journal.last("schedule")
     assert kept is not None
-    forward, samples = float(kept["forward"]), int(kept["schedule"]["samples_loss"])
+    forward, samples, kinds = float(kept["forward"]), int(kept["schedule"]["samples_loss"]), {s.id: s.kind for s in sites}
+    calibration = min(len(job.calibration), REPAIR_SAMPLES) if job.calibration is not None else 0
 
-    def seconds(offers: dict[str, list[Method]], share: float) -> float:
-        """``share``: of a forward that one option computes again, from its layer on."""
-        return sum(len(options) for options in offers.values()) * forward * samples * share
+    def seconds(part: dict[str, list[Method]], per_option: float) -> float:
+        """``per_option``: samples that one option computes."""
+        return sum(map(len, part.values())) * forward * per_option
 
-    structural = {s: [m for m in options if "#" not in s and m.stage == "structure"] for s, options in offered.items()}
-    if (needed := seconds(structural, 1.0)) > FACTORED_SHARE * job.clock.seconds:
-        names = ", ".join(sorted({m.name for options in structural.values() for m in options}))
-        job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
-        offered = {s: [m for m in options if m not in structural[s]] for s, options in offered.items()}
-    if (needed := seconds(offered, 0.6)) > OPTIONS_SHARE * job.clock.seconds:
+    rebuilt = {s: options for s, options in offered.items() if kinds[s] in ("input", "model")}
+    factored = {s: [m for m in options if m.stage == "structure"] for s, options in offered.items() if kinds[s] == "weight"}
+    for part, per_option in ((rebuilt, REPAIR_PASSES * calibration + samples), (factored, samples)):
+        if (needed := seconds(part, per_option)) > FACTORED_SHARE * job.clock.seconds:
+            names = ", ".join(sorted({m.name for options in part.values() for m in options}))
+            job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
+            offered = {s: [m for m in options if m not in part.get(s, ())] for s, options in offered.items()}
+    if (needed := seconds(offered, 0.6 * samples)) > OPTIONS_SHARE * job.clock.seconds:
         job.note(f"half of all options: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
-        offered = {s: options[1::2] if "#" in s and len(options) > 2 else _first_of_each(options) for s, options in offered.items()}
+        offered = {s: options[1::2] if kinds[s] == "channels" and len(options) > 2 else _first_of_each(options) for s, options in offered.items()}
     return offered
 
 
@@ -201,7 +205,14 @@ def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offe
     refused: list[Refusal] = []
     sensitivity: Sensitivity | None = None
     for number, site in enumerate(sites):
-        name = key("options with coded sizes", job.fingerprint.model_dump(), site.model_dump(), [(m.name, m.model_dump()) for m in offered[site.id]], count, job.request.seed)
+        name = key(
+            "options with coded sizes",
+            job.fingerprint.model_dump(),
+            site.model_dump(),
+            [(m.name, m.model_dump()) for m in offered[site.id]],
+            count,
+            job.request.seed,
+        )
         stored = job.cache.get(name)
         if stored is None:
             sensitivity = sensitivity or Sensitivity(workshop, samples)

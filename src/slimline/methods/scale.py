@@ -36,7 +36,7 @@ class Scale(Method):
     name: ClassVar[str] = "scale"
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("model", "channels", "block")
-    needs: ClassVar[tuple[str, ...]] = ("calibration",)
+    needs: ClassVar[tuple[str, ...]] = ("calibration", "train")
     summary: ClassVar[str] = "Makes the whole model narrower or shallower at once, as a width multiplier does; needs training data to come back"
     reference: ClassVar[str] = (
         "Howard et al., MobileNets, 2017, section 3.3 (width); Tan and Le, EfficientNet, ICML 2019 (depth); Sanh et al., DistilBERT, 2019 (init)"

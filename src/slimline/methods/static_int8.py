@@ -48,7 +48,9 @@ class StaticInt8(Method):
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
     summary: ClassVar[str] = "integer convolutions and linear layers: smaller and faster; 4 or 2 stored bits for bytes"
-    reference: ClassVar[str] = "Jacob et al. 2018; Nagel et al. 2019 (bias correction); Frantar et al. 2023 (second-order rounding); Conzelmann and Bamler 2025 (rate-aware rounding)"
+    reference: ClassVar[str] = (
+        "Jacob et al. 2018; Nagel et al. 2019 (bias correction); Frantar et al. 2023 (second-order rounding); Conzelmann and Bamler 2025 (rate-aware rounding)"
+    )
 
     bits: Literal[2, 4, 8] = 8
     range: Range = "mse"

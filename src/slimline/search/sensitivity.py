@@ -168,7 +168,15 @@ class Sensitivity:
                     continue  # groups that fit the whole weight need not fit its factors
                 decisions = (Decision(site=site.id, method=method), *(Decision(site=n, method=inner) for n in shapes if inner is not None))
                 label = method.label + (f" + {inner.label}" if inner is not None else "")
-                yield Option(label, decisions, max(loss, 0.0) + option.loss, format=option.format, execute=option.execute, factors=tuple(shapes.values()), coded=option.coded)
+                yield Option(
+                    label,
+                    decisions,
+                    max(loss, 0.0) + option.loss,
+                    format=option.format,
+                    execute=option.execute,
+                    factors=tuple(shapes.values()),
+                    coded=option.coded,
+                )
 
     def place(self, site: Site, methods: Sequence[Method], keep: Callable[[Site], Option]) -> tuple[Place, list[Refusal]]:
         """A site with its measured options: those that another beats in everything on paper are left out."""
@@ -190,7 +198,9 @@ def _undominated(options: Sequence[Option]) -> list[Option]:
     """Of the options that cost the same (format, execution, width), those of which no other both loses and codes less."""
     groups: dict[tuple[object, ...], list[Option]] = {}
     for option in options:
-        groups.setdefault((option.format, option.execute, option.channels, option.dropped, option.factors, option.work, option.widths, option.drops), []).append(option)
+        groups.setdefault(
+            (option.format, option.execute, option.channels, option.dropped, option.factors, option.work, option.widths, option.drops), []
+        ).append(option)
     kept: list[Option] = []
     for group in groups.values():
         best = float("inf")

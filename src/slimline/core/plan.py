@@ -32,7 +32,7 @@ class Method(Data):
     stage: ClassVar[Stage] = "numerics"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     needs: ClassVar[tuple[str, ...]] = ()
-    """What must be there: ``calibration`` (samples), ``labels``."""
+    """What must be there: ``calibration`` (samples), ``labels``, ``train`` (samples that recovery can train on)."""
     summary: ClassVar[str] = ""
     """One line for ``slimline methods``: what it is good for."""
     reference: ClassVar[str] = ""
@@ -50,6 +50,11 @@ class Method(Data):
             UnsupportedSite: these options are not legal here.
         """
         raise NotImplementedError
+
+    @property
+    def gains(self) -> tuple[str, ...]:
+        """The quantities that this option can bring down; it is offered where one of them is limited or minimised. Empty: any of them."""
+        return ()
 
     @property
     def label(self) -> str:

@@ -171,6 +171,8 @@ def main() -> None:
         budget = slimline.Budget(max_drop=options.max_drop, minimize=quantity)
         with tempfile.TemporaryDirectory() as folder:
             result = slimline.compress(model, task, budget=budget, time=options.time, out=folder, methods=(method,), force=True)
+        for text in result.report.not_checked:
+            print(f"    {text}", file=sys.stderr)
         print(row(name, method, result.report), flush=True)
         predicted = result.report.predictions
         print(

@@ -95,9 +95,12 @@ def offers(job: Job, site: Site) -> list[Method]:
     """Every option of the allowed methods at a site, ``keep`` left out (it is always there); of a plan that is carried out, its own."""
     if job.request.plan is not None:
         return planned(job.request.plan, site)
-    options = [o for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds for o in m.candidates(site)]
-    coded = job.request.budget.minimize == "download" or job.request.budget.download_bytes is not None
-    return [o for o in options if coded or not getattr(o, "rate", 0.0)]  # what only the archive gains by
+    fitting = {n: m for n, m in job.methods.items() if n != "keep" and site.kind in m.kinds}
+    for name in [n for n, m in fitting.items() if "train" in m.needs and job.train is None]:
+        job.note(f"{name}: it needs training data, and there is none")
+        del fitting[name]
+    wanted = {job.request.budget.minimize, *job.request.budget.limits()}
+    return [o for m in fitting.values() for o in m.candidates(site) if not o.gains or wanted.intersection(o.gains)]
 
 
 def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]]) -> dict[str, list[Method]]:

@@ -41,7 +41,9 @@ FIDELITY = 0.995
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", type=Path)
-    task = TaskFile.load(str(parser.parse_args().task))
+    parser.add_argument("--methods", default="static_int8,weight_only")
+    arguments = parser.parse_args()
+    task = TaskFile.load(str(arguments.task))
     model, train, search, holdout = task.model(), task.data("train"), task.data("search"), task.data("holdout")
     assert train is not None
     assert search is not None
@@ -93,7 +95,7 @@ def main() -> None:
     for bits in (4, 2):
         row(f"int{bits}", built(everywhere(StaticInt8(bits=bits, rounding="second_order"))))
     sensitivity = Sensitivity(workshop, train[:512])
-    for kind in (StaticInt8, WeightOnly):
+    for kind in (k for k in (StaticInt8, WeightOnly) if k.name in arguments.methods.split(",")):
         plain = everywhere(kind())
         exact = built(plain)
         lossless = row(kind.name, exact)

@@ -63,7 +63,8 @@ class WeightOnly(Method):
         moments = site.op in ("linear", "conv1d", "conv2d") and math.prod(site.shape[1:]) <= MOMENT_WIDTH
         if moments:
             options.append(cls(bits=4, rounding="second_order"))
-        options += [cls(rounding="second_order" if moments else "nearest", rate=r) for r in RATES]
+        rates = RATES[1::2] if site.op in ("linear", "conv1d", "conv2d", "conv3d") else RATES  # for those static_int8 offers the same rounding in all steps
+        options += [cls(rounding="second_order" if moments else "nearest", rate=r) for r in rates]
         if site.op == "linear":
             options += [cls(bits=4, group=g) for g in GROUPS if site.shape[-1] % g == 0]
         return tuple(options)

@@ -62,6 +62,7 @@ def odd_tensors() -> dict[str, np.ndarray]:
         "float16": rng.normal(size=(3, 50)).astype(np.float16),
         "double": rng.normal(size=70),
         "float special": np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45] * 3, np.float32),
+        "float constant": np.full(500, 0.1, np.float32),
         "bfloat16": rng.normal(size=40).astype(ml_dtypes.bfloat16),
         "bool": rng.random(50) > 0.5,
         "empty": np.zeros((0, 4), np.float32),

@@ -160,6 +160,9 @@ class Tensors:
         count = slot.length // width
         if slot.type == 1 and len(slot.dims) == 1 and vectors and (product := self._product(coder, count, given, vectors)) is not None:
             return product
+        same = None if given is None else int(given == given[:width] * count)
+        if count > 1 and self._flag(coder, "constant", same):
+            return self._float(coder, Slot(slot.type, (), width, slot.role), None if given is None else given[:width], {}) * count
         if self.large and count >= LONG_FLOATS:
             planes = None if given is None else np.frombuffer(given, np.uint8).reshape(count, width)
             found = np.empty((count, width), np.uint8)

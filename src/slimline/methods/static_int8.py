@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OPS = ("conv1d", "conv2d", "conv3d", "linear")
 RELU6 = 6.0
 RATES, DEPTHWISE_RATES = (1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 2.0)  # bits saved of about seven
-BIAS_BITS = 12  # significant ones; the grid of the output has 8
+BIAS_BITS = 8  # significant ones, as many as the grid of the output has
 BIG = 4096  # elements: below, what 2 bits save over 4 is less than the graph's own bytes
 
 

@@ -45,6 +45,10 @@ class WeightOnly(Method):
     rounding: Rounding = "nearest"
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
 
+    @property
+    def gains(self) -> tuple[str, ...]:
+        return ("download",) if self.rate else ()
+
     @pydantic.model_validator(mode="after")
     def _group_cuts_channels(self) -> WeightOnly:
         if self.group and self.granularity == "per_tensor":

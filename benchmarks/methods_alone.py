@@ -134,7 +134,7 @@ CASES: dict[str, tuple[str, str, Callable[[], tuple[nn.Module, Labelled]]]] = {
     "breast cancer 30-64-2": ("feature_select", "size", lambda: table(datasets.load_breast_cancer, 64, 1)),
     "wine 13-64-3": ("feature_select", "size", lambda: table(datasets.load_wine, 64, 1)),
     "digits 48x48, 6 convolutions": ("resolution", "latency", images),
-    "the same": ("tucker", "size", images),
+    "digits 48x48, 6 convolutions, again": ("tucker", "size", images),
 }
 
 

@@ -23,7 +23,7 @@ from slimline.core.request import Request
 from slimline.core.trial import Trial
 from slimline.job.context import open_job
 from slimline.job.prepare import prepare
-from slimline.job.search import try_plan
+from slimline.job.search import loss_samples, try_plan
 from slimline.model.recover import evaluate
 from slimline.sources.task_file import TaskFile
 
@@ -68,7 +68,7 @@ def main() -> None:
     found = prepare(job)
     base = found.baseline_measurement
     assert base.quality is not None
-    samples = (job.calibration if job.calibration is not None else job.example)[: found.schedule.samples_loss]
+    samples = loss_samples(job, found)
     reference = evaluate(job.model, samples)
     results: dict[str, list[list[tuple[float, float]]]] = {}
     for seed in range(given.seeds):

@@ -19,7 +19,7 @@ ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
 UNRECOVERED = 1.5  # training brings back most of what structure loses and little of what rounding does: its loss counts so much more
 EDGE = 0.75  # of the allowance: the rest is for the interval on the holdout
-LEAST, MOST = 3e-4, 1.5  # losses (nats) between which the ladder lies
+LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
 
 
 class Allocate:
@@ -56,7 +56,7 @@ class Allocate:
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge."""
         ladder = max(3, 3 * self.levels // 4)
-        rungs = np.geomspace(LEAST, self.most, ladder)
+        rungs = np.geomspace(LEAST, self.most if space.recovery.steps else min(self.most, UNTRAINED), ladder)
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
         if len(mine) < ladder:
             yield from (float(rungs[i]) for i in _spread_order(ladder)[len(mine) :])

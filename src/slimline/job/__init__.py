@@ -160,7 +160,9 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     def keeps(trial: Trial, margin: float) -> bool:
         return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - margin
 
-    ranked = sorted([t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(t, base, allowed)], key=lambda t: objective(job, found, t))
+    ranked = sorted(
+        [t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(job, t, base, allowed)], key=lambda t: objective(job, found, t)
+    )
     return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
     likely = sorted([f for f in kept if margin(f) <= allowed], key=margin)
     least = min(half_width(job, found, [f.scores]) for f in kept)
     if not likely and least > UNCERTIFIABLE * allowed:  # the holdout is too small to certify anything: no test can choose, so fidelity does
-        close = [f for f in kept if faithful(f.trial, base, allowed)]
+        close = [f for f in kept if faithful(job, f.trial, base, allowed)]
         return [min(close, key=price)] if close else [safest]
     # In a fixed sequence a last, daring step costs nothing: if it fails, the one before is delivered.
     seen = [
@@ -100,12 +101,14 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
     return steps
 
 
-def faithful(trial: Trial, base: float, allowed: float) -> bool:
-    """Within the allowance as far as seen, and few answers changed: at most ``CHANGED`` times the allowance."""
+def faithful(job: Job, trial: Trial, base: float, allowed: float) -> bool:
+    """Within the allowance as far as seen, and few answers changed: with a standard error more at most ``CHANGED`` times the allowance, since the best of many looks better than it is."""
     m, f = trial.measurement, trial.fidelity
     if m is None or m.quality is None or base - m.quality > allowed:
         return False
-    return f is None or f.top1 is None or 1 - f.top1 <= CHANGED * allowed
+    if f is None or f.top1 is None or job.evaluation is None:
+        return True
+    return 1 - f.top1 + math.sqrt(f.top1 * (1 - f.top1) / len(job.evaluation)) <= CHANGED * allowed
 
 
 def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:

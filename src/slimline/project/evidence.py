@@ -141,13 +141,13 @@ class _Side:
             a, b = results[other][1], results[1][1]
             if a is None or b is None:
                 return Drops(bootstrap_interval(metric, outputs[other], outputs[1], truth, allowed, self.item.budget.seed)[0])
-            return Drops(drop_interval(a, b, allowed)[0], _classes(a, b, truth) if gate.class_drop is not None else ())
+            return Drops(drop_interval(a, b, allowed)[0], class_drops_of(a, b, truth) if gate.class_drop is not None else ())
 
         against_original = between(0, self.item.budget.max_drop.allowed(quality))
         return quality, against_original, between(2, gate.drop.allowed(results[2][0])) if len(files) > 1 and gate.drop is not None else None
 
 
-def _classes(a: torch.Tensor, b: torch.Tensor, truth: Any) -> tuple[ClassDrop, ...]:
+def class_drops_of(a: torch.Tensor, b: torch.Tensor, truth: Any) -> tuple[ClassDrop, ...]:
     """By class, where the targets are labels ``[N]`` and the scores lie in [0, 1]."""
     import torch
 

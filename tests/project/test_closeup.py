@@ -1,0 +1,47 @@
+"""What compression changed, up close."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from slimline.cli import main
+from slimline.measure.calibration import calibration_error
+from slimline.measure.corruptions import corruptions
+
+
+def test_lost_samples_classes_calibration_and_disturbances_are_told(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    planted.put(ruined=4)
+    assert main(["explain", str(planted.item.out), "--task", "task.py"]) == 0
+    said = capsys.readouterr().out
+    assert "top1 on 6,000 holdout samples: 1.0000 before, 0.9950 after" in said
+    assert "lost: 30 samples that the original gets right (5970, 5971," in said and "and 10 more); won: 0" in said
+    assert "class 4: 100.0 on 30 samples" in said and "calibration error (ECE): " in said and "with noise: 1.0000 before, 0.9950 after" in said
+
+
+def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:
+    sure = torch.tensor([[20.0, 0.0]]).repeat(100, 1)
+    assert calibration_error(sure, torch.zeros(100, dtype=torch.long)) == pytest.approx(0.0, abs=1e-6)
+    assert calibration_error(sure, torch.tensor([0] * 70 + [1] * 30)) == pytest.approx(0.3, abs=1e-6)
+    # Against a slow, obvious reference.
+    scores, labels = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)), torch.arange(500) % 4
+    confidence, guess = scores.double().softmax(1).max(1)
+    total = 0.0
+    for i in range(15):
+        held = [k for k in range(500) if i / 15 < float(confidence[k]) <= (i + 1) / 15]
+        if held:
+            accuracy = sum(int(guess[k] == labels[k]) for k in held) / len(held)
+            total += len(held) / 500 * abs(accuracy - sum(float(confidence[k]) for k in held) / len(held))
+    assert calibration_error(scores, labels) == pytest.approx(total, abs=1e-9)
+
+
+def test_disturbances_are_mild_and_the_same_each_time() -> None:
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for change in corruptions(x).values():
+        y = change(x)
+        assert y.shape == x.shape and torch.equal(y, change(x)) and 0 < float((y - x).std()) < 0.8 * float(x.std())
+    flat = torch.full((1, 1, 4, 4), 0.5)
+    assert torch.allclose(corruptions(x)["blur"](flat), flat) and torch.allclose(corruptions(x)["contrast"](flat), flat)
+    assert list(corruptions(torch.rand(4, 3))) == ["noise"] and not corruptions(torch.arange(3))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -26,7 +27,9 @@ def test_every_example_is_run_here() -> None:
         *ALONE,
         "ci/task.py",
         "ci/train.py",
+        "device_benchmark.py",
         "digits/task.py",
+        "keyword_spotting/task.py",
         "own_training.py",
         "python_api.py",
     }
@@ -74,3 +77,26 @@ def test_digits_are_compressed_and_the_exit_code_is_the_verdict(tmp_path: Path) 
     assert done.returncode == {"pass": 0, "fail": 3, "inconclusive": 4}[report["verdict"]], done.stderr
     assert report["drop"]["samples"] == 600
     assert report["compressed"]["size_bytes"] < report["baseline"]["size_bytes"] / 2
+
+
+def test_keywords_become_the_features_that_the_network_takes() -> None:
+    spec = importlib.util.spec_from_file_location("keywords_task", EXAMPLES / "keyword_spotting" / "task.py")
+    assert spec is not None
+    assert spec.loader is not None
+    task = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(task)
+    words = torch.arange(12)
+    inputs = task.features(task.waveforms(words, torch.Generator().manual_seed(0)))
+    assert inputs.shape == (12, 1, 49, 10)
+    assert task.SeparableNet().eval()(inputs).shape == (12, 12)
+    assert sum(p.numel() for p in task.SeparableNet().parameters()) == pytest.approx(24_000, rel=0.05)  # MLPerf Tiny: 24.9 thousand
+    small = task.trained(task.SeparableNet(8, 1), inputs, words, 1)
+    assert small.head.weight.shape == (12, 8)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="LiteRT is not installed (pip install ai-edge-litert)")
+def test_the_device_benchmark_prints_milliseconds() -> None:
+    from slimline.targets._device_calibration import whole
+
+    done = subprocess.run([sys.executable, str(EXAMPLES / "device_benchmark.py")], input=whole("integer").payload, capture_output=True, check=True)
+    assert 0 < float(done.stdout.split()[-1]) < 1000

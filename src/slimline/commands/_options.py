@@ -27,10 +27,10 @@ def read_by(parser: str) -> Callable[[click.Context, click.Parameter, str | None
     return read
 
 
-def _quantity(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     from slimline.core.budget import QUANTITIES
 
-    if value not in QUANTITIES:
+    if value is not None and value not in QUANTITIES:
         raise click.BadParameter(f"{value!r} is none of {', '.join(QUANTITIES)}.", ctx, param)
     return value
 
@@ -53,8 +53,14 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="NAME",
                 help="A built-in metric instead of the task's own: top1, top5, precision, recall, f1, auroc, neg_mse, cosine.",
             ),
-            click.option("--target", "targets", multiple=True, metavar="NAME", help="The runtime to compress for (onnxruntime)."),
-            click.option("--device", default="host", show_default=True, metavar="NAME", help="A device profile."),
+            click.option("--target", "targets", multiple=True, metavar="NAME", help="The runtime to compress for (the device's: onnxruntime)."),
+            click.option(
+                "--device",
+                default="host",
+                show_default=True,
+                metavar="NAME",
+                help="A device profile, or a file NAME.toml: sets target and limits; `slimline devices` lists them.",
+            ),
             click.option("--methods", callback=names, metavar="A,B", help="Only these methods; `slimline methods` lists them."),
             click.option("--without", callback=names, metavar="A,B", help="Never these methods."),
             click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call when latency is measured."),
@@ -97,9 +103,8 @@ def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--minimize",
                 metavar="QUANTITY",
                 callback=_quantity,
-                default="latency",
-                show_default=True,
-                help="What to minimise within the limits: size, download, latency, memory, macs.",
+                default=None,
+                help="What to minimise within the limits: size, download, latency, memory, macs. [default: the device's, else latency]",
             ),
         )
     ):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from slimline.core.result import Report
     from slimline.sources.task_file import TaskFile
 
-DEVICES = ("host",)
-
 
 def load_task(options: dict[str, Any]) -> TaskFile:
     """The model and task, after the options that need neither were checked."""
@@ -40,9 +38,7 @@ def check_metric(name: str) -> None:
 def _check_names(options: dict[str, Any]) -> None:
     from slimline.core.registry import find
 
-    _target(options["targets"])
-    if options["device"] not in DEVICES:
-        raise UsageError(f"There is no device {options['device']!r}.", hint=f"Known: {', '.join(DEVICES)}.")
+    _target(options["targets"], options["device"])
     for name in (*options["methods"], *options["without"]):
         find("methods", name)
     if "keep" in options["without"]:
@@ -55,13 +51,15 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
     from slimline.core.budget import Budget
     from slimline.core.request import Request
 
-    limits = {k: options[k] for k in ("size_bytes", "download_bytes", "memory_bytes", "latency_ms", "macs", "max_drop", "minimize") if k in options}
+    asked: dict[str, Any] = {
+        k: options[k] for k in ("size_bytes", "download_bytes", "memory_bytes", "latency_ms", "macs", "max_drop", "minimize") if k in options
+    }
     same = {
         k: options[k] for k in ("device", "methods", "without", "metric", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run") if k in options
     }
     return Request(
-        target=_target(options["targets"]),
-        budget=Budget(**limits, batch=options["batch"], threads=options["threads"]),
+        target=_target(options["targets"], options["device"]),
+        budget=Budget(**_with_defaults(asked, options["device"]), batch=options["batch"], threads=options["threads"]),
         plan=None if options.get("plan") is None else _plan(options["plan"]),
         references_full=options.get("references") == "full",
         model_name=source.name,
@@ -89,11 +87,24 @@ def _plan(given: Path | dict[str, Any]) -> Plan:
         ) from error
 
 
-def _target(names: tuple[str, ...]) -> str:
-    from slimline.core.registry import find
-    from slimline.core.request import Request
+def _with_defaults(limits: dict[str, Any], device: str) -> dict[str, Any]:
+    """The device's own where nothing was asked for."""
+    from slimline.core.device import Device
 
-    chosen = list(dict.fromkeys(names)) or [Request().target]
+    profile = Device.load(device)
+    filled = {k: getattr(profile, k) if limits.get(k) is None else limits[k] for k in ("size_bytes", "memory_bytes", "minimize")}
+    return {k: v for k, v in (limits | filled).items() if k != "minimize" or v is not None}
+
+
+def _target(names: tuple[str, ...], device: str) -> str:
+    from slimline.core.device import Device
+    from slimline.core.registry import find
+
+    profile = Device.load(device)
+    chosen = list(dict.fromkeys(names)) or [profile.target]
+    for name in chosen:
+        if profile.targets and name not in profile.targets:
+            raise UsageError(f"{profile.name} does not run {name}.", hint=f"It runs {', '.join(profile.targets)}.")
     for name in chosen:
         target = find("targets", name)
         if not target.installed():

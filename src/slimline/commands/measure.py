@@ -77,7 +77,9 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     from slimline.core.contracts import Artifact
     from slimline.core.registry import registered
 
-    known = {target.suffix: target for target in registered("targets").values()}
+    known: dict[str, list[Any]] = {}
+    for one in registered("targets").values():
+        known.setdefault(one.suffix, []).append(one)
     file = next((path / f"model{s}" for s in known if (path / f"model{s}").is_file()), None) if path.is_dir() else path
     if file is None or not file.is_file():
         raise UsageError(
@@ -86,14 +88,18 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
         )
     if file.suffix not in known:
         raise UsageError(f"No target runs a {file.suffix or 'suffixless'} file ({file}).", hint=f"Known: {', '.join(known)}.")
-    kind = known[file.suffix]
-    if not kind.installed():
+    kinds = [k for k in known[file.suffix] if k.installed()]
+    if not kinds:
+        kind = known[file.suffix][0]
         raise TargetNotInstalled(f"The target {kind.name} is not installed.", hint=f"Install it with: {kind.install}")
-    target = kind()
-    try:
-        return file, target.opened(Artifact.read(kind.name, file, kind.beside)), target
-    except LoweringError as error:
-        raise UsageError(f"{kind.name} refuses {file}: {error.message[:300]}", hint="The file is damaged, or made for another version.") from error
+    refused: LoweringError | None = None
+    for kind in kinds:  # several runtimes share a suffix: the first that takes the file
+        try:
+            return file, kind().opened(Artifact.read(kind.name, file, kind.beside)), kind()
+        except LoweringError as error:
+            refused = refused or error
+    assert refused is not None
+    raise UsageError(f"{kinds[0].name} refuses {file}: {refused.message[:300]}", hint="The file is damaged, or made for another version.") from refused
 
 
 def _check_inputs(file: Path, ports: Sequence[Port], samples: Samples) -> None:

@@ -48,6 +48,7 @@ class Operation:
     ``weight``: the parameter that it uses, by its name in the program, or ``""``.
     ``executes``: ``integer`` or ``float``. ``milliseconds``: by the runtime's own profile, or ``None``.
     ``backend``: what runs it (``XNNPACK``, ``portable``, ``CPU``). ``bytes``: of its constants as the runtime holds them, ``None`` where it does not tell.
+    ``work``: multiply-adds for one sample where it has them, else values written; ``None`` where the file does not tell.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Operation:
     milliseconds: float | None = None
     backend: str = ""
     bytes: int | None = None
+    work: int | None = None
 
 
 @dataclass(frozen=True)

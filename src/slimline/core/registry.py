@@ -1,7 +1,7 @@
 """One new thing = one new file: classes are found by the name of the file that holds them.
 
 A method ``channel_prune`` is the class with ``name = "channel_prune"`` in
-``slimline/methods/channel_prune.py``; a third party registers one through the entry point group
+``slimline/methods/channel_prune.py``, and a target ``litert-micro`` stands in ``litert_micro.py``; a third party registers one through the entry point group
 ``slimline.methods`` (likewise ``targets``, ``strategies``, ``sources``).
 """
 
@@ -26,14 +26,13 @@ def registered(group: Group) -> MappingProxyType[str, type[Any]]:
     found: dict[str, type[Any]] = {}
     package = importlib.import_module(PACKAGES[group])
     for info in pkgutil.iter_modules(package.__path__):
-        if info.name.startswith("_"):  # a part of an adapter, which may import what is not installed
-            continue
         if info.name.startswith("_"):  # a part of a plug-in, which may import a runtime that is not installed
             continue
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for thing in vars(module).values():
-            if isinstance(thing, type) and thing.__module__ == module.__name__ and getattr(thing, "name", None) == info.name:
-                found[info.name] = thing
+            name = getattr(thing, "name", None)
+            if isinstance(thing, type) and thing.__module__ == module.__name__ and isinstance(name, str) and name.replace("-", "_") == info.name:
+                found[name] = thing
     for entry in importlib.metadata.entry_points(group=f"slimline.{group}"):
         found[entry.name] = entry.load()
     return MappingProxyType(dict(sorted(found.items())))

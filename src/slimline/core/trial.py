@@ -10,13 +10,17 @@ from slimline.core.plan import Plan
 
 
 class Latency(Data):
-    """Milliseconds for one call: median and 95th percentile over ``runs``, at ``threads`` and ``batch``."""
+    """Milliseconds for one call: median and 95th percentile over ``runs``, at ``threads`` and ``batch``.
+
+    ``estimated``: nothing ran on the device; the numbers are the sum over the operations by its latency table.
+    """
 
     median: float
     p95: float
     runs: int
     threads: int = 1
     batch: int = 1
+    estimated: bool = False
 
 
 class Measurement(Data):

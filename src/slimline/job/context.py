@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils import _pytree
 
 from slimline.core.contracts import Target, Task
+from slimline.core.device import Device
 from slimline.core.plan import Fingerprint, Method, Plan
 from slimline.core.progress import Progress
 from slimline.core.registry import find, registered
@@ -27,6 +28,7 @@ from slimline.search.schedule import Clock
 from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
 from slimline.store.journal import Journal
+from slimline.targets._device import on_device
 
 CALIBRATION = 512
 STATE = ".slimline"
@@ -108,6 +110,10 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     """
     target_class = find("targets", request.target)
     target_class.require()
+    device = Device.load(request.device)
+    target = on_device(target_class(), device)
+    if device.targets and device.latency is None and request.budget.latency_ms is not None:
+        raise UsageError(f"--max-latency: {device.name} has no latency table.", hint=f'Measure one: slimline devices calibrate {device.name} --run "CMD".')
     find("strategies", request.strategy)
     if request.references_full:
         raise UsageError("--references full is not there yet: references are measured without recovery.", hint="Leave it out.")
@@ -128,11 +134,11 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     request.out.mkdir(parents=True, exist_ok=True)
     journal = Journal.open(request.out / STATE, header, resume=request.resume)
     clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
-    return Job(
+    job = Job(
         request=request,
         source=source,
         progress=progress,
-        target=target_class(),
+        target=target,
         model=model,
         example=example,
         train=splits["train"],
@@ -146,6 +152,13 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         clock=clock,
         methods=_methods(request),
     )
+    if device.targets:
+        job.note(
+            f"latency on {device.name}: every figure is an estimate from its table ({device.latency.source})"
+            if device.latency is not None
+            else f"latency on {device.name}: the figures are of this machine, for it has no latency table (slimline devices calibrate)"
+        )
+    return job
 
 
 def _methods(request: Request) -> dict[str, type[Method]]:

@@ -75,6 +75,7 @@ def prepare(job: Job) -> Found:
         0,
         Recovery(steps=schedule.recovery_steps, batch=batch),
         job.request.seed,
+        getattr(job.target, "weights_in_flash", False),
     )
     _check_reachable(job, space)
     space = space if job.request.plan is not None else space.pruned()
@@ -151,7 +152,7 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
         (
             f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
             f"{kinds['weight']} weights to quantize, {kinds['channels']} sets of channels to prune, {kinds['block']} blocks to drop; {len(refused)} places left alone, with reasons",
-            f"for {job.target.name} {type(job.target).version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
+            f"for {job.target.name} {job.target.version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
         )
     )
 
@@ -296,6 +297,8 @@ def _overhead(workshop: Workshop, baseline: Artifact) -> tuple[int, int]:
 def _check_reachable(job: Job, space: Space) -> None:
     for quantity, limit in job.request.budget.limits().items():
         least = space.least("size" if quantity == "memory" else quantity)
+        if quantity == "memory" and space.weights_in_flash:
+            continue
         if quantity in ("size", "macs", "memory") and limit < least:
             unit = "multiply-adds" if quantity == "macs" else "bytes"
             raise BudgetNotMet(

@@ -286,7 +286,7 @@ def decoded(built: Built) -> Program:
 def _operations(job: Job, artifact: Artifact) -> bytes:
     threads = job.request.budget.threads
     found = job.target.operations(artifact, job.example, threads=threads)
-    return operations.dumps(job.target.name, type(job.target).version(), found, threads).encode()
+    return operations.dumps(job.target.name, job.target.version(), found, threads).encode()
 
 
 def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
@@ -312,6 +312,7 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
         torch.export.save(trace(program.module, job.example), stream)
     return {
         **outcome.finalist.artifact.files("model"),
+        **(job.target.products(outcome.finalist.artifact, "model") if hasattr(job.target, "products") else {}),
         "operations.json": _operations(job, outcome.finalist.artifact),
         "plan.json": plan.model_dump_json(indent=2).encode(),
         "plan.safetensors": save(tensors),

@@ -69,6 +69,18 @@ TRANSPARENT = frozenset(
 )
 PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 NORMS = frozenset({aten.batch_norm.default})
+COMPUTING = frozenset(
+    {
+        aten.add.Tensor,
+        aten.add_.Tensor,
+        aten.mul.Tensor,
+        aten.mul_.Tensor,
+        aten.mean.dim,
+        aten.adaptive_avg_pool2d.default,
+        aten.avg_pool2d.default,
+        aten.cat.default,
+    }
+)  # what computes without a weight and has an integer kernel
 PRODUCTS = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default, aten.scaled_dot_product_attention.default})
 
 
@@ -385,6 +397,14 @@ def activation_after(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6
         if user.target is aten.relu6.default or (low == 0.0 and high == 6.0):
             return user, "relu6"
     return node, ""
+
+
+def computed(program: Program) -> Iterator[tuple[fx.Node, str]]:
+    """Sums, products, means and concatenations, each with the name of its value after a fused activation."""
+    names = program.names
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target in COMPUTING:
+            yield node, names[activation_after(node)[0].name]
 
 
 def through_transparent(node: Any) -> fx.Node:

@@ -82,7 +82,8 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
     """The training form of ``program``, a copy, with all edits carried out.
 
     A value that several sites want quantized gets the first edit's scale: producer and consumer
-    must share one, or the runtime would requantize between them.
+    must share one, or the runtime would requantize between them. An output of the model is quantized
+    only where an edit asks for a value that nothing else reads.
     """
     new = program.copy()
     new.form = "training"
@@ -117,7 +118,8 @@ def _insert_after(module: fx.GraphModule, node: fx.Node, name: str, layer: nn.Mo
     with module.graph.inserting_after(node):
         new = module.graph.call_module(name, (node,))
     new.meta = dict(node.meta)
-    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and user.op != "output")
+    only_given = all(user is new or user.op == "output" for user in node.users)  # else the model's own output stays as it is
+    node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and (only_given or user.op != "output"))
 
 
 def freeze(program: Program) -> Program:

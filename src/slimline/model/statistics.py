@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from slimline.core.samples import Samples
 from slimline.model.layer_calls import patches
-from slimline.model.program import CONVOLUTIONS, Program, weight_arguments
+from slimline.model.program import CONVOLUTIONS, Program, computed, weight_arguments
 from slimline.numerics.affine import Histogram
 
 MOMENT_SAMPLES = 128
@@ -34,7 +34,7 @@ class ProgramStatistics:
         self._means: dict[str, torch.Tensor | None] = {}
         self._layers = {str(w.target): (n, op) for n in program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
         names = program.names
-        wanted = {v for use in program.weights.values() for v in (use.input, use.output)}
+        wanted = {v for use in program.weights.values() for v in (use.input, use.output)} | {v for _, v in computed(program)}
         entering = {n.args[0].name: p for p, (n, op) in self._layers.items() if op not in ("embedding", "lstm", "gru")}
         seen = 0
 
@@ -55,7 +55,7 @@ class ProgramStatistics:
                 seen += len(part)
 
     def histogram(self, value: str) -> Histogram | None:
-        """Of a named value, or ``None`` where it is no float value next to a weight."""
+        """Of a named value, or ``None`` where it is no float value next to a weight, nor a sum, mean or the like."""
         return self._histograms.get(value)
 
     def moment(self, parameter: str) -> torch.Tensor | None:

@@ -37,7 +37,7 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         row("file", lambda m: m.size_bytes, bytes_text, "smaller", "larger"),
         row(f"download ({_codec(base if result is None else result)})", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
         row("memory", lambda m: m.memory_bytes, bytes_text, "smaller", "larger"),
-        row("latency", lambda m: m.latency_ms.median, time_text, "faster", "slower"),
+        row("latency (estimate)" if base.latency_ms.estimated else "latency", lambda m: m.latency_ms.median, time_text, "faster", "slower"),
         row("multiply-adds", lambda m: m.macs, count_text, "fewer", "more"),
         row("parameters", lambda m: m.parameters, lambda v: f"{v:,.0f}", "fewer", "more"),
     ]
@@ -63,7 +63,7 @@ def fidelity_text(fidelity: Agreement | None) -> str:
 
 def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the references, the result last."""
-    head = ("", "file", "latency", "quality", "fidelity", "recovery steps", "note")
+    head = ("", "file", "latency (estimate)" if report.baseline.latency_ms.estimated else "latency", "quality", "fidelity", "recovery steps", "note")
 
     def row(name: str, m: Measurement, fidelity: Agreement | None, steps: str, note: str) -> tuple[str, ...]:
         return (

@@ -85,7 +85,7 @@ def sentence(verdict: Verdict, baseline: Measurement, compressed: Measurement | 
         return "; ".join([f"{verdict.capitalize()}: nothing was delivered", *obstacles]) + "."
     gains = (
         f"{ratio_text(baseline.size_bytes, compressed.size_bytes, 'smaller', 'larger')}, {bytes_text(compressed.size_bytes)}; "
-        f"{ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, 'faster', 'slower')}, {time_text(compressed.latency_ms.median)}"
+        f"{ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, 'faster', 'slower')}, {time_text(compressed.latency_ms.median)}{' (estimate)' if compressed.latency_ms.estimated else ''}"
     )
     why = f" In the way: {'; '.join(obstacles)}." if verdict == "fail" and obstacles else ""
     return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}"

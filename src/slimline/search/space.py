@@ -121,6 +121,7 @@ class Space:
     float_activations: int
     recovery: Recovery = Recovery()
     seed: int = 0
+    weights_in_flash: bool = False
 
     @property
     def nothing(self) -> Choice:
@@ -158,7 +159,8 @@ class Space:
             edges, integers, download = edges + edge, integers + (edge == 0.0), download + coded
         if integers * 2 > len(self.layers):  # a float layer among integer ones costs a conversion on either side
             latency += edges
-        found: dict[Quantity, float] = {"size": size, "download": download, "latency": latency, "memory": loaded + 2 * activations, "macs": macs}
+        memory = (0.0 if self.weights_in_flash else loaded) + 2 * activations
+        found: dict[Quantity, float] = {"size": size, "download": download, "latency": latency, "memory": memory, "macs": macs}
         return {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
 
     @cached_property

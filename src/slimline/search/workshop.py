@@ -17,6 +17,7 @@ from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure
+from slimline.model.between import completing
 from slimline.model.equalize import equalize_pairs
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
@@ -112,6 +113,8 @@ class Workshop:
             if d.site not in program.weights:
                 raise UnsupportedSite(f"{d.method.name} at {d.site}: the structure of this plan has no such weight.")
             edits += self.numeric_edits(program, d.site, d.method, statistics)
+        if statistics is not None and getattr(self.target, "integer_throughout", False):
+            edits += completing(program, statistics, edits)
         return quantize(program, edits)
 
     def numeric_edits(self, program: Program, parameter: str, method: Method, statistics: ProgramStatistics | None) -> list[Numerics]:

@@ -1,0 +1,79 @@
+"""Runs a .tflite file with the TensorFlow Lite Micro interpreter and NumPy alone; as a program it says how much arena the file takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+CHANNELS_LAST = b"channels_last"
+ROOM = 1 << 20  # beyond ten times the file, which is the interpreter's own guess
+
+
+class Runner:
+    """A file in the micro interpreter, which takes one sample at a time. Inputs are the model's own: channels first, in numbers."""
+
+    def __init__(self, payload: bytes) -> None:
+        from tflite_micro.python.tflite_micro import runtime
+        from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
+
+        self.interpreter = runtime.Interpreter.from_bytes(payload, arena_size=10 * len(payload) + ROOM)
+        model = schema.Model.GetRootAs(payload, 0)
+        graph = model.Subgraphs(0)
+        self.inputs = [self._port(graph, graph.Inputs(i), self.interpreter.get_input_details(i)) for i in range(graph.InputsLength())]
+        self.outputs = [self._port(graph, graph.Outputs(i), self.interpreter.get_output_details(i)) for i in range(graph.OutputsLength())]
+        entries = [model.Metadata(i) for i in range(model.MetadataLength())]
+        self.last = {int(i) for e in entries if e.Name() == CHANNELS_LAST for i in model.Buffers(e.Buffer()).DataAsNumpy()}
+
+    def _port(self, graph: Any, tensor: int, detail: Mapping[str, Any]) -> dict[str, Any]:
+        quantization = detail["quantization_parameters"]
+        scales, zeros = quantization["scales"], quantization["zero_points"]
+        pair = (float(scales[0]), int(zeros[0])) if len(scales) else (0.0, 0)
+        return {"name": (graph.Tensors(tensor).Name() or b"").decode(), "dtype": detail["dtype"], "shape": tuple(detail["shape"]), "quantization": pair}
+
+    def __call__(self, given: Mapping[str, Array]) -> list[Array]:
+        stored = [as_stored(given[d["name"]], place in self.last, d) for place, d in enumerate(self.inputs)]
+        columns: list[list[Array]] = [[] for _ in self.outputs]
+        for sample in range(len(stored[0])):
+            self.set(stored, sample)
+            self.interpreter.invoke()
+            for place, column in enumerate(columns):
+                column.append(np.array(self.interpreter.get_output(place)))
+        return [as_numbers(np.concatenate(column), d) for column, d in zip(columns, self.outputs, strict=True)]
+
+    def set(self, stored: Sequence[Array], sample: int) -> None:
+        for place, array in enumerate(stored):
+            self.interpreter.set_input(np.ascontiguousarray(array[sample : sample + 1]), place)
+
+
+def as_stored(array: Array, last: bool, detail: Mapping[str, Any]) -> Array:
+    """An input as the file takes it: channels moved, numbers made integers."""
+    if last:
+        array = np.moveaxis(array, 1, -1)
+        array = array[:, None] if array.ndim == 3 else array
+    scale, zero = detail["quantization"]
+    if scale and detail["dtype"] == np.int8:
+        array = np.clip(np.round(array / np.float32(scale)) + zero, -128, 127)
+    return np.ascontiguousarray(array.astype(detail["dtype"], copy=False))
+
+
+def as_numbers(array: Array, detail: Mapping[str, Any]) -> Array:
+    scale, zero = detail["quantization"]
+    return (array.astype(np.float32) - np.float32(zero)) * np.float32(scale) if scale and array.dtype == np.int8 else array
+
+
+def load(file: str, threads: int) -> Callable[[Mapping[str, Array]], Sequence[Array]]:
+    """``threads`` is not heard: the interpreter has one."""
+    with open(file, "rb") as stream:
+        return Runner(stream.read())
+
+
+if __name__ == "__main__":
+    runner = Runner(sys.stdin.buffer.read())
+    for place, detail in enumerate(runner.inputs):
+        runner.interpreter.set_input(np.zeros(detail["shape"], detail["dtype"]), place)
+    runner.interpreter.invoke()
+    runner.interpreter.print_allocations()  # to the process's own standard error, which Python does not see

@@ -1,0 +1,57 @@
+"""Grids for what lies between integer layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slimline.core.edits import Numerics, QuantizeValue
+from slimline.core.samples import Samples
+from slimline.core.site import Site
+from slimline.methods.static_int8 import StaticInt8
+from slimline.model.between import completing
+from slimline.model.program import Program
+from slimline.model.quantizers import freeze, quantize
+from slimline.model.statistics import ProgramStatistics
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        out: torch.Tensor = self.head(torch.relu(x + self.b(x)).mean((2, 3)))
+        return out
+
+
+def made(parameters: tuple[str, ...]) -> tuple[Program, list[Numerics], list[QuantizeValue]]:
+    torch.manual_seed(0)
+    samples = Samples.of(torch.randn(8, 2, 4, 4))
+    program = Program.export(Block().eval(), samples)
+    statistics = ProgramStatistics(program, samples)
+    edits: list[Numerics] = []
+    for name in parameters:
+        use = program.weights[name]
+        edits += StaticInt8().rewrite(program, Site(id=name, kind="weight", op=use.op, shape=use.shape), statistics)  # type: ignore[arg-type]
+    return program, edits, completing(program, statistics, edits)
+
+
+def test_the_sum_and_the_output_of_integer_layers_get_grids() -> None:
+    program, _, found = made(("a.weight", "b.weight", "head.weight"))
+    assert {f.value for f in found} == {"#relu.1", program.weights["head.weight"].output}
+
+
+def test_a_float_layer_keeps_its_surroundings_in_float() -> None:
+    assert made(("a.weight",))[2] == []
+
+
+def test_an_output_is_rounded_to_its_grid() -> None:
+    program, edits, found = made(("a.weight", "b.weight", "head.weight"))
+    stored = freeze(quantize(program, [*edits, *found]))
+    grid = next(f for f in found if f.value == program.weights["head.weight"].output)
+    (out,) = stored.run(Samples.of(torch.randn(5, 2, 4, 4))).outputs
+    steps = out / grid.scale
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)

@@ -1,0 +1,203 @@
+"""What the .tflite lowering writes is run by LiteRT and held against the program it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (pip install ai-edge-litert)")
+
+from slimline.core.contracts import Artifact
+from slimline.core.edits import Numerics
+from slimline.core.formats import Affine, Float
+from slimline.core.plan import Method
+from slimline.core.samples import Samples
+from slimline.core.site import Site
+from slimline.errors import LoweringError, UnsupportedSite
+from slimline.methods.dynamic_int8 import DynamicInt8
+from slimline.methods.static_int8 import StaticInt8
+from slimline.methods.weight_only import WeightOnly
+from slimline.model.between import completing
+from slimline.model.program import Program
+from slimline.model.quantizers import freeze, quantize
+from slimline.model.statistics import ProgramStatistics
+from slimline.targets._tflite_reading import Reading
+from slimline.targets.litert import LiteRT
+
+TARGET = LiteRT()
+
+
+class Residual(nn.Module):
+    """A stem, a depthwise layer, a strided block with a projection, a mean, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.depth = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.down = nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.skip = nn.Conv2d(16, 24, 1, stride=2)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.stem(x)))
+        y = torch.nn.functional.relu6(self.depth(y))
+        y = torch.relu(self.down(y) + self.skip(y))
+        out: torch.Tensor = self.head(y.mean((2, 3)))
+        return out
+
+
+class Flat(nn.Module):
+    """Pooling, then a flattened map into a linear layer: channels first to the model, last in the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.pool = nn.MaxPool2d(2)
+        self.fc = nn.Linear(8 * 5 * 3, 10)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(torch.relu(self.fc(self.pool(torch.relu(self.conv(x))).flatten(1))))
+        return out
+
+
+def images(count: int = 32) -> Samples:
+    return Samples.of(torch.randn(count, 3, 12, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def exported(module: nn.Module, samples: Samples) -> Program:
+    with torch.no_grad():
+        for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.running_mean.normal_()  # type: ignore[union-attr]
+    return Program.export(module.eval(), samples)
+
+
+def stored(program: Program, samples: Samples, method: Method) -> Program:
+    """With the method wherever it is legal, and the values between put on grids."""
+    statistics, edits = ProgramStatistics(program, samples), []
+    for name, use in program.weights.items():
+        try:
+            edits += method.rewrite(program, Site(id=name, kind="weight", op=use.op, shape=use.shape), statistics)
+        except UnsupportedSite:
+            continue
+    found: list[Numerics] = edits  # type: ignore[assignment]
+    return freeze(quantize(program, [*found, *completing(program, statistics, found)]))
+
+
+def apart(program: Program, samples: Samples, target: LiteRT = TARGET) -> float:
+    """Largest difference of the artefact's outputs, as a share of the output's range."""
+    got, expected = target.run(target.lower(program, samples), samples, batch=7)[0], program.run(samples).outputs[0].detach()
+    assert got.shape == expected.shape
+    return float((got - expected).abs().max() / (expected.max() - expected.min()))
+
+
+@pytest.mark.parametrize("make", [Residual, Flat])
+def test_float_models_give_the_same_numbers(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    assert apart(exported(make(), images()), images()) < 1e-5
+
+
+@pytest.mark.parametrize("make", [Residual, Flat])
+def test_static_int8_runs_in_integers_from_end_to_end(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    program = stored(exported(make(), images()), images(), StaticInt8())
+    artifact = TARGET.lower(program, images())
+    computing = [o for o in TARGET.operations(artifact, images()) if o.type not in ("QUANTIZE", "DEQUANTIZE")]
+    assert all(o.executes == "integer" for o in computing)
+    assert [o.type for o in TARGET.operations(artifact, images())].count("DEQUANTIZE") == 1  # the output's
+    assert {o.weight for o in computing if o.weight} == set(program.encoded)
+    assert apart(program, images()) < 0.02  # the kernels requantize in integers: one step of 255, now and then two
+
+
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.25), (4, 0.125)])
+def test_weight_only_stores_its_bits_and_computes_in_float(bits: int, share: float) -> None:
+    torch.manual_seed(0)
+    program = exported(nn.Sequential(nn.Flatten(), nn.Linear(288, 64)), images())
+    whole, packed = (TARGET.lower(p, images()).size_bytes for p in (program, stored(program, images(), WeightOnly(bits=bits))))
+    assert packed - 2000 < share * whole < packed
+    assert apart(stored(program, images(), WeightOnly(bits=bits)), images()) < 1e-5
+
+
+def test_dynamic_linear_layers_take_floats_and_hold_integers() -> None:
+    torch.manual_seed(0)
+    program = stored(exported(Flat(), images()), images(), DynamicInt8())
+    executed = {o.weight: o.executes for o in TARGET.operations(TARGET.lower(program, images()), images()) if o.weight}
+    assert executed == {"conv.weight": "float", "fc.weight": "integer", "head.weight": "integer"}
+    assert apart(program, images()) < 0.02
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, (5, 2)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, "edge"])
+def test_every_window_reads_what_pytorch_reads(kernel: int | tuple[int, int], stride: int, padding: int | str) -> None:
+    pads = 0 if padding == 0 else tuple(k // 2 for k in (kernel if isinstance(kernel, tuple) else (kernel, kernel)))
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(3, 4, kernel, stride, pads), nn.MaxPool2d(2, 1, 0 if padding == 0 else 1), nn.Conv2d(4, 8, 1, groups=4))
+    assert apart(exported(layer, images()), images()) < 1e-5
+
+
+class Joins(nn.Module):
+    """Explicit zeros, a dilated layer, average pooling, concatenation, a gate and scaled sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 4, stride=2)
+        self.second = nn.Conv2d(8, 8, 3, padding="same", dilation=2)
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(nn.functional.pad(x, (1, 1, 1, 2))))
+        y = nn.functional.hardswish(self.second(x)) * torch.sigmoid(x) - 0.5
+        y = self.norm(torch.relu(torch.cat((x, nn.functional.silu(y)), 1)))
+        return torch.softmax(nn.functional.avg_pool2d(y, 3, 2, 1).permute(0, 2, 3, 1).flatten(1), -1)
+
+
+def test_joins_pads_and_gates() -> None:
+    torch.manual_seed(0)
+    assert apart(exported(Joins(), images()), images()) < 1e-5
+
+
+def test_sequences_are_convolved_along_their_length() -> None:
+    torch.manual_seed(0)
+    samples = Samples.of(torch.randn(9, 6, 20, generator=torch.Generator().manual_seed(2)))
+    layers = nn.Sequential(nn.Conv1d(6, 8, 5, stride=2, padding=2), nn.ReLU(), nn.Conv1d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    program = exported(layers, samples)
+    assert apart(program, samples) < 1e-5
+    assert apart(stored(program, samples, StaticInt8()), samples) < 0.02
+
+
+def test_an_operation_without_an_operator_is_named() -> None:
+    class Sorted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x, -1)[0]
+
+    with pytest.raises(LoweringError, match="sort"):
+        TARGET.lower(exported(Sorted(), images()), images())
+
+
+def test_the_delegates_share_is_told() -> None:
+    torch.manual_seed(0)
+    artifact = TARGET.lower(exported(Residual(), images()), images())
+    delegated = TARGET._delegated(artifact, images())
+    assert delegated == frozenset(range(len(Reading.of(artifact.payload).kinds)))
+
+
+def test_memory_is_constants_and_the_planned_values() -> None:
+    program = exported(nn.Sequential(nn.Linear(64, 64)), Samples.of(torch.randn(4, 64)))
+    memory = TARGET.memory(TARGET.lower(program, program.example), program.example)
+    assert memory == 4 * 64 * 65 + 2 * 4 * 64
+
+
+def test_bytes_that_are_no_model_are_a_typed_error() -> None:
+    with pytest.raises(LoweringError, match="TFL3"):
+        TARGET.run(Artifact("litert", ".tflite", b"nonsense", ("x",), ("y",)), images())
+
+
+def test_claims() -> None:
+    assert TARGET.executes(Float(), "conv2d", "float") and TARGET.executes(Affine(bits=4), "linear", "float")
+    assert not TARGET.executes(Affine(bits=4), "linear", "integer") and not TARGET.executes(Affine(), "lstm", "float")
+    assert not TARGET.executes(Affine(granularity="per_group", group=32), "linear", "float")

@@ -64,6 +64,8 @@ def prepare(job: Job) -> Found:
         places, more = _option_database(job, workshop, sites, offered, schedule.samples_loss)
     with timed(job, "timing layers", 0.18):
         timing = _timing(job, workshop, baseline, places)
+    if getattr(job.target, "integer_only", False):
+        places = [_in_integers(p) for p in places]
     overhead, per_layer = _overhead(workshop, baseline)
     space = Space(
         job.fingerprint,
@@ -229,6 +231,12 @@ def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offe
         refused += more
         job.progress.stage("measuring options", 0.08 + 0.1 * number / len(sites), max(0.0, job.clock.left))
     return places, refused
+
+
+def _in_integers(place: Place) -> Place:
+    """Without the options that compute in float, where there are others."""
+    integers = tuple(o for o in place.options if o.execute == "integer")
+    return Place(place.site, integers) if place.site.kind == "weight" and integers else place
 
 
 def keep_option(site: Site) -> Option:

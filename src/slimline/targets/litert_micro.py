@@ -49,6 +49,7 @@ class LiteRTMicro:
     install: ClassVar[str] = "pip install ai-edge-litert tflite-micro"
     runner: ClassVar[Path] = Path(__file__).with_name("_litert_micro_runner.py")
     integer_throughout: ClassVar[bool] = True
+    integer_only: ClassVar[bool] = True  # no layer is left in float where it can be an integer one: boards are slow at it
     weights_in_flash: ClassVar[bool] = True
 
     @classmethod

@@ -5,7 +5,7 @@ is cheaper. Both follow from one Lagrangian, ``distortion + multiplier * bits``:
 step's square is ``6 / ln 2`` times the multiplier, which ties the two together.
 
 References:
-    Conzelmann, Bamler, "Reducing the Storage of Neural Networks Through Entropy-Regularized Weight Updates" (CERWU), 2025: second-order rounding with a rate term.
+    Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization and Entropy Coding" (CERWU), 2025: second-order rounding with a rate term.
     Frantar et al., "GPTQ", ICLR 2023, eq. 2-3 (errors are made up for by the columns to come).
     Cover and Thomas, "Elements of Information Theory", 2006, section 10.3.3 (reverse water-filling).
     Gish and Pierce, "Asymptotically Efficient Quantizing", 1968 (uniform steps, entropy-coded).

@@ -161,7 +161,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.task is not None:
-        source = TaskFile.load(options.task)
+        source = TaskFile.load(str(options.task))
         cases = {source.name: (options.method, options.minimize, lambda: (source.model(), source))}
     else:
         wanted = set(filter(None, options.only.split(",")))

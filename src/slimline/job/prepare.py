@@ -20,7 +20,7 @@ from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import evaluate, seconds_per_step
 from slimline.model.sites import find_sites
 from slimline.search.schedule import Probe, make_schedule
-from slimline.search.sensitivity import Sensitivity
+from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
 from slimline.search.strategies.replay import planned
 from slimline.search.timing import measure_timing
@@ -119,7 +119,7 @@ def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Metho
 
     rebuilt = {s: options for s, options in offered.items() if kinds[s] in ("input", "model")}
     factored = {s: [m for m in options if m.stage == "structure"] for s, options in offered.items() if kinds[s] == "weight"}
-    for part, per_option in ((rebuilt, REPAIR_PASSES * calibration + samples), (factored, samples)):
+    for part, per_option in ((rebuilt, REPAIR_PASSES * calibration + samples), (factored, min(samples, FACTOR_SAMPLES))):
         if (needed := seconds(part, per_option)) > FACTORED_SHARE * job.clock.seconds:
             names = ", ".join(sorted({m.name for options in part.values() for m in options}))
             job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")

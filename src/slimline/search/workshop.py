@@ -56,7 +56,7 @@ class Workshop:
         self.program = self.original.copy()
         equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
-        self.statistics = ProgramStatistics(self.program, self.calibration) if self.calibration is not None else None
+        self.statistics = ProgramStatistics(self.program, self.calibration, loss=self.loss) if self.calibration is not None else None
         self._structure_statistics: StructureStatistics | None = None
 
     @cached_property
@@ -142,7 +142,7 @@ class Workshop:
         """A (trained) structure as a program, with statistics of its own."""
         program = Program.export(module, self.example)
         equalize_pairs(program)
-        return program, ProgramStatistics(program, self.calibration) if self.calibration is not None else None
+        return program, ProgramStatistics(program, self.calibration, loss=self.loss) if self.calibration is not None else None
 
     def build(self, plan: Plan, module: nn.Module | None = None) -> Built:
         """Everything up to the artefact; ``module``: the plan's structure if it was trained meanwhile."""

@@ -65,8 +65,8 @@ def dense(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: bo
     name = f"{stem}__{'int8' if to == TensorProto.INT8 else 'float'}"
     if name in {o for n in graph.first for o in n.output}:
         return name
-    codes, mask = _array(encode, format.codes, transposed), _array(encode, "mask", transposed) if isinstance(format, Masked) else None
-    if mask is not None and _pays(format, mask):
+    codes = _array(encode, format.codes, transposed)
+    if isinstance(format, Masked) and _pays(format, mask := _array(encode, "mask", transposed)):
         kept = _codes(graph, f"{stem}__values", np.concatenate([codes.ravel()[:1] * 0, codes[mask]]), base, masked=True)
         bits = _planes(graph, f"{stem}__mask", mask.astype(np.uint8), 1)
         found = _call(graph, "Unmask", [bits, kept], f"{stem}__all")

@@ -20,6 +20,8 @@ import torch
 Order = Literal["energy", "columns"]
 DAMPING = 0.01  # of the mean diagonal: GPTQ's own choice
 BLOCK = 128
+MOST_WORK = 5e9  # operations of an exact refit: about two seconds
+MOST_ELEMENTS = 8_000_000  # of the systems that are solved side by side
 
 
 def output_error(delta: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
@@ -70,14 +72,36 @@ def saliency(weight: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
 
 
 def compensate(weight: torch.Tensor, moment: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """``weight`` ``[..., out, n]`` with zeros where ``mask`` is false, the rest moved so that the outputs stay as close as a sweep can bring them.
+    """``weight`` ``[..., out, n]`` with zeros where ``mask`` is false, the rest moved so that the outputs stay.
+
+    Each row by least squares, as close as its mask allows; where that would be more than ``MOST_WORK`` operations, in one sweep.
 
     Example:
         >>> w, m = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
         >>> [round(v, 1) for v in compensate(w, m, torch.tensor([[False, True]]))[0].tolist()]
         [0.0, 1.9]
     """
-    return sweep(weight, moment, lambda column, kept: column * kept, (mask,)).to(weight.dtype)
+    most = int(mask.sum(-1).max())
+    if mask[..., 0].numel() * most**3 / 3 > MOST_WORK:
+        return sweep(weight, moment, lambda column, kept: column * kept, (mask,)).to(weight.dtype)
+    h = _damped(moment.double()).expand(*weight.shape[:-2], *moment.shape[-2:])
+    w, m = weight.detach().double(), mask.detach()
+    chunk = max(1, MOST_ELEMENTS // max(most, 1) ** 2)
+    parts = [_refit(w[..., i : i + chunk, :], h, m[..., i : i + chunk, :], most) for i in range(0, w.shape[-2], chunk)]
+    return torch.cat(parts, -2).to(weight.dtype)
+
+
+def _refit(weight: torch.Tensor, h: torch.Tensor, mask: torch.Tensor, most: int) -> torch.Tensor:
+    """Least squares of a few rows: ``H_SS w'_S = (H w)_S`` with S what the row's mask keeps, at most ``most`` of it."""
+    places = mask.to(torch.int8).argsort(dim=-1, descending=True, stable=True)[..., :most]
+    there = mask.gather(-1, places)
+    rows = h.unsqueeze(-3).expand(*weight.shape, h.shape[-1]).gather(-2, places.unsqueeze(-1).expand(*places.shape, h.shape[-1]))
+    square = rows.gather(-1, places.unsqueeze(-2).expand(*places.shape, most))
+    both = there.unsqueeze(-1) & there.unsqueeze(-2)
+    square = torch.where(both, square, torch.eye(most, dtype=h.dtype))
+    wanted = (weight @ h).gather(-1, places) * there
+    found = torch.cholesky_solve(wanted.unsqueeze(-1), torch.linalg.cholesky(square)).squeeze(-1) * there
+    return torch.zeros_like(weight).scatter_(-1, places, found)
 
 
 def sweep(

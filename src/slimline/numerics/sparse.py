@@ -43,8 +43,8 @@ def taylor(products: torch.Tensor) -> torch.Tensor:
 def encode_masked(weight: torch.Tensor, format: Masked, scores: torch.Tensor, moment: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """Parts of ``weight`` that keep the highest ``scores``.
 
-    With the input's ``moment`` (``[n, n]`` or ``[groups, n, n]``, ``n`` the size of ``weight[0]``) what is kept makes up for what goes, and
-    for its own rounding, in one sweep; without, it is rounded to the nearest.
+    With the input's ``moment`` (``[n, n]`` or ``[groups, n, n]``, ``n`` the size of ``weight[0]``) what is kept makes up for what goes, then
+    for its own rounding; without, it is rounded to the nearest.
 
     Raises:
         UnsupportedFormat: the pattern does not fit the weight.
@@ -61,14 +61,14 @@ def encode_masked(weight: torch.Tensor, format: Masked, scores: torch.Tensor, mo
     values = format.values
     if isinstance(values, Codebook):
         tables = entries_of(kept, values, "density" if moment is None else "hessian", moment, mask)
-        settled = kept if moment is None else settle_shared(w, values, tables, moment, mask)
+        settled = kept if moment is None else settle_shared(kept, values, tables, moment, mask)
         return format.assign(settled, {"mask": mask, **tables})
     if isinstance(values, Affine):
         scale = weight_scale(kept, values, "mse")
         found = format.assign(kept, {"mask": mask, "scale": scale})
         if moment is not None:
             spread = _groups(values.spread(scale, tuple(w.shape)).expand(w.shape), moment)
-            integers = round_second_order(_groups(w, moment), _square(moment), spread, values.limit, mask=_groups(mask, moment))
+            integers = round_second_order(_groups(kept, moment), _square(moment), spread, values.limit, mask=_groups(mask, moment))
             found["values"] = integers.reshape(w.shape)
         return found
     return format.assign(kept, {"mask": mask})

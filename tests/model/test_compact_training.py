@@ -42,7 +42,7 @@ def train(program: Program, samples: Samples, wanted: torch.Tensor) -> list[floa
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 

@@ -28,13 +28,14 @@ def main() -> None:
     program = Program.export(network, Samples.of(x[:2]))
     statistics = ProgramStatistics(program, Samples.of(x))
     site = Site(id="0.weight", kind="weight", op="conv2d", shape=(32, 16, 3, 3))
-    wanted = network.get_submodule("0")(x)
+    bias = program.parameter("0.bias").detach()
+    wanted = nn.functional.conv2d(x, program.parameter("0.weight").detach(), bias)
     methods: tuple[Method, ...] = (NM(n=2, m=4), NM(n=4, m=8), Unstructured(sparsity=0.5, values="int8"))
     for method in methods:
         edit = method.rewrite(program, site, statistics)[0]
         assert isinstance(edit, Encode)
         weight = edit.format.decode(edit.parts)
-        got = nn.functional.conv2d(x, weight, network.get_submodule("0").get_parameter("bias"))
+        got = nn.functional.conv2d(x, weight, bias)
         error = float((got - wanted).norm() / wanted.norm())
         print(f"{method.label:45s} {edit.format.nbytes(edit.parts):6,d} bytes, error of the outputs {error:.1%}")
     print("\nOne run of four inputs, before and after 2:4:")

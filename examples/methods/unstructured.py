@@ -26,7 +26,7 @@ def main() -> None:
     program = Program.export(network, Samples.of(x[:2]))
     statistics = ProgramStatistics(program, Samples.of(x))
     site = Site(id="0.weight", kind="weight", op="linear", shape=(64, 128))
-    wanted = x @ network.get_submodule("0").get_parameter("weight").T
+    wanted = x @ program.parameter("0.weight").detach().T
     print("sparsity  importance     values   bytes  error of the outputs")
     for sparsity in (0.5, 0.75, 0.9):
         for importance, values in (("magnitude", "int4"), ("second_order", "int4"), ("second_order", "shared")):

@@ -1,4 +1,4 @@
-"""Methods that change the structure, each alone on a model where it should pay, against doing nothing.
+"""Methods each alone on a model where it should pay, against doing nothing.
 
     python benchmarks/methods_alone.py                          # the built-in models
     python benchmarks/methods_alone.py --only resolution --time 60s
@@ -7,7 +7,7 @@
 Every row is a whole run of the job with that one method allowed: the artefact's bytes, its milliseconds in the runtime (interleaved
 with the original's), multiply-adds, and its quality on samples that the search never saw, with the certified bound of the drop.
 
-Built-in models are trained on the spot on what scikit-learn ships: a wide perceptron on the digits (low_rank), perceptrons on
+Built-in models are trained on the spot on what scikit-learn ships: a wide perceptron on the digits (low_rank, unstructured, n_m, codebook), perceptrons on
 digits, breast-cancer and wine measurements (feature_select), and a convolutional network on 8x8 digits enlarged to 48x48, shifted and under
 noise (resolution, tucker). It is trained at random scales, as networks for photographs are; one that knows a single scale loses too much on smaller images.
 """
@@ -135,6 +135,9 @@ CASES: dict[str, tuple[str, str, Callable[[], tuple[nn.Module, Labelled]]]] = {
     "wine 13-64-3": ("feature_select", "size", lambda: table(datasets.load_wine, 64, 1)),
     "digits 48x48, 6 convolutions": ("resolution", "latency", images),
     "digits 48x48, 6 convolutions, again": ("tucker", "size", images),
+    "digits 64-384-384-10, zeros": ("unstructured", "size", lambda: table(datasets.load_digits, 384, 2)),
+    "digits 64-384-384-10, a pattern": ("n_m", "size", lambda: table(datasets.load_digits, 384, 2)),
+    "digits 64-384-384-10, shared": ("codebook", "size", lambda: table(datasets.load_digits, 384, 2)),
 }
 
 

@@ -19,7 +19,17 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-ALONE = ["budgets.py", "custom_method.py", "methods/feature_select.py", "methods/resolution.py", "methods/scale.py", "methods/tucker.py"]
+ALONE = [
+    "budgets.py",
+    "custom_method.py",
+    "methods/codebook.py",
+    "methods/feature_select.py",
+    "methods/n_m.py",
+    "methods/resolution.py",
+    "methods/scale.py",
+    "methods/tucker.py",
+    "methods/unstructured.py",
+]
 
 
 def test_every_example_is_run_here() -> None:

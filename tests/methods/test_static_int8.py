@@ -13,7 +13,8 @@ from slimline.core.formats import Affine
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
-from slimline.methods.static_int8 import StaticInt8, output_shift
+from slimline.methods.static_int8 import StaticInt8
+from slimline.model.integer import output_shift
 from slimline.model.program import Program
 from slimline.model.statistics import ProgramStatistics
 from slimline.numerics.entropy import coded_bytes

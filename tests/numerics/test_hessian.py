@@ -9,7 +9,7 @@ import torch
 
 from slimline.core.formats import Affine
 from slimline.errors import UnsupportedFormat
-from slimline.numerics.hessian import DAMPING, output_error, round_second_order
+from slimline.numerics.hessian import DAMPING, compensate, output_error, round_second_order, saliency
 from slimline.numerics.rounding import SHARES, encode
 
 
@@ -140,3 +140,38 @@ def test_second_order_without_moments_is_refused() -> None:
         encode(torch.randn(2, 3), Affine(), "second_order", None)
     with pytest.raises(UnsupportedFormat, match="dimension 0"):
         encode(torch.randn(2, 3), Affine(axis=1), "second_order", torch.eye(3))
+
+
+def test_compensation_beats_zeroing_and_keeps_the_mask() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 40, generator=draw) @ torch.randn(40, 40, generator=draw)
+    moment, weight = x.T @ x / 500, torch.randn(12, 40, generator=draw)
+    mask = torch.rand(12, 40, generator=draw) < 0.5
+    moved = compensate(weight, moment, mask)
+    assert torch.equal(moved != 0, mask)
+    assert output_error(moved - weight, moment) < 0.5 * output_error(weight * mask - weight, moment)
+
+
+def test_saliency_is_the_error_that_is_left_when_the_others_make_up() -> None:
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(400, 6, generator=draw) @ torch.randn(6, 6, generator=draw)
+    moment, weight = (x.T @ x / 400).double(), torch.randn(1, 6, generator=draw).double()
+    scores = saliency(weight, moment)[0]
+    moment = moment + DAMPING * moment.diagonal().mean() * torch.eye(6)
+    for j in range(6):
+        others = [i for i in range(6) if i != j]
+        delta = torch.zeros(1, 6, dtype=torch.float64)
+        delta[0, j] = -weight[0, j]
+        delta[0, others] = torch.linalg.solve(moment[others][:, others], moment[others, j] * weight[0, j])
+        assert float(scores[j]) == pytest.approx(float(output_error(delta, moment)), rel=1e-3)
+
+
+def test_rounding_under_a_mask_leaves_zeros_and_beats_rounding_after_the_fact() -> None:
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(500, 32, generator=draw) @ torch.randn(32, 32, generator=draw)
+    moment, weight = x.T @ x / 500, torch.randn(8, 32, generator=draw)
+    mask, scale = torch.rand(8, 32, generator=draw) < 0.6, torch.full((8, 1), 0.4)
+    q = round_second_order(weight, moment, scale, 7, mask=mask)
+    assert not q[~mask].any()
+    late = round_second_order(weight, moment, scale, 7) * mask
+    assert output_error(q * scale - weight, moment) < output_error(late * scale - weight, moment)

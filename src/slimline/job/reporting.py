@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from slimline.core.contracts import Artifact
+from slimline.core.formats import Codebook, Masked
 from slimline.core.plan import Method, Plan
 from slimline.core.result import (
     ArtefactFile,
@@ -270,6 +271,10 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
     milder = [o for o in others if o.loss <= option.loss and o.decisions]
     if milder and kind != "weight":
         text += f"; a milder one, {milder[-1].label}, would save less"
+    if isinstance(option.format, Masked):
+        text += "; its zeros save bytes and no time, since the runtime has no sparse kernels"
+    elif isinstance(option.format, Codebook):
+        text += "; shared values save bytes and no time, since they are decoded when the file is loaded"
     return text
 
 

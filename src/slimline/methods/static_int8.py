@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from slimline.core.edits import Edit, Encode, QuantizeValue, SetParameter
+from slimline.core.edits import Edit
 from slimline.core.formats import Affine
 from slimline.core.plan import Method
 from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedSite
+from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH
-from slimline.numerics.affine import Range, WeightRange, value_range
-from slimline.numerics.rate import encode_rate_aware, significant
+from slimline.numerics.affine import Range, WeightRange
+from slimline.numerics.rate import encode_rate_aware
 from slimline.numerics.rounding import Rounding, encode
 
 if TYPE_CHECKING:
-    import torch
-
-    from slimline.model.program import Program, WeightUse
+    from slimline.model.program import Program
     from slimline.model.statistics import ProgramStatistics
 
-OPS = ("conv1d", "conv2d", "conv3d", "linear")
-RELU6 = 6.0
 RATES, DEPTHWISE_RATES = (1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 2.0)  # bits saved of about seven
 BIAS_BITS = 8  # significant ones, as many as the grid of the output has
 BIG = 4096  # elements: below, what 2 bits save over 4 is less than the graph's own bytes
@@ -87,57 +84,12 @@ class StaticInt8(Method):
         Raises:
             UnsupportedSite: no static kernel, a tied weight, or calibration did not see what is needed.
         """
-        use = self._use(model, site, statistics)
+        use = integer_use(self.name, model, site, statistics)
         weight = model.parameter(site.id).detach()
         moment = statistics.moment(site.id) if self.rounding == "second_order" else None
         if self.rounding == "second_order" and moment is None:
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
         format = Affine(bits=self.bits, axis=use.axis)
         parts = encode_rate_aware(weight, format, moment, self.rate) if self.rate else encode(weight, format, self.rounding, moment, self.weight_range)
-        edits: list[Edit] = [Encode(site.id, format, parts, execute="integer"), *self._grids(use, statistics)]
-        mean = statistics.mean_input(site.id) if self.correct_bias and use.bias is not None else None
-        if mean is not None and use.bias is not None:
-            bias = model.parameter(use.bias).detach()
-            shifted = bias + output_shift(weight - format.decode(parts), mean)
-            edits.append(SetParameter(use.bias, significant(shifted, BIAS_BITS) if self.rate else shifted))
-        return tuple(edits)
-
-    def _use(self, model: Any, site: Site, statistics: Any) -> WeightUse:
-        use: WeightUse | None = model.weights.get(site.id)
-        if use is None or use.op not in OPS:
-            raise UnsupportedSite(f"static_int8 at {site.id}: {site.op} has no static integer kernel.", hint="Use weight_only or dynamic_int8.")
-        if use.shared:
-            raise UnsupportedSite(f"static_int8 at {site.id}: the weight is tied to another layer.", hint="Use weight_only.")
-        if statistics is None:
-            raise UnsupportedSite(f"static_int8 at {site.id}: the ranges of activations need calibration samples.", hint="Use weight_only or dynamic_int8.")
-        return use
-
-    def _grids(self, use: WeightUse, statistics: ProgramStatistics) -> tuple[QuantizeValue, ...]:
-        """Of the input, and of the output unless it leaves the model."""
-        found = []
-        for value in (use.input,) if use.final else (use.input, use.output):
-            histogram = statistics.histogram(value)
-            if histogram is None:
-                raise UnsupportedSite(f"static_int8 at {use.parameter}: the value {value} was not seen in calibration.")
-            scale, zero = value_range(histogram, self.range)
-            if value == use.output and use.fused == "relu6":  # the runtime drops the clip only if the grid ends at or below 6
-                scale = min(scale, RELU6 / 255)
-            found.append(QuantizeValue(value, bits=8, signed=False, scale=scale, zero_point=zero))
-        return tuple(found)
-
-
-def output_shift(delta: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """``E[delta x]``, ``[out]``: what a weight's error moves each output by on average.
-
-    ``delta``: ``[out, n, ...]``; ``mean``: ``E[x]`` of the unfolded input, ``[n]``, or ``[groups, n]``.
-
-    References:
-        Nagel et al., ICCV 2019, eq. 17.
-
-    Example:
-        >>> import torch
-        >>> output_shift(torch.tensor([[1.0, 2.0]]), torch.tensor([3.0, 0.5])).tolist()
-        [4.0]
-    """
-    per_output = mean.repeat_interleave(len(delta) // len(mean), 0) if mean.ndim == 2 else mean
-    return (delta.flatten(1) * per_output).sum(1)
+        bias_bits = BIAS_BITS if self.rate else 0
+        return integer_edits(self.name, model, use, statistics, format, parts, range=self.range, correct_bias=self.correct_bias, bias_bits=bias_bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch.nn import functional
 from slimline.core.samples import Samples
 from slimline.model.layer_calls import patches
 from slimline.model.program import CONVOLUTIONS, Program, computed, weight_arguments
+from slimline.model.structure_statistics import own_divergence
 from slimline.numerics.affine import Histogram
 
 MOMENT_SAMPLES = 128
 FEWEST_ROWS, ROWS_PER_INPUT = 4_096, 8  # positions that a second moment is estimated from
+GRADIENT_SAMPLES = 512
 MOMENT_WIDTH = 4_608  # wider inputs (512 channels x 3 x 3) cost seconds to invert
 
 
@@ -26,8 +29,10 @@ class ProgramStatistics:
         ``ProgramStatistics(program, samples).moment("fc.weight")`` is ``E[x xᵀ]``, ``[in, in]``.
     """
 
-    def __init__(self, program: Program, samples: Samples, *, batch: int = 64) -> None:
+    def __init__(self, program: Program, samples: Samples, *, batch: int = 64, loss: Callable[[Any, Any], torch.Tensor | None] | None = None) -> None:
         self.program = program
+        self.samples, self.batch, self.loss = samples, batch, loss
+        self._products: dict[str, torch.Tensor] | None = None
         self._histograms: dict[str, Histogram] = {}
         self._inputs: dict[str, torch.Tensor] = {}
         self._moments: dict[str, torch.Tensor | None] = {}
@@ -74,6 +79,23 @@ class ProgramStatistics:
                 rows = self.rows(parameter)
                 self._means[parameter] = None if rows is None else rows.mean(-2)
         return self._means[parameter]
+
+    def products(self, parameter: str) -> torch.Tensor:
+        """Gradient of the loss times the weight, ``[batches, *shape]``, over some samples; without a loss that of ``own_divergence``."""
+        if self._products is None:
+            names = [*self._layers]
+            weights = [self.program.parameter(n) for n in names]
+            draw = torch.Generator().manual_seed(0)
+            gathered: dict[str, list[torch.Tensor]] = {n: [] for n in names}
+            with torch.enable_grad():
+                for part in self.samples[:GRADIENT_SAMPLES].batches(self.batch):
+                    outputs = self.program(part)
+                    scalar = self.loss(outputs, part.targets) if self.loss is not None else None
+                    found = torch.autograd.grad(scalar if scalar is not None else own_divergence(outputs, draw), weights, allow_unused=True)
+                    for name, weight, gradient in zip(names, weights, found, strict=True):
+                        gathered[name].append(torch.zeros_like(weight) if gradient is None else gradient * weight.detach())
+            self._products = {n: torch.stack(g).detach() for n, g in gathered.items()}
+        return self._products[parameter]
 
     def rows(self, parameter: str) -> torch.Tensor | None:
         """Unfolded inputs ``[rows, n]`` (``[groups, rows, n]`` for a grouped convolution), in the order of ``weight.flatten(1)``."""

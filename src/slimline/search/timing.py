@@ -50,15 +50,14 @@ def measure_timing(
         except SlimlineError as error:
             note(f"timing of {name} layers: {error.message[:160]}; estimated from the float ones instead")
 
-    numerics = {"integer": "static_int8", "dynamic": "dynamic_int8"}
-    for execute, name in numerics.items():
-        decisions = _everywhere(places, name)
-        if name in methods and decisions:
+    for execute in ("integer", "dynamic"):
+        decisions = _everywhere(places, execute)
+        if decisions:
             add(execute, decisions)
     halves = _halves(places)
     if halves and "channel_prune" in methods:
         for execute in [e for e in ("integer", "float") if e in artifacts][:1]:
-            add(f"{execute}/half", (*halves, *_everywhere(places, numerics.get(execute, ""))))
+            add(f"{execute}/half", (*halves, *(_everywhere(places, execute) if execute != "float" else ())))
     alternate = _alternate(places)
     if alternate and "integer" in artifacts:
         add("alternate/mixed", alternate)
@@ -74,10 +73,11 @@ def measure_timing(
     return Timing(full, half, min((t.get("", 0.0) for t in full.values()), default=0.0), edge), artifacts
 
 
-def _everywhere(places: Sequence[Place], method: str) -> tuple[Decision, ...]:
+def _everywhere(places: Sequence[Place], execute: str) -> tuple[Decision, ...]:
+    """At every weight the first option that executes so, and goes with any width: all of them run the same kernels."""
     found = []
     for place in places:
-        decisions = [d for o in place.options if not o.factors for d in o.decisions if d.method.name == method]
+        decisions = [d for o in place.options if o.execute == execute and not o.whole for d in o.decisions]
         if place.site.kind == "weight" and decisions:
             found.append(decisions[0])
     return tuple(found)
@@ -85,7 +85,7 @@ def _everywhere(places: Sequence[Place], method: str) -> tuple[Decision, ...]:
 
 def _alternate(places: Sequence[Place]) -> tuple[Decision, ...]:
     """Every second weight in integers: what conversions cost shows in what such a model takes beyond its layers."""
-    return _everywhere(places, "static_int8")[::2]
+    return _everywhere(places, "integer")[::2]
 
 
 def _edge(workshop: Workshop, places: Sequence[Place], full: Mapping[str, Mapping[str, float]], medians: Mapping[str, float]) -> float:

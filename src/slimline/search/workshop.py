@@ -56,7 +56,7 @@ class Workshop:
         self.program = self.original.copy()
         equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
-        self.statistics = ProgramStatistics(self.program, self.calibration) if self.calibration is not None else None
+        self.statistics = ProgramStatistics(self.program, self.calibration, loss=self.loss) if self.calibration is not None else None
         self._structure_statistics: StructureStatistics | None = None
 
     @cached_property
@@ -142,7 +142,7 @@ class Workshop:
         """A (trained) structure as a program, with statistics of its own."""
         program = Program.export(module, self.example)
         equalize_pairs(program)
-        return program, ProgramStatistics(program, self.calibration) if self.calibration is not None else None
+        return program, ProgramStatistics(program, self.calibration, loss=self.loss) if self.calibration is not None else None
 
     def build(self, plan: Plan, module: nn.Module | None = None) -> Built:
         """Everything up to the artefact; ``module``: the plan's structure if it was trained meanwhile."""
@@ -177,6 +177,7 @@ def option_of(method: Method, site: Site, edits: Sequence[object], loss: float) 
     option = Option(method.label, (Decision(site=site.id, method=method),), loss)
     for edit in edits:
         if isinstance(edit, Encode):
-            coded = coded_bytes(edit.parts) / max(edit.format.nbytes(edit.parts), 1)
+            parts = {name: part for name, part in edit.parts.items() if name != "mask"}  # the zeros among the codes say as much
+            coded = coded_bytes(parts) / max(edit.format.nbytes(edit.parts), 1)
             option = replace(option, format=edit.format, execute=edit.execute, coded=coded)
     return option

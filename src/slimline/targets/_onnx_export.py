@@ -10,6 +10,7 @@ import torch
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError
 from slimline.model.program import Program
+from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, where
 
 OPSET = 21  # the first with 4-bit integers
@@ -23,7 +24,7 @@ def export(program: Program, example: Samples) -> onnx.ModelProto:
     shapes: Any = tuple({0: batch} for _ in two.args) if not two.kwargs else None
     if two.kwargs:
         shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
-    module = without_groups(program)
+    module = with_stand_ins(program)
     try:
         return _export(module, two, shapes, direct=True)
     except LoweringError:
@@ -52,13 +53,14 @@ def _root(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}".rstrip(".")
 
 
-def without_groups(program: Program) -> torch.fx.GraphModule:
-    """The module; a copy where weights are decoded by groups, which the exporter has no translation for.
+def with_stand_ins(program: Program) -> torch.fx.GraphModule:
+    """The module; a copy where weights are decoded by groups, which the exporter has no translation for, or are floats that the file stores as less.
 
-    There one scale per row stands in, so that the decoding can be found again; ``realise`` takes the groups' own scales.
+    There one scale per row, or integers of no meaning, stand in, so that the decoding can be found again; ``realise`` takes the encoding's own parts.
     """
     ops = torch.ops.quantized_decomposed
-    if not any(n.target is ops.dequantize_per_channel_group.default for n in program.graph.nodes):
+    floats = {f"{mangled(p)}__values" for p, e in program.encoded.items() if e.format.grid is None}
+    if not floats and not any(n.target is ops.dequantize_per_channel_group.default for n in program.graph.nodes):
         return program.module
     module = program.copy().module
     for node in [n for n in module.graph.nodes if n.target is ops.dequantize_per_channel_group.default]:
@@ -72,6 +74,13 @@ def without_groups(program: Program) -> torch.fx.GraphModule:
             new = module.graph.call_function(ops.dequantize_per_channel.default, (values, scale, zero, 0, low, high, dtype))
         node.replace_all_uses_with(new)
         module.graph.erase_node(node)
+    draw = torch.Generator().manual_seed(0)  # equal stand-ins would be merged
+    for node in [n for n in module.graph.nodes if n.op == "get_attr" and n.target in floats]:
+        shape = module.get_buffer(str(node.target)).shape
+        module.register_buffer(str(node.target), torch.randint(-127, 128, shape, dtype=torch.int8, generator=draw))
+        with module.graph.inserting_after(node):
+            new = module.graph.call_function(ops.dequantize_per_tensor.default, (node, 1.0, 0, -128, 127, torch.int8))
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module

@@ -15,6 +15,7 @@ from slimline.core.samples import Samples
 from slimline.errors import LoweringError, UnsupportedFormat
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
+from slimline.targets._onnx_compact import declare, dense
 from slimline.targets._onnx_export import export
 from slimline.targets._onnx_names import detached, name_transposed, tidy
 
@@ -37,6 +38,7 @@ def lower(program: Program, example: Samples) -> onnx.ModelProto:
     graph.finish()
     name_transposed(model.graph, program)
     tidy(model, tuple(program.encoded), example)
+    declare(model)
     return model
 
 
@@ -120,52 +122,66 @@ def realise(graph: Rewriter, parameter: str, encode: Encode) -> None:
     if values not in graph.initializers:
         raise LoweringError(f"The weight {parameter} is not in the exported graph under {values}.")
     decoders = [n for n in graph.nodes if n.op_type == "DequantizeLinear" and n.input[0] == values]
-    if not decoders or not isinstance(encode.format, Affine):
+    if not decoders:
         raise LoweringError(f"The weight {parameter} ({encode.format.name}) has no decoding in the exported graph.")
     for decoder in decoders:
         if encode.execute == "integer":
-            _integer(graph, stem, decoder, encode.format)
+            _integer(graph, stem, decoder, encode)
         elif encode.execute == "dynamic":
             _dynamic(graph, parameter, stem, decoder)
+        elif encode.format.grid is None:
+            _floats(graph, stem, decoder, encode)
         else:
-            _decoded(graph, stem, decoder, encode.format, encode.parts["scale"].numpy())
+            _decoded(graph, stem, decoder, encode)
 
 
-def _stored(graph: Rewriter, stem: str, bits: int, to: int) -> str:
-    """Name of the weight as ``to`` (INT8 or FLOAT), stored in ``bits``; the runtime folds the cast when it loads."""
-    name = f"{stem}__values"
-    if bits == 8 and to == TensorProto.INT8:
+def _stored(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: bool = False) -> str:
+    """Name of the weight as ``to`` (INT8 or FLOAT), however it is stored; the runtime folds what brings it there when it loads."""
+    name, format = f"{stem}__values", encode.format
+    if not isinstance(format, Affine):
+        return dense(graph, stem, encode, to, transposed=transposed)
+    if format.bits == 8 and to == TensorProto.INT8:
         return name
     cast = f"{stem}__{'int8' if to == TensorProto.INT8 else 'float'}"
     if cast not in {o for n in graph.first for o in n.output}:
-        if bits < 8:
+        if format.bits < 8:
             import ml_dtypes
 
             values = graph.array(name)
             if values.dtype == np.int8:
-                graph.initializers[name] = numpy_helper.from_array(values.astype(getattr(ml_dtypes, PACKED[bits][1])), name)
-                if bits == 2:
+                graph.initializers[name] = numpy_helper.from_array(values.astype(getattr(ml_dtypes, PACKED[format.bits][1])), name)
+                if format.bits == 2:
                     graph.model.opset_import[0].version, graph.model.ir_version = OPSET_INT2, IR_VERSION_INT2
         graph.first.append(helper.make_node("Cast", [name], [cast], to=to))
     return cast
 
 
-def _integer(graph: Rewriter, stem: str, decoder: onnx.NodeProto, format: Affine) -> None:
-    """QuantizeLinear / DequantizeLinear around an int8 weight; below 8 bits the stored integers are cast to int8."""
-    scale = graph.array(decoder.input[1]).astype(np.float32)
+def _integer(graph: Rewriter, stem: str, decoder: onnx.NodeProto, encode: Encode) -> None:
+    """QuantizeLinear / DequantizeLinear around an int8 weight; what is stored in less than 8 bits is brought there first."""
+    grid = encode.format.grid
+    assert grid is not None
+    scale = _of_zeros(graph.array(decoder.input[1]).astype(np.float32), graph.array(f"{stem}__values"), grid.axis)
     graph.put(decoder.input[1], scale)
     users = graph.users(decoder.output[0])
-    if len(users) == 1 and users[0].op_type == "Transpose" and scale.ndim == 1 and len(graph.initializers[f"{stem}__values"].dims) == 2:
-        # x Wᵀ on more than two dimensions: ONNX Runtime only fuses a weight that lies as the product reads it.
+    transposed = len(users) == 1 and users[0].op_type == "Transpose" and scale.ndim == 1 and len(graph.initializers[f"{stem}__values"].dims) == 2
+    if transposed:  # x Wᵀ on more than two dimensions: ONNX Runtime only fuses a weight that lies as the product reads it.
         transpose = users[0]
         graph.put(f"{stem}__values", graph.array(f"{stem}__values").T)
-        _set_axis(decoder, 1 - format.axis)
+        _set_axis(decoder, 1 - grid.axis)
         decoder.output[0] = transpose.output[0]
         graph.drop(transpose)
     for user in users:
         if user.op_type == "Gemm":
             _integer_bias(graph, stem, user, scale)
-    decoder.input[0] = _stored(graph, stem, format.bits, TensorProto.INT8)
+    decoder.input[0] = _stored(graph, stem, encode, TensorProto.INT8, transposed=transposed)
+
+
+def _of_zeros(scale: np.ndarray[Any, Any], values: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
+    """Scales in which a channel of zeros has the largest instead of next to none, in which its bias could not be told as an integer."""
+    if scale.ndim != 1:
+        return scale
+    dead = ~np.moveaxis(values, axis, 0).reshape(len(scale), -1).any(1)
+    return np.where(dead, scale.max() if not dead.all() else np.float32(1.0), scale).astype(np.float32)
 
 
 def _set_axis(decoder: onnx.NodeProto, axis: int) -> None:
@@ -181,7 +197,7 @@ def _integer_bias(graph: Rewriter, stem: str, gemm: onnx.NodeProto, scale: np.nd
     step = (graph.array(source.input[1]).astype(np.float32) * scale).astype(np.float32)
     bias = graph.array(gemm.input[2])
     step = np.broadcast_to(step, bias.shape)
-    integers = np.clip(np.round(bias / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+    integers = np.clip(np.round(bias.astype(np.float64) / step), -(2**31) + 1, 2**31 - 1).astype(np.int32)
     values, scales, decoded = f"{stem}__bias", f"{stem}__bias_scale", f"{stem}__bias_float"
     graph.put(values, integers)
     graph.put(scales, step)
@@ -189,11 +205,21 @@ def _integer_bias(graph: Rewriter, stem: str, gemm: onnx.NodeProto, scale: np.nd
     gemm.input[2] = decoded
 
 
-def _decoded(graph: Rewriter, stem: str, decoder: onnx.NodeProto, format: Affine, scale: np.ndarray[Any, Any]) -> None:
+def _floats(graph: Rewriter, stem: str, decoder: onnx.NodeProto, encode: Encode) -> None:
+    """Float entries or float kept values: nothing to scale."""
+    found = _stored(graph, stem, encode, TensorProto.FLOAT)
+    for user in graph.users(decoder.output[0]):
+        user.input[:] = [found if i == decoder.output[0] else i for i in user.input]
+    graph.drop(decoder)
+
+
+def _decoded(graph: Rewriter, stem: str, decoder: onnx.NodeProto, encode: Encode) -> None:
     """Weight-only: integers in the file, float in the kernel.
 
     ``Cast`` and ``Mul`` are folded once when the session is made; a ``DequantizeLinear`` would run on every call.
     """
+    format, scale = encode.format.grid, encode.parts["scale"].numpy()
+    assert format is not None
     users = graph.users(decoder.output[0])
     if format.granularity == "per_group" and all(_n_bits(graph, stem, decoder, user, format, scale) for user in users):
         graph.drop(decoder)
@@ -203,7 +229,7 @@ def _decoded(graph: Rewriter, stem: str, decoder: onnx.NodeProto, format: Affine
         grouped = (*values.shape[:-1], values.shape[-1] // format.group, format.group)
         shape = graph.put(f"{stem}__grouped", np.array(grouped, np.int64))
         flat = graph.put(f"{stem}__shape", np.array(values.shape, np.int64))
-        cast = _stored(graph, stem, format.bits, TensorProto.FLOAT)
+        cast = _stored(graph, stem, encode, TensorProto.FLOAT)
         groups = graph.put(f"{stem}__groups", scale[..., None])
         graph.first += [
             helper.make_node("Reshape", [cast, shape], [f"{stem}__cut"]),
@@ -215,22 +241,22 @@ def _decoded(graph: Rewriter, stem: str, decoder: onnx.NodeProto, format: Affine
     gathers = [u for u in users if u.op_type == "Gather" and u.input[0] == decoder.output[0]]
     spread = scale.reshape([-1 if d == format.axis else 1 for d in range(values.ndim)]) if scale.ndim else scale
     for gather in gathers:  # rows are picked as integers and scaled after: the table is never decoded whole
-        _gathered(graph, stem, gather, spread, format)
+        _gathered(graph, stem, gather, spread, encode)
     if len(gathers) < len(users):
-        cast = _stored(graph, stem, format.bits, TensorProto.FLOAT)
+        cast = _stored(graph, stem, encode, TensorProto.FLOAT)
         name = graph.put(f"{stem}__spread", spread)
         graph.first.append(helper.make_node("Mul", [cast, name], [decoder.output[0]]))
     graph.drop(decoder)
 
 
-def _gathered(graph: Rewriter, stem: str, gather: onnx.NodeProto, spread: np.ndarray[Any, Any], format: Affine) -> None:
-    values = f"{stem}__values" if format.bits == 8 else _stored(graph, stem, format.bits, TensorProto.INT8)
+def _gathered(graph: Rewriter, stem: str, gather: onnx.NodeProto, spread: np.ndarray[Any, Any], encode: Encode) -> None:
+    values, grid = _stored(graph, stem, encode, TensorProto.INT8), encode.format.grid
     out = gather.output[0]
     gather.input[0] = values
     gather.output[0] = f"{out}__rows"
     graph.after(helper.make_node("Cast", [f"{out}__rows"], [f"{out}__float"], to=TensorProto.FLOAT), gather)
     name = graph.put(f"{stem}__spread", spread)
-    if spread.ndim and format.axis == 0 and spread.shape[0] > 1:
+    if spread.ndim and grid is not None and grid.axis == 0 and spread.shape[0] > 1:
         graph.after(helper.make_node("Gather", [name, gather.input[1]], [f"{out}__scale"], axis=0), gather)
         name = f"{out}__scale"
     graph.after(helper.make_node("Mul", [f"{out}__float", name], [out]), gather)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from slimline.core.contracts import Artifact, Operation, Port, Quantized
-from slimline.core.formats import Affine, Float, Format
+from slimline.core.formats import Affine, Codebook, Float, Format, Masked
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.core.trial import Latency
@@ -44,7 +44,8 @@ class OnnxRuntime:
 
     Static int8 runs as QLinearConv, QGemm and QLinearMatMul with unsigned activations and signed
     per-channel weights (the pair that its x86 kernels are fast on). Weights of 2 and 4 bits are
-    stored packed and cast to int8 when the session is made, so they cost bytes, not time.
+    stored packed and cast to int8 when the session is made, so they cost bytes, not time. Masks and
+    shared entries are decoded then, too: there are no sparse kernels, so zeros save bytes and no time.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -70,13 +71,16 @@ class OnnxRuntime:
     def executes(self, format: Format, op: Op, execute: str) -> bool:
         if isinstance(format, Float):
             return True
-        if not isinstance(format, Affine) or (format.granularity == "per_tensor" and format.bits < 8):
+        if not isinstance(format, Affine | Codebook | Masked):
+            return False
+        grid = format.grid
+        if grid is not None and grid.granularity == "per_tensor" and grid.bits < 8:
             return False
         if execute == "integer":
-            return op in (*CONVOLUTIONS, "linear") and format.granularity == "per_channel"
+            return op in (*CONVOLUTIONS, "linear") and grid is not None and grid.granularity == "per_channel"
         if execute == "dynamic":
-            return op == "linear" and format.bits == 8 and format.granularity == "per_channel"
-        return op == "linear" or format.granularity != "per_group"
+            return op == "linear" and isinstance(format, Affine) and format.bits == 8 and format.granularity == "per_channel"
+        return op == "linear" or grid is None or grid.granularity != "per_group"
 
     def lower(self, program: Program, example: Samples) -> Artifact:
         self.require()

@@ -93,7 +93,9 @@ def test_the_smallest_download_is_what_codes_best_and_not_what_is_stored_in_fewe
     places = []
     for place in space.places:
         keep, eight, *rest = place.options
-        sparse = replace(eight, label="8 bits, mostly zeros", decisions=(Decision(site=place.site.id, method=StaticInt8(range="minmax")),), loss=1.5 * eight.loss, coded=0.1)
+        sparse = replace(
+            eight, label="8 bits, mostly zeros", decisions=(Decision(site=place.site.id, method=StaticInt8(range="minmax")),), loss=1.5 * eight.loss, coded=0.1
+        )
         places.append(replace(place, options=(keep, eight, sparse, *rest)))
     coded = replace(space, places=tuple(places)).pruned()
     trials = run(coded, 6, Budget(minimize="download", max_drop="50%rel"))

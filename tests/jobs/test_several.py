@@ -40,7 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subp
     folder = tmp_path_factory.mktemp("several")
     task, out = folder / "task.py", folder / "build"
     task.write_text(TASK)
-    options = ("--target", "onnxruntime", "--target", "torch", "--time", "20s", "--minimize", "size", "--max-drop", "40%", "--out", str(out), "--json")
+    options = ("--target", "onnxruntime", "--target", "torch", "--time", "24s", "--minimize", "size", "--max-drop", "40%", "--out", str(out), "--json")
     return task, out, slimline("compress", str(task), *options)
 
 

@@ -38,7 +38,7 @@ def check_metric(name: str) -> None:
 def _check_names(options: dict[str, Any]) -> None:
     from slimline.core.registry import find
 
-    _target(options["targets"], options["device"])
+    targets_of(options["targets"], options["device"])
     for name in (*options["methods"], *options["without"]):
         find("methods", name)
     if "keep" in options["without"]:
@@ -47,10 +47,14 @@ def _check_names(options: dict[str, Any]) -> None:
         find("strategies", options["strategy"])
 
 
-def make_request(invocation: Invocation, source: TaskFile, options: dict[str, Any]) -> Request:
+def make_request(invocation: Invocation, source: TaskFile, options: dict[str, Any], *, several: bool = False) -> Request:
+    """``several``: the command can do with more than one target; the request is then for the first."""
     from slimline.core.budget import Budget
     from slimline.core.request import Request
 
+    targets = targets_of(options["targets"], options["device"])
+    if len(targets) > 1 and not several:
+        raise UsageError(f"--target was given {len(targets)} runtimes ({', '.join(targets)}); this command takes one.", hint="Run it once for each.")
     asked: dict[str, Any] = {
         k: options[k] for k in ("size_bytes", "download_bytes", "memory_bytes", "latency_ms", "macs", "max_drop", "minimize") if k in options
     }
@@ -58,7 +62,7 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
         k: options[k] for k in ("device", "methods", "without", "metric", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run") if k in options
     }
     return Request(
-        target=_target(options["targets"], options["device"]),
+        target=targets[0],
         budget=Budget(**_with_defaults(asked, options["device"]), batch=options["batch"], threads=options["threads"]),
         plan=None if options.get("plan") is None else _plan(options["plan"]),
         references_full=options.get("references") == "full",
@@ -96,7 +100,8 @@ def _with_defaults(limits: dict[str, Any], device: str) -> dict[str, Any]:
     return {k: v for k, v in (limits | filled).items() if k != "minimize" or v is not None}
 
 
-def _target(names: tuple[str, ...], device: str) -> str:
+def targets_of(names: tuple[str, ...], device: str = "host") -> tuple[str, ...]:
+    """The runtimes that were asked for, or the device's own; each once, all installed."""
     from slimline.core.device import Device
     from slimline.core.registry import find
 
@@ -109,12 +114,7 @@ def _target(names: tuple[str, ...], device: str) -> str:
         target = find("targets", name)
         if not target.installed():
             raise TargetNotInstalled(f"The target {name} is not installed.", hint=f"Install it with: {target.install}")
-    if len(chosen) > 1:
-        raise UsageError(
-            f"--target was given {len(chosen)} runtimes ({', '.join(chosen)}); one run compresses for one.",
-            hint="Run the command once for each, with an --out of its own.",
-        )
-    return chosen[0]
+    return tuple(chosen)
 
 
 def carry_out(source: TaskFile, request: Request, console: Console, quiet: bool) -> Report | None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, written
 from slimline.commands._options import budget_options, model_options, read_by
-from slimline.commands._request import carry_out, load_task, make_request
+from slimline.commands._request import carry_out, load_task, make_request, targets_of
 from slimline.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from slimline.core.request import Request
+    from slimline.sources.task_file import TaskFile
 
 
 @click.command()
@@ -42,7 +48,11 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: An
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
     with reserved_stdout(as_json) as stdout:
         source = load_task(options)
-        request = make_request(invocation, source, options)
+        request = make_request(invocation, source, options, several=True)
+        targets = targets_of(options["targets"], options["device"])
+        if len(targets) > 1 and not request.dry_run:
+            with written(request.out):
+                return _several(source, request, targets, console(as_json), quiet, stdout if as_json else None)
         with written(request.out):
             report = carry_out(source, request, console(as_json), quiet)
         if report is None:  # a dry run has said all that there is
@@ -52,3 +62,29 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: An
 
             click.echo(dumps(report), file=stdout)
     return INTERRUPTED if report.interrupted else STATUS_OF_VERDICT[report.verdict]
+
+
+def _several(source: TaskFile, request: Request, targets: tuple[str, ...], console: Console, quiet: bool, json_to: TextIO | None) -> int:
+    """A run for each target, compared; the status is the gravest of theirs."""
+    import contextlib
+
+    from slimline.core.progress import Progress, Silent
+    from slimline.job.several import compress_several
+    from slimline.report.json import dumps
+    from slimline.report.terminal import LiveProgress, print_comparison
+
+    with contextlib.ExitStack() as shown:
+
+        def progress(target: str) -> Progress:
+            shown.close()
+            console.print(f"[bold]{target}[/]", highlight=False)
+            return Silent() if quiet else shown.enter_context(LiveProgress(console))
+
+        found = compress_several(source, request, targets, progress)
+    print_comparison(found, request.out, console)
+    if json_to is not None:
+        click.echo(dumps(found), file=json_to)
+    if any(r.interrupted for r in found.runs):
+        return INTERRUPTED
+    statuses = [*(s.exit_code for s in found.stopped), *(STATUS_OF_VERDICT[r.verdict] for r in found.runs)]
+    return next(s for s in (1, 2, 5, 3, 4, 0) if s in statuses)

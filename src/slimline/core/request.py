@@ -18,6 +18,7 @@ class Request(Data):
     ``methods``: only these (``keep`` is always there); empty is all. ``without``: never these.
     ``plan``: carry out this one instead of searching.
     ``metric``: the name of a built-in one, or empty: the task's own or the default.
+    ``shared``: a folder whose cache runs for several targets share.
     ``started``: when the command began (``time.monotonic()``), so that start-up counts too.
     """
 
@@ -33,6 +34,7 @@ class Request(Data):
     references_full: bool = False
     seed: int = 0
     out: Path = Path("build")
+    shared: Path | None = None
     resume: bool = False
     force: bool = False
     dry_run: bool = False

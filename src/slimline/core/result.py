@@ -178,6 +178,24 @@ class Report(Data):
     """What stood in the way, where the verdict is not ``pass``."""
 
 
+class Stopped(Data):
+    """A target for which nothing could be delivered, and why."""
+
+    target: str
+    error: str
+    exit_code: int
+
+
+class Comparison(Data):
+    """The content of ``report.json`` after a run for several targets."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    schema_number: Literal[1] = pydantic.Field(default=1, alias="schema")
+    runs: tuple[Report, ...]
+    stopped: tuple[Stopped, ...] = ()
+
+
 def ratios(baseline: Measurement, compressed: Measurement) -> dict[str, float]:
     """Baseline over compressed, per quantity: above 1 is better."""
     pairs = {name: (getattr(baseline, name), getattr(compressed, name)) for name in QUANTITY_FIELDS}

@@ -32,7 +32,7 @@ from slimline.targets._device import on_device
 
 CALIBRATION = 512
 STATE = ".slimline"
-PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2")
+PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2", "stored.pt2")
 
 
 class Source(Task, Protocol):
@@ -128,9 +128,9 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     header = {
         "model": mark.model_dump(),
         "task": source.name,
-        "request": request.model_dump(mode="json", exclude={"out", "resume", "force", "command", "started", "dry_run", "model_name"}),
+        "request": request.model_dump(mode="json", exclude={"out", "shared", "resume", "force", "command", "started", "dry_run", "model_name"}),
     }
-    _check_directory(request)
+    check_directory(request)
     request.out.mkdir(parents=True, exist_ok=True)
     journal = Journal.open(request.out / STATE, header, resume=request.resume)
     clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
@@ -148,7 +148,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         metric=metric,
         fingerprint=mark,
         journal=journal,
-        cache=Cache(request.out / STATE / "cache"),
+        cache=Cache((request.shared or request.out) / STATE / "cache"),
         clock=clock,
         methods=_methods(request),
     )
@@ -201,7 +201,7 @@ def _thumb(samples: Samples) -> torch.Tensor:
     return torch.cat([torch.tensor([len(samples)], dtype=torch.int64).view(torch.uint8), *parts])
 
 
-def _check_directory(request: Request) -> None:
+def check_directory(request: Request) -> None:
     """An output folder is empty, or ours to resume or to replace."""
     out = request.out
     if not out.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -201,7 +202,7 @@ def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, boo
 def _calibration_steps(job: Job, forward: float) -> int:
     """Steps of label-free distillation on the calibration samples that a third of the time allows."""
     per_step = 6 * forward * CALIBRATION_BATCH  # a quantized forward and backward, and the teacher's forward
-    steps = int(0.1 * job.clock.left / max(per_step, 1e-9))  # for each of three finalists
+    steps = int(0.1 * max(job.clock.left, 0.0) / max(per_step, 1e-9))  # for each of three finalists
     return min(CALIBRATION_STEPS, steps - steps % 50)
 
 
@@ -210,9 +211,21 @@ def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offe
     places: list[Place] = []
     refused: list[Refusal] = []
     sensitivity: Sensitivity | None = None
+
+    def recalled(site: Site, method: Method, measure: Callable[[], float]) -> float:
+        """A loss is of the float program, whatever the target: measured for the first one, looked up for the next."""
+        name = key("loss", job.fingerprint.model_dump(), site.model_dump(), method.name, method.model_dump(), count, job.request.seed)
+        stored = job.cache.get(name)
+        if stored is None:
+            job.cache.put(name, {}, measure())
+            stored = job.cache.get(name)
+        assert stored is not None
+        return float(stored[1])
+
     for number, site in enumerate(sites):
         name = key(
             "options with coded sizes",
+            job.target.name,
             job.fingerprint.model_dump(),
             site.model_dump(),
             [(m.name, m.model_dump()) for m in offered[site.id]],
@@ -221,7 +234,7 @@ def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offe
         )
         stored = job.cache.get(name)
         if stored is None:
-            sensitivity = sensitivity or Sensitivity(workshop, samples)
+            sensitivity = sensitivity or Sensitivity(workshop, samples, **({"recalled": recalled} if job.request.shared is not None else {}))
             place, more = sensitivity.place(site, offered[site.id], keep_option)
             job.cache.put(name, {"none": torch.zeros(1)}, {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in more]})
         else:

@@ -31,6 +31,7 @@ from slimline.job.certificate import Outcome
 from slimline.job.context import Job, environment, sha256
 from slimline.job.found import Found
 from slimline.job.recovery import Finalist
+from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
@@ -322,4 +323,5 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
         "plan.json": plan.model_dump_json(indent=2).encode(),
         "plan.safetensors": save(tensors),
         "program.pt2": stream.getvalue(),
+        **({} if built.stored is None else {"stored.pt2": stored.save(built.stored, job.example)}),
     }

@@ -133,14 +133,19 @@ class Program:
         Raises:
             ModelError: it cannot be traced; the message names the line.
         """
-        exported = trace(model, example)
+        program = cls.opened(trace(model, example), example)
+        if fold:
+            fold_norms(program.module)
+        return program
+
+    @classmethod
+    def opened(cls, exported: torch.export.ExportedProgram, example: Samples) -> Program:
+        """An exported program as it is."""
         with quiet():
             module = exported.module()
             assert isinstance(module, fx.GraphModule)
             module = copy.deepcopy(module)
         _canonical_names(module, exported)
-        if fold:
-            fold_norms(module)
         return cls(module, exported.call_spec.out_spec, example[:2].without_targets())
 
     def __call__(self, samples: Samples) -> Any:

@@ -36,10 +36,10 @@ def render(report: Report) -> str:
         >>> callable(render)
         True
     """
-    script = Markup(_file("page.js"))
+    script = Markup(file("page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
-        r=report, script=script, style=Markup(_file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
+        r=report, script=script, style=Markup(file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
         plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=_layers(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
         blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
         words=rows.certificate_words(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
@@ -50,11 +50,11 @@ def render(report: Report) -> str:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_file("page.html.j2"))
+    return environment.from_string(file("page.html.j2"))
 
 
 @functools.cache
-def _file(name: str) -> str:
+def file(name: str) -> str:
     return (resources.files("slimline.report") / "page" / name).read_text(encoding="utf-8")
 
 

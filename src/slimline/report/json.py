@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from slimline.core.result import Report
+from slimline.core.result import Comparison, Report
 
 
-def dumps(report: Report) -> str:
+def dumps(report: Report | Comparison) -> str:
     """The report as JSON; NaN and infinity never occur in it.
 
     Raises:

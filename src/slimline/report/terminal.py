@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from slimline.core.progress import Best
-from slimline.core.result import DecisionRecord, Report
+from slimline.core.result import Comparison, DecisionRecord, Report
 from slimline.errors import UsageError
-from slimline.report import rows
+from slimline.report import comparison, rows
 from slimline.report.sentence import bytes_text, change_text, points, time_text
 
 NARROW = 96  # columns, below which the table of the verdict would wrap in every row
@@ -138,6 +138,18 @@ def print_verdict(report: Report, directory: Path, console: Console) -> None:
     console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
     if report.artefact is not None:
         console.print(f"The model:  {directory / report.artefact.file}", highlight=False, soft_wrap=True)
+
+
+def print_comparison(found: Comparison, directory: Path, console: Console) -> None:
+    """The targets side by side, and one file to open."""
+    table = Table(*comparison.HEAD, box=None, header_style="bold", pad_edge=False)
+    for row in comparison.table(found):
+        table.add_row(*map(escape, row))
+    console.print()
+    console.print(table)
+    for stopped in found.stopped:
+        console.print(f"[red]{escape(stopped.target)} stopped:[/] {escape(stopped.error)}", highlight=False)
+    console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def explain(directory: Path, console: Console) -> None:

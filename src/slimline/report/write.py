@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from slimline.core.result import Report
+from slimline.core.result import Comparison, Report
 from slimline.errors import OutputError
-from slimline.report import html, markdown
+from slimline.report import comparison, html, markdown
 from slimline.report import json as report_json
 
 MACHINE = ("machine", "processor", "cores")  # the keys of a report's environment that are no version
@@ -38,6 +38,26 @@ def write_outputs(directory: Path, report: Report, files: Mapping[str, bytes]) -
         "seed": report.seed, "command": report.command,
     }  # fmt: skip
     whole["manifest.json"] = json.dumps(manifest, indent=2).encode()
+    _replace(directory, whole)
+
+
+def write_comparison(directory: Path, found: Comparison) -> None:
+    """The report on several targets, in three forms.
+
+    Raises:
+        OutputError: the disk is full or the folder not writable; nothing half-written stays.
+    """
+    _replace(
+        directory,
+        {
+            "report.json": report_json.dumps(found).encode(),
+            "report.md": comparison.markdown(found).encode(),
+            "report.html": comparison.html(found).encode(),
+        },
+    )
+
+
+def _replace(directory: Path, whole: Mapping[str, bytes]) -> None:
     parts = {name: directory / f".{name}.part" for name in whole}
     try:
         for name, payload in whole.items():

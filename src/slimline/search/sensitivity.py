@@ -6,6 +6,7 @@ values in the same graph, and only what lies downstream of it is computed again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,12 @@ from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
 
 CODED_STEP = 0.01  # of the stored bytes: what codes less than this much better is no option of its own
+Recalled = Callable[[Site, Method, Callable[[], float]], float]
 FACTOR_SAMPLES = 128  # a factored layer is measured by running the whole model, so on fewer samples
+
+
+def _measured(site: Site, method: Method, measure: Callable[[], float]) -> float:
+    return measure()
 
 
 @dataclass
@@ -37,6 +43,8 @@ class Sensitivity:
 
     workshop: Workshop
     samples: Samples
+    recalled: Recalled = _measured
+    """Where a loss that another runtime's search measured is looked up: ``recalled(site, method, measure)``."""
 
     def __post_init__(self) -> None:
         self.program: Program = self.workshop.program.copy()
@@ -73,7 +81,8 @@ class Sensitivity:
                 elif isinstance(edit, QuantizeValue) and edit.value == shared.input:
                     node = self.nodes[edit.value]
                     values[node] = FakeValue(edit)(self.reference.values[node])
-            yield option_of(method, site, edits, self.loss(parameters, values) if edits else 0.0)
+            measure = functools.partial(self.loss, parameters, values)
+            yield option_of(method, site, edits, self.recalled(site, method, measure) if edits else 0.0)
 
     def channels(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Every width of a channels site: what is removed is masked wherever it is made and read."""
@@ -89,7 +98,8 @@ class Sensitivity:
                 assert isinstance(edit, Keep)
                 kept = len(edit.index)
                 self._mask(parameters, edit.member, edit.index)
-            yield Option(method.label, (Decision(site=site.id, method=method),), self.loss(parameters, {}), channels=kept)
+            loss = self.recalled(site, method, functools.partial(self.loss, parameters, {}))
+            yield Option(method.label, (Decision(site=site.id, method=method),), loss, channels=kept)
 
     def _mask(self, parameters: dict[str, torch.Tensor], member: Member, index: tuple[int, ...]) -> None:
         use = self.program.weights.get(member.parameter)

@@ -24,14 +24,16 @@ PACKED = {4: (TensorProto.INT4, "int4"), 2: (TensorProto.INT2, "int2")}
 GROUPS = (16, 32, 64, 128, 256)  # block sizes that MatMulNBits takes
 
 
-def lower(program: Program, example: Samples) -> onnx.ModelProto:
+def lower(program: Program, example: Samples, *, integer_biases: bool = True) -> onnx.ModelProto:
     """Export, then realise each encoded weight and strip what is no part of the computation.
+
+    ``integer_biases``: those of integer Gemms too, which ONNX Runtime wants.
 
     Raises:
         LoweringError: the exporter gave up; the message names the line or the operation.
     """
     model = export(program, example)
-    graph = Rewriter(model)
+    graph = Rewriter(model, integer_biases)
     for parameter, encode in program.encoded.items():
         realise(graph, parameter, encode)
     keep_float(graph)
@@ -47,6 +49,7 @@ class Rewriter:
     """An ONNX graph with look-ups, and the changes that wait for ``finish``."""
 
     model: onnx.ModelProto
+    integer_biases: bool = True
     leading: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
     trailing: dict[int, list[onnx.NodeProto]] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
@@ -171,7 +174,7 @@ def _integer(graph: Rewriter, stem: str, decoder: onnx.NodeProto, encode: Encode
         decoder.output[0] = transpose.output[0]
         graph.drop(transpose)
     for user in users:
-        if user.op_type == "Gemm":
+        if user.op_type == "Gemm" and graph.integer_biases:
             _integer_bias(graph, stem, user, scale)
     decoder.input[0] = _stored(graph, stem, encode, TensorProto.INT8, transposed=transposed)
 

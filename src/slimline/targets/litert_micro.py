@@ -178,7 +178,7 @@ def header(artifact: Artifact, arena_bytes: int, stem: str) -> str:
     """A C and C++ header: the model, aligned as the interpreter wants it, its length, and the arena's size.
 
     Example:
-        >>> print(header(Artifact("litert-micro", ".tflite", b"TFL3", ("x",), ("y",)), 2048, "model").splitlines()[-4])
+        >>> print(header(Artifact("litert-micro", ".tflite", b"TFL3", ("x",), ("y",)), 2048, "model").splitlines()[-3])
         static const unsigned int model_len = 4;
     """
     name = re.sub(r"\W", "_", stem)

@@ -1,0 +1,62 @@
+"""``slimline export``: a finished plan in another runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slimline.commands._invocation import reserved_stdout, written
+from slimline.commands._request import check_metric, targets_of
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--target", required=True, metavar="NAME", help="The runtime to lower to; `slimline targets` lists them.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE.py", help="Gives data(split), and metric if there is one; without it outputs are compared on the example alone.")  # fmt: skip
+@click.option("--metric", default="", metavar="NAME", help="A built-in metric.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the artefact goes (DIR/NAME).")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="The runtime's threads.")
+@click.option("--force", is_flag=True, help="Overwrite what is in --out.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def command(directory: Path, target: str, data: Path | None, metric: str, out: Path | None, threads: int, force: bool, as_json: bool) -> int:
+    """Lower the plan in DIR, made by an earlier `slimline compress`, to another runtime, and say what changed. Nothing is searched or trained."""
+    check_metric(metric)
+    targets_of((target,))
+    where = directory / target if out is None else out
+    with reserved_stdout(as_json) as stdout, written(where):
+        from slimline.job.export import export_plan
+        from slimline.sources.task_file import TaskFile
+
+        task = None if data is None else TaskFile.load(str(data), metric=metric)
+        figures = export_plan(directory, target, where, task=task, metric=None if task is None else _metric(task), threads=threads, force=force)
+        click.echo(json.dumps(figures, indent=2) if as_json else _as_lines(figures, where), file=stdout)
+    return 0
+
+
+def _metric(task: Any) -> Any:
+    from slimline.measure.quality import default, named
+
+    if task.has_metric:
+        return task.metric
+    return named(task.metric_name) if task.metric_name else lambda outputs, targets: default(outputs, targets)[1](outputs, targets)
+
+
+def _as_lines(figures: dict[str, Any], where: Path) -> str:
+    before, close, latency = figures["from"], figures["agreement"], figures["latency_ms"]
+    layers = figures["layers"]
+    top1 = "" if close["top1"] is None else f"top-1 {close['top1']:.4f}, "
+    lines = [
+        f"{where / figures['file']}, for {figures['target']} {figures['version']}",
+        f"  size       {figures['size_bytes']:,} bytes ({before['size_bytes']:,} in {before['target']})",
+        f"  latency    {latency['median']:.3f} ms median ({before['latency_ms']['median']:.3f} in {before['target']}, when it was compressed)",
+        f"  layers     {layers['integer']} in integers, {layers['float']} in float",
+        f"  agreement  {top1}cosine {close['cosine']:.5f} with the compressed model, on {figures['samples']:,} {figures['split']} samples",
+    ]
+    if figures["quality"] is not None:
+        lines.append(f"  quality    {figures['quality']:.4f}")
+    changed = figures["changed"]
+    lines.append(f"  changed    {len(changed)} of {figures['weights']} stored weights" + (":" if changed else ""))
+    return "\n".join([*lines, *(f"    {c}" for c in changed)])

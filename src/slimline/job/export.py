@@ -1,0 +1,112 @@
+"""A finished plan lowered to another runtime, and what that changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+
+from slimline.core.contracts import Operation, Target, Task
+from slimline.core.registry import find
+from slimline.core.samples import Samples
+from slimline.errors import ModelError, OutputError, UsageError
+from slimline.job.context import flat, sha256
+from slimline.measure import quality
+from slimline.measure.agreement import agreement
+from slimline.measure.fresh import run_fresh
+from slimline.model import stored
+from slimline.model.recover import evaluate
+from slimline.report import operations as operations_json
+
+FILES = ("stored.pt2", "plan.safetensors", "report.json")
+
+
+def export_plan(
+    directory: Path, target: str, out: Path, *, task: Task | None = None, metric: quality.Metric | None = None, threads: int = 1, force: bool = False
+) -> dict[str, Any]:
+    """The figures of ``directory``'s plan in ``target``, which lies in ``out`` afterwards: the artefact, ``operations.json`` and ``export.json``.
+
+    Nothing is searched or trained; integers stay what they are. What the runtime cannot execute as it was is
+    changed as little as possible and listed. ``task``: gives samples on which outputs and quality are compared, else the example is used.
+
+    Raises:
+        UsageError: no finished run there, or ``out`` is in use.
+        ModelError: a file is not the one that the run wrote.
+        LoweringError: the target refuses the model.
+    """
+    content = _read(directory)
+    kind = find("targets", target)
+    kind.require()
+    if out.exists() and any(out.iterdir()) and not force:
+        raise OutputError(f"{out} is not empty.", hint="Give another --out, or --force.")
+    runtime: Target = kind()
+    program = stored.load(content["stored.pt2"], load_tensors(content["plan.safetensors"]))
+    report = json.loads(content["report.json"])
+    changed, sentences = stored.adapted(program, runtime.executes)
+    artifact = runtime.lower(changed, program.example)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"model{artifact.suffix}"
+    artifact.write(file)
+    split, samples = _samples(task, program.example)
+    outputs, rss = run_fresh(runtime, file, artifact.inputs, samples, threads=threads)
+    expected = evaluate(program.module, samples)
+    found = runtime.operations(artifact, program.example, threads=threads)
+    (latency,) = runtime.latency([artifact], program.example, threads=threads)
+    figures: dict[str, Any] = {
+        "schema": 1,
+        "from": {"target": report["target"], "size_bytes": report["compressed"]["size_bytes"], "latency_ms": report["compressed"]["latency_ms"]},
+        "target": target,
+        "version": kind.version(),
+        "changed": list(sentences),
+        "weights": len(program.encoded),
+        "size_bytes": artifact.size_bytes,
+        "memory_bytes": runtime.memory(artifact, program.example),
+        "rss_bytes": rss,
+        "latency_ms": latency.model_dump(),
+        "layers": _layers(found),
+        "agreement": agreement(outputs, flat(expected)).model_dump(),
+        "samples": len(samples),
+        "split": split,
+        "quality": None if metric is None or samples.targets is None else quality.evaluate(metric, _shaped(outputs, expected), samples.targets)[0],
+        "file": file.name,
+    }
+    (out / "operations.json").write_text(operations_json.dumps(target, kind.version(), found, threads))
+    (out / "export.json").write_text(json.dumps(figures, indent=2))
+    return figures
+
+
+def _read(directory: Path) -> dict[str, bytes]:
+    manifest = directory / "manifest.json"
+    missing = [n for n in FILES if not (directory / n).is_file()]
+    if missing or not manifest.is_file():
+        raise UsageError(f"There is no finished run in {directory} ({', '.join(missing) or 'manifest.json'} is missing).", hint="Give the --out folder of `slimline compress`.")  # fmt: skip
+    digests = json.loads(manifest.read_text())["files"]
+    content = {name: (directory / name).read_bytes() for name in FILES}
+    for name, payload in content.items():
+        if digests.get(name) != sha256(payload):
+            raise ModelError(f"{directory / name} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")  # fmt: skip
+    return content
+
+
+def _samples(task: Task | None, example: Samples) -> tuple[str, Samples]:
+    for split in ("holdout", "search") if task is not None else ():
+        assert task is not None
+        samples = task.data(split)
+        if samples is not None:
+            return split, samples
+    return "example", example
+
+
+def _shaped(outputs: tuple[torch.Tensor, ...], original: Any) -> Any:
+    from slimline.job.context import as_outputs
+
+    return as_outputs(outputs, original)
+
+
+def _layers(found: tuple[Operation, ...]) -> dict[str, int]:
+    """How many operations with a weight run in integers, and how many in float."""
+    weighted = [o for o in found if o.weight]
+    return {kind: sum(o.executes == kind for o in weighted) for kind in ("integer", "float")}

@@ -1,0 +1,34 @@
+"""Plain int8: what NNCF, OpenVINO's own quantizer, makes of the baseline."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import nncf
+import numpy as np
+
+from slimline.targets import _openvino_lowering
+
+Given = Sequence[Mapping[str, np.ndarray[Any, Any]]]
+
+
+def settings(model: Any, calibration: Given) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """``(label, maker of the artefact's changed fields)``: both presets, and the transformer's settings."""
+    for label, options in (
+        ("NNCF, performance", {"preset": nncf.QuantizationPreset.PERFORMANCE}),
+        ("NNCF, mixed", {"preset": nncf.QuantizationPreset.MIXED}),
+        ("NNCF, transformer", {"model_type": nncf.ModelType.TRANSFORMER}),
+    ):
+        yield label, lambda options=options: _quantized(model.clone(), calibration, options)  # type: ignore[misc]  # mypy cannot type a default argument of a lambda
+
+
+def _quantized(model: Any, calibration: Given, options: Mapping[str, Any]) -> dict[str, Any]:
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made = nncf.quantize(model, nncf.Dataset(list(calibration)), subset_size=len(calibration), **options)
+    description, weights = _openvino_lowering.files(made)
+    return {"payload": description, "beside": {".bin": weights}}

@@ -77,7 +77,8 @@ def test_a_finished_plan_is_lowered_to_another_runtime(finished: tuple[Path, Pat
     assert figures == json.loads((where / "export.json").read_text())
     assert figures["agreement"]["cosine"] > 0.9999 and figures["samples"] == 64 and figures["quality"] is not None
     assert figures["layers"]["integer"] == 0  # what was in integers, PyTorch runs in float, and that is said
-    integer = [d for d in json.loads((out / "onnxruntime" / "plan.json").read_text())["decisions"] if d["method"]["name"] in ("static_int8", "dynamic_int8")]
+    operations = json.loads((out / "onnxruntime" / "operations.json").read_text())["operations"]
+    integer = {o["weight"] for o in operations if o["weight"] and o["executes"] == "integer"}
     assert len(figures["changed"]) == len(integer)
 
 

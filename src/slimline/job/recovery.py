@@ -137,7 +137,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)
     found.recovered[digest] = drop
     trial = next(t for t in found.trials if t.plan.digest == digest)
-    if trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
+    measured_as_stored = with_quantizers or not entry.plan.stage("numerics")  # a float drop beside a quantized file's bytes would promise too much
+    if measured_as_stored and trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
         _show(job, found, trial.measurement, drop, entry.plan)
     return drop
 

@@ -30,7 +30,6 @@ def search(job: Job, found: Found) -> None:
     strategy = Replay(plan=given) if given is not None else find("strategies", job.request.strategy)(found.schedule.candidates)
     samples = loss_samples(job, found)
     reference = evaluate(job.model, samples)
-    count = 0
     while True:
         if job.clock.over(0.8) and sum(t.measurement is not None for t in found.trials) >= LEAST_TRIALS:
             job.cut(f"candidates: {len(found.trials)} of at most {found.schedule.candidates} were tried before their time was up")
@@ -38,7 +37,6 @@ def search(job: Job, found: Found) -> None:
         plan = strategy.propose(found.space, job.request.budget, found.trials)
         if plan is None:
             break
-        count += 1
         with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):
             trial = try_plan(job, found, plan, strategy.name, samples, reference)
         found.trials.append(trial)

@@ -103,11 +103,11 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     """One rung of one entry, taken up where it was, or from the cache of an earlier run; its drop then.
 
     The structure is trained in float (with its batch norms) first; where the numerics are rough, the
-    later rungs train the exported graph with the quantizers in the loop.
+    later rungs train the exported graph with the quantizers in the loop. What has whole layers is trained
+    with its quantizers from the start: in float there is nothing to bring back.
     """
     digest = entry.plan.digest
-    rough = _numerics_loss(found, entry.plan) > ROUGH
-    with_quantizers = rough and (entry.steps > 0 or not entry.plan.stage("structure"))
+    with_quantizers = not entry.plan.stage("structure") or (entry.steps > 0 and _numerics_loss(found, entry.plan) > ROUGH)
     assert job.evaluation is not None and job.train is not None and found.baseline_measurement.quality is not None
     if digest not in found.modules:
         found.modules[digest] = found.workshop.structure(entry.plan)
@@ -181,9 +181,14 @@ def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, sampl
 
 
 def _numerics_loss(found: Found, plan: Plan) -> float:
-    """What the plan's numerics lose on paper."""
+    """What the plan's numerics lost before training: their part, as it was predicted, of the loss that was measured."""
     choice = found.space.choice(plan)
-    return 0.0 if choice is None else sum(p.options[c].loss for p, c in zip(found.space.places, choice, strict=True) if p.site.kind == "weight")
+    measured = next(t for t in found.trials if t.plan.digest == plan.digest).measured_loss
+    if choice is None:
+        return measured or 0.0
+    parts = [(p.site.kind, p.options[c].loss) for p, c in zip(found.space.places, choice, strict=True)]
+    numerics, whole = sum(loss for kind, loss in parts if kind == "weight"), found.space.loss(choice)
+    return numerics if measured is None or whole <= 0 else max(measured, 0.0) * min(1.0, numerics / whole)
 
 
 def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Literal
 
 import pydantic
@@ -176,6 +177,10 @@ class Report(Data):
     environment: dict[str, str] = {}
     obstacles: tuple[str, ...] = ()
     """What stood in the way, where the verdict is not ``pass``."""
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows. How reports look is a higher layer's, so it is found by name, like every plug-in."""
+        return str(importlib.import_module("slimline.report.notebook").render(self))
 
 
 class Stopped(Data):

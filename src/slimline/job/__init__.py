@@ -32,6 +32,7 @@ from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
 from slimline.measure import quality
 from slimline.model.sites import find_sites
+from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.write import write_outputs
 from slimline.sources.validate import check_task
 
@@ -48,6 +49,10 @@ class Result:
     def load(self) -> nn.Module:
         """The compressed model as a module that can be trained further."""
         return load(self.directory)
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        return self.report._repr_html_()
 
 
 def compress(
@@ -68,6 +73,8 @@ def compress(
     progress: Progress | None = None,
 ) -> Result:
     """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call.
+
+    Without ``progress`` nothing is shown, but for a line in a notebook's output cell.
 
     Raises:
         SlimlineError: what must be mended; the message says how.
@@ -92,7 +99,8 @@ def compress(
         command=" ".join(map(shlex.quote, sys.argv)),
         started=clock.monotonic(),
     )
-    report = compress_request(source, request, progress if progress is not None else Silent())
+    shown = progress if progress is not None else NotebookProgress() if in_notebook() else Silent()
+    report = compress_request(source, request, shown)
     assert report is not None
     return Result(report, request.out)
 

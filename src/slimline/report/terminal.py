@@ -43,7 +43,7 @@ class LiveProgress:
         self._said = ("", 0.0)
         self._live = (
             Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True)
-            if console.is_terminal and not console.is_dumb_terminal and not quiet
+            if console.is_terminal and not console.is_jupyter and not console.is_dumb_terminal and not quiet
             else None
         )
 
@@ -66,14 +66,7 @@ class LiveProgress:
         self._plain()
 
     def best(self, best: Best) -> None:
-        drop = (
-            ""
-            if best.drop is None
-            else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'}"
-        )
-        size = change_text(best.size_ratio * best.size_bytes, best.size_bytes, "smaller", "larger")
-        latency = change_text(best.latency_ratio * best.latency_ms, best.latency_ms, "faster", "slower")
-        self._best = f"best {bytes_text(best.size_bytes)} ({size}), {time_text(best.latency_ms)} ({latency}){drop}"
+        self._best = best_text(best)
         self._plain()
 
     def note(self, text: str) -> None:
@@ -87,7 +80,7 @@ class LiveProgress:
         if self._stage != self._said[0] or now - self._said[1] > PLAIN_SECONDS:
             self._said = (self._stage, now)
             self.console.print(
-                f"{self._fraction:4.0%} {escape(self._stage)}, {_left_text(self._left)}{'; ' + self._best if self._best else ''}",
+                f"{self._fraction:4.0%} {escape(self._stage)}, {left_text(self._left)}{'; ' + self._best if self._best else ''}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -96,14 +89,24 @@ class LiveProgress:
         left = self._left - (time.monotonic() - self._at)
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
-            ProgressBar(total=1.0, completed=self._fraction, width=24), Text(f"{self._fraction:4.0%}"), Text(f"{self._stage}, {_left_text(left)}", style="bold")
+            ProgressBar(total=1.0, completed=self._fraction, width=24), Text(f"{self._fraction:4.0%}"), Text(f"{self._stage}, {left_text(left)}", style="bold")
         )
         if self._best:
             grid.add_row("", "", Text(self._best, style="green"))
         return grid
 
 
-def _left_text(seconds: float) -> str:
+def best_text(best: Best) -> str:
+    """``best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points``."""
+    drop = (
+        "" if best.drop is None else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'}"
+    )
+    size = change_text(best.size_ratio * best.size_bytes, best.size_bytes, "smaller", "larger")
+    latency = change_text(best.latency_ratio * best.latency_ms, best.latency_ms, "faster", "slower")
+    return f"best {bytes_text(best.size_bytes)} ({size}), {time_text(best.latency_ms)} ({latency}){drop}"
+
+
+def left_text(seconds: float) -> str:
     """``9:03 left``, ``42 s left``; past the schedule, that."""
     whole = round(seconds)
     if whole <= 0:

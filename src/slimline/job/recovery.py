@@ -24,7 +24,9 @@ from slimline.search.race import RECOVERS, Entry, Rung, race, rungs
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
-QAT_SHARE = 0.15  # of the recovery steps, with the quantizers in the loop
+QAT_SHARE = 0.3  # of the recovery's time, for training the two winners with their quantizers in the loop
+QAT_COST = 1.5  # of a step with quantizers, in steps without
+QAT_GAIN = 0.1  # of the allowance: what rounding must have lost of a trained structure for it to be trained with its quantizers
 QAT_RATE = 0.25  # of the learning rate
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
 FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
@@ -239,7 +241,6 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
     artifact = found.workshop.lower(built)
     quality, scores, fidelity = scored(job, found, artifact)
-    base = found.baseline_measurement.quality
     untrained = trial.measurement.quality if trial.measurement is not None else None
     if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
         found.modules.pop(plan.digest, None)
@@ -247,7 +248,7 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
         built = found.workshop.build(plan)
         artifact = found.workshop.lower(built)
         quality, scores, fidelity = scored(job, found, artifact)
-    if quality is not None and base is not None and threshold is not None and base - quality > threshold and plan.stage("numerics"):
+    if quality is not None and threshold is not None and _rounding_matters(job, found, plan, quality, threshold):
         tuned = _with_quantizers(job, found, built, plan)
         if tuned is not None:
             other = found.workshop.lower(tuned)
@@ -276,10 +277,20 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     return Finalist(final, built, artifact, scores)
 
 
+def _rounding_matters(job: Job, found: Found, plan: Plan, quality: float, threshold: float) -> bool:
+    """Whether training with quantizers is called for: too much is lost, or what training brought back in float is lost again by rounding."""
+    base = found.baseline_measurement.quality
+    if base is None or not plan.stage("numerics"):
+        return False
+    in_float = found.recovered.get(plan.digest) if plan.digest in found.modules and plan.digest not in found.quantized else None
+    again = in_float is not None and base - quality - in_float > QAT_GAIN * job.request.budget.max_drop.allowed(base)
+    return again or base - quality > threshold
+
+
 def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:
     """A copy trained with quantizers in the loop; ``None`` where there is no time or nothing to train on."""
     samples = job.train if job.train is not None else job.calibration
-    steps = int(found.schedule.recovery_steps * (QAT_SHARE / 2 if job.train is not None else 1.0))
+    steps = int(found.schedule.recovery_steps * (QAT_SHARE / QAT_COST / 2 if job.train is not None else 1.0))
     if samples is None or steps < 10:
         return None
     training = built.training.copy()

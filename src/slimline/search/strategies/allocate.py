@@ -68,19 +68,24 @@ class Allocate:
 
 
 def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> tuple[float, float]:
-    """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not."""
+    """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not.
+
+    Of those trials that no milder one beats.
+    """
+    weights = budget.weights(space.costs(space.nothing))
     known = sorted(
-        (t.measured_loss, t.measurement.quality, choice)
+        (t.measured_loss, sum(w * t.measurement.cost(q) for q, w in weights.items()), t.measurement.quality, choice)
         for t in trials
         if t.measured_loss is not None and t.measurement is not None and t.measurement.quality is not None and (choice := space.choice(t.plan)) is not None
     )
-    if len(known) < 2:
+    front = [k for i, k in enumerate(known) if all(k[1] < other[1] for other in known[:i])]
+    if len(front) < 2:
         return LEAST, MOST
-    base = known[0][1]  # the mildest of all stands for the original
+    base = front[0][2]  # the mildest of all stands for the original
     kept = RECOVERS if space.recovery.steps else 1.0
     allowed = EDGE * budget.max_drop.allowed(base)
-    last = max(i for i, (_, quality, _) in enumerate(known) if i == 0 or kept * (base - quality) <= allowed)
-    low, high = (max(LEAST, space.loss(known[i][2], corrections)) for i in (last, min(last + 1, len(known) - 1)))
+    last = max(i for i, (_, _, quality, _) in enumerate(front) if i == 0 or kept * (base - quality) <= allowed)
+    low, high = (max(LEAST, space.loss(front[i][3], corrections)) for i in (last, min(last + 1, len(front) - 1)))
     return low, max(high, 1.05 * low)
 
 

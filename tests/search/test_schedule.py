@@ -24,7 +24,7 @@ def test_more_time_never_buys_less(probe: Probe) -> None:
 @pytest.mark.parametrize("probe", PROBES)
 def test_recovery_fits_its_share_of_the_time(probe: Probe) -> None:
     schedule = make_schedule(600, 600, probe, options=150, samples=5000, train=45_000, batch=128)
-    assert schedule.recovery_steps * probe.step <= 600 * 0.5
+    assert schedule.recovery_steps * probe.step <= 600 * RECOVERY
 
 
 def test_small_noise_of_the_probe_changes_nothing() -> None:

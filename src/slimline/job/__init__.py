@@ -133,7 +133,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     base = found.baseline_measurement.quality
     halfwidth = half_width(job, found, [])
     last = recover(job, found, halfwidth)
-    threshold = None if base is None else 0.5 * max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
+    slack = None if base is None else max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
     tried = [t for t in found.trials if t.measurement is not None]
     if not tried:
         raise _nothing_worked(found.trials)
@@ -146,7 +146,9 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
             break
         try:
             with timed(job, "finishing the best", 0.86):
-                finished.append(finish(job, found, trial, threshold if found.schedule.recovery_steps else None))
+                winner = job.train is None or trial.plan.digest in found.recovered  # others are safe as they are: time goes to those that won the race
+                threshold = None if slack is None or not found.schedule.recovery_steps else 0.5 * slack if winner else slack
+                finished.append(finish(job, found, trial, threshold))
         except SlimlineError as error:
             job.note(f"a finalist failed: {error.message[:200]}")
     if not finished:

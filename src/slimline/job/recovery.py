@@ -65,7 +65,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 
 def _lanes(steps: int) -> int:
     """How many candidates enter the race: each needs enough steps to show what it can do."""
-    return 6 if steps >= 5000 else 4 if steps >= 600 else 3 if steps >= 300 else 2
+    return 6 if steps >= 5000 else 4 if steps >= 2000 else 3 if steps >= 300 else 2
 
 
 def objective(job: Job, found: Found, trial: Trial) -> float:

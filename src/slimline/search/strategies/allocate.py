@@ -27,7 +27,7 @@ class Allocate:
 
     Costs are not additive across coupled sites (a layer's bytes are kept outputs x kept inputs x bits):
     they are made linear around the last solution, solved exactly, and made linear again until
-    the solution stays. Three quarters of the ``levels`` candidates are that ladder. The rest are solved
+    the solution stays. Half of the ``levels`` candidates are that ladder. The rest are solved
     where it decides, with the estimates corrected from all that was measured: between the most daring
     candidate that is expected to keep the allowance after recovery and the next one.
     """
@@ -55,7 +55,7 @@ class Allocate:
 
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge."""
-        ladder = max(3, 3 * self.levels // 4)
+        ladder = max(3, self.levels // 2)
         rungs = np.geomspace(LEAST, self.most if space.recovery.steps else min(self.most, UNTRAINED), ladder)
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
         if len(mine) < ladder:

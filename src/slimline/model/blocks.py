@@ -13,6 +13,8 @@ from torch.utils import _pytree
 from slimline.core.samples import Samples
 from slimline.core.site import Member, Site
 from slimline.model.program import Program, operation_name
+from slimline.model.removal import fewest
+from slimline.model.trace import trace
 
 # What a shortcut may pass on its way: it has no weights and keeps every value in its place.
 SHORTCUT = frozenset(
@@ -36,12 +38,13 @@ class _Call:
     shape: tuple[int, ...] = ()
 
 
-def find_block_sites(model: nn.Module, example: Samples) -> tuple[Site, ...]:
+def find_block_sites(model: nn.Module, example: Samples, program: Program | None = None) -> tuple[Site, ...]:
     """Modules with weights that an identity shortcut leads around, so that the identity can take their place; in graph order.
 
     Such a module is called once, with one tensor, and gives one of the same shape; an addition carries
     its input to its output with no weights on the way. Each has been tried: without it the model runs
     and its outputs keep their shapes. Of modules around the same values only the outermost is a site.
+    ``program``: the exported model with its norms, if it is at hand.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -50,8 +53,10 @@ def find_block_sites(model: nn.Module, example: Samples) -> tuple[Site, ...]:
         Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks", NeurIPS 2016.
     """
     samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    calls, expected = _watch(model, samples)
-    program = Program.export(model, samples, fold=False)
+    calls = _watch(model, samples)
+    program = program if program is not None else Program.opened(trace(model, samples, fixed=True), samples)
+    few = fewest(model, samples)
+    expected = _output_shapes(model, few)
     place = {node: i for i, node in enumerate(program.graph.nodes)}
     found: dict[tuple[fx.Node, fx.Node], tuple[int, Site]] = {}
     for name, module in model.named_modules():
@@ -64,14 +69,14 @@ def find_block_sites(model: nn.Module, example: Samples) -> tuple[Site, ...]:
             continue  # several values enter or leave it in the graph
         if (entering, leaving) in found or not _has_shortcut(entering, leaving):
             continue
-        if _runs_without(model, name, samples) == expected:
+        if _runs_without(model, name, few) == expected:
             members = tuple(Member(parameter=f"{name}.{p}", dim=0, view=(1, w.shape[0], 1)) for p, w in module.named_parameters() if w.ndim)
             found[entering, leaving] = (place[leaving], Site(id=f"{name}#block", kind="block", op="block", shape=(1, *call.shape[1:]), members=members))
     return tuple(site for _, site in sorted(found.values(), key=lambda pair: pair[0]))
 
 
-def _watch(model: nn.Module, samples: Samples) -> tuple[dict[str, _Call], list[torch.Size]]:
-    """Calls of every module that holds weights, and the shapes of the model's outputs."""
+def _watch(model: nn.Module, samples: Samples) -> dict[str, _Call]:
+    """Calls of every module that holds weights."""
     calls = {name: _Call() for name, module in model.named_modules() if any(True for _ in module.parameters())}
     handles = []
     for name, module in model.named_modules():
@@ -85,11 +90,11 @@ def _watch(model: nn.Module, samples: Samples) -> tuple[dict[str, _Call], list[t
 
             handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
-        shapes = _output_shapes(model, samples)
+        _output_shapes(model, samples)
     finally:
         for handle in handles:
             handle.remove()
-    return calls, shapes
+    return calls
 
 
 def _output_shapes(model: nn.Module, samples: Samples) -> list[torch.Size]:

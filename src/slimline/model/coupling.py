@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
-from torch.utils import _pytree
 
-from slimline.core.edits import Keep
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
-from slimline.errors import UnsupportedSite
-from slimline.model.apply import aliases_of, apply_structure, named_tensors, tensor_of
+from slimline.model.apply import aliases_of, named_tensors
 from slimline.model.labels import Axis, Labels
-from slimline.model.trace import trace, where
+from slimline.model.removal import Coupled, faults, fewest
+from slimline.model.trace import traced
 
-TOLERANCE = 1e-3  # of the largest output: rounding differs when sums get shorter
 Vector = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Channels that touch the same dimensions equally often: one site."""
-
-    site: Site
-    consumers: tuple[Member, ...]
-    exact: bool
-    picked: bool
-
-
-def find_channel_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
+def find_channel_sites(model: nn.Module, example: Samples, graph: fx.GraphModule | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
     """All sets of channels that can be pruned together, in graph order, and those that cannot, with the reason.
 
-    Every site has been tried: with its first channel removed a copy runs, gives the same shapes and,
+    Every site has been tried (``removal.faults``): with its first channel removed a copy runs, gives the same shapes and,
     where no norm mixes channels, what the original gives with that channel's consumers zeroed.
+    ``graph``: the traced model, if it is at hand.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -56,18 +43,10 @@ def find_channel_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, 
         '2#channels'
     """
     samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    graph = trace(model, samples).module()
-    assert isinstance(graph, fx.GraphModule)
-    groups, refusals = _assemble(Labels(graph, model, samples), model)
-    expected = _run(model, samples)
-    sites: list[Site] = []
-    for group in groups:
-        reason = _fault(model, group, samples, expected)
-        if reason:
-            refusals.append(Refusal(where=group.site.id, reason=reason))
-        else:
-            sites.append(group.site)
-    return tuple(sites), tuple(refusals)
+    found, refusals = assemble(Labels(graph if graph is not None else traced(model, samples), model, samples), model)
+    reasons = faults(model, found, fewest(model, samples))
+    refusals += [Refusal(where=c.site.id, reason=reasons[c.site.id]) for c in found if c.site.id in reasons]
+    return tuple(c.site for c in found if c.site.id not in reasons), tuple(refusals)
 
 
 def find_feature_members(graph: fx.GraphModule, model: nn.Module, samples: Samples, name: str, dim: int) -> tuple[tuple[Member, ...], str]:
@@ -75,21 +54,22 @@ def find_feature_members(graph: fx.GraphModule, model: nn.Module, samples: Sampl
 
     ``graph``: the traced model. As for channels, a copy without the first feature has been tried.
     """
-    groups, refusals = _assemble(Labels(graph, model, samples, {name: dim}), model)
-    for group in groups:
-        own = [m for m in group.site.members if m.parameter == name]
+    found, refusals = assemble(Labels(graph, model, samples, {name: dim}), model)
+    for coupled in found:
+        site = coupled.site
+        own = [m for m in site.members if m.parameter == name]
         if not own:
             continue
-        if not group.consumers:
+        if not coupled.consumers:
             return (), "no layer reads its features as such"
-        reason = _fault(model, group, samples, _run(model, samples))
-        return ((), reason) if reason else ((*own, *(m for m in group.site.members if m.parameter != name)), "")
+        reason = faults(model, [coupled], samples).get(site.id, "")
+        return ((), reason) if reason else ((*own, *(m for m in site.members if m.parameter != name)), "")
     return (), next(
         (r.reason for r in refusals if r.where == f"{INPUT.rpartition('.')[0]}#channels"), "its features cannot be told apart in the exported graph"
     )
 
 
-def _assemble(labels: Labels, model: nn.Module) -> tuple[list[_Group], list[Refusal]]:
+def assemble(labels: Labels, model: nn.Module) -> tuple[list[Coupled], list[Refusal]]:
     component = _components(labels)
     axes = {key: component[vector.numpy()] for key, vector in labels.axes.items()}
     reasons: dict[int, str] = {}
@@ -110,10 +90,9 @@ def _assemble(labels: Labels, model: nn.Module) -> tuple[list[_Group], list[Refu
                     reasons.setdefault(int(c), f"the storage of {name} is shared in another shape")
     mixed, picked = (np.unique(np.concatenate([[0], *(component[m.numpy()] for m in marks)])) for marks in (labels.mixed, labels.picked))
     groups, refusals = _group(axes, labels, reasons)
-    made: list[_Group] = []
+    made: list[Coupled] = []
     names: dict[str, int] = {}
-    for channels in groups:
-        members = {axis: _members(axis, vector, channels) for axis, vector in axes.items() if np.isin(vector, channels).any()}
+    for channels, members in zip(groups, _members(axes, groups), strict=True):
         producer = next(axis for axis in members if "out" in labels.roles.get(axis, ()))
         stem = f"{producer.parameter.rpartition('.')[0]}#channels"
         names[stem] = names.get(stem, 0) + 1
@@ -124,7 +103,7 @@ def _assemble(labels: Labels, model: nn.Module) -> tuple[list[_Group], list[Refu
             continue
         site = Site(id=site_id, kind="channels", op="channels", shape=(len(channels),), members=tuple(m for found in members.values() for m in found or ()))
         consumers = tuple(m for axis, found in members.items() if "in" in labels.roles.get(axis, ()) for m in found or ())
-        made.append(_Group(site, consumers, exact=not np.isin(channels, mixed).any(), picked=bool(np.isin(channels, picked).any())))
+        made.append(Coupled(site, consumers, exact=not np.isin(channels, mixed).any(), picked=bool(np.isin(channels, picked).any())))
     return made, refusals
 
 
@@ -195,70 +174,28 @@ def _group(axes: Mapping[Axis, Vector], labels: Labels, reasons: Mapping[int, st
     return [np.array(g) for g in groups.values() if len(g) > 1], list(refusals.values())
 
 
-def _members(axis: Axis, vector: Vector, channels: Vector) -> tuple[Member, ...] | None:
-    """The places of ``channels`` along one axis, or ``None`` if no views of it express them."""
-    number = {int(c): i for i, c in enumerate(channels)}
-    places = [p for p, c in enumerate(vector.tolist()) if c in number]
-    runs: list[list[int]] = []
-    for p in places:
-        if runs and p == runs[-1][-1] + 1:
-            runs[-1].append(p)
-        else:
-            runs.append([p])
+def _members(axes: Mapping[Axis, Vector], groups: Sequence[Vector]) -> list[dict[Axis, tuple[Member, ...] | None]]:
+    """Per group of channels, the axes where they lie and their places along each; ``None`` if no views of the axis express them."""
+    size = 1 + max((int(v.max()) for v in axes.values()), default=0)
+    group, number = np.full(size, -1), np.zeros(size, np.int64)
+    for g, channels in enumerate(groups):
+        group[channels], number[channels] = g, np.arange(len(channels))
+    found: list[dict[Axis, tuple[Member, ...] | None]] = [{} for _ in groups]
+    for axis, vector in axes.items():
+        owner = group[vector]
+        for g in np.unique(owner[owner >= 0]):
+            found[g][axis] = _views(axis, number[vector], np.flatnonzero(owner == g), len(groups[g]))
+    return found
+
+
+def _views(axis: Axis, number: Vector, places: Vector, count: int) -> tuple[Member, ...] | None:
+    """The views of an axis that hold ``count`` channels, numbered along it, at ``places``; or ``None``."""
     found: list[Member] = []
-    for run in runs:
-        order = np.array([number[int(vector[p])] for p in run])
+    for run in np.split(places, np.flatnonzero(np.diff(places) != 1) + 1):
+        order = number[run]
         inner = int(np.argmax(order != order[0])) or len(order)
-        outer, rest = divmod(len(order), inner * len(channels))
-        if rest or not np.array_equal(order, np.tile(np.repeat(np.arange(len(channels)), inner), outer)):
+        outer, rest = divmod(len(order), inner * count)
+        if rest or not np.array_equal(order, np.tile(np.repeat(np.arange(count), inner), outer)):
             return None
-        found.append(Member(parameter=axis.parameter, dim=axis.dim, view=(outer, len(channels), inner), start=run[0]))
+        found.append(Member(parameter=axis.parameter, dim=axis.dim, view=(outer, count, inner), start=int(run[0])))
     return tuple(found)
-
-
-# -- trying a site ------------------------------------------------------------------------------------------
-
-
-def _run(model: nn.Module, samples: Samples) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [t for t in _pytree.tree_leaves(model(*samples.args, **samples.kwargs)) if isinstance(t, torch.Tensor)]
-
-
-def _fault(model: nn.Module, group: _Group, samples: Samples, expected: Sequence[torch.Tensor]) -> str:
-    """Why the site's first channel cannot be removed, or nothing."""
-    site = group.site
-    if group.picked and not group.exact:
-        return "its channels are picked by position and normalised together, so that a removal cannot be checked"
-    kept = tuple(range(1, site.shape[0]))
-    try:
-        got = _run(apply_structure(model, [Keep(member, kept) for member in site.members]), samples)
-    except UnsupportedSite as error:
-        return str(error)
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises on fewer channels is the reason
-        lines = str(error).strip().splitlines()
-        return f"the model's code needs them all: {where(error)}{lines[0] if lines else type(error).__name__}"
-    if [g.shape for g in got] != [e.shape for e in expected]:
-        return f"without one of them the model's outputs change their shape from {[tuple(e.shape) for e in expected]} to {[tuple(g.shape) for g in got]}"
-    if group.exact and not _equivalent(got, _masked(model, group.consumers, samples)):
-        return "the model's code picks channels by position: without one of them others take its place"
-    return ""
-
-
-def _masked(model: nn.Module, consumers: Sequence[Member], samples: Samples) -> list[torch.Tensor]:
-    """What the model gives if nothing reads the first channel."""
-    masked: dict[str, torch.Tensor] = {}
-    for member in consumers:
-        value = masked.setdefault(member.parameter, tensor_of(model, member.parameter).detach().clone())
-        value.index_fill_(member.dim, torch.tensor(member.positions((0,))), 0.0)
-    with torch.no_grad():
-        outputs = torch.func.functional_call(model, masked, samples.args, samples.kwargs, tie_weights=True)
-    return [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
-
-
-def _equivalent(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    for a, b in zip(got, expected, strict=True):
-        if a.is_floating_point() and b.numel():
-            finite = b.isfinite() & a.isfinite()
-            if bool(((a - b)[finite].abs() > TOLERANCE * max(float(b[finite].abs().max()) if finite.any() else 0.0, 1e-6)).any()):
-                return False
-    return True

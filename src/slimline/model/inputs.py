@@ -14,17 +14,17 @@ from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.model.coupling import find_feature_members
 from slimline.model.entry import feature_dims, prepend
-from slimline.model.trace import trace
+from slimline.model.trace import traced
 
 SMALLEST_SIDE = 8
 
 
-def find_input_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
+def find_input_sites(model: nn.Module, example: Samples, graph: fx.GraphModule | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
     """Floating-point inputs whose features can be dropped (``members``) or whose height and width may change (``resizable``).
 
     Features lie along the last dimension of ``[N, F]`` and ``[N, T, F]``, or else along the second one. What reads
     them is found as for channels, and a copy without the first feature has been tried. An image ``[N, C, H, W]`` is resizable if the model
-    runs at half its height and width and gives outputs of the same shape.
+    runs at half its height and width and gives outputs of the same shape. ``graph``: the traced model, if it is at hand.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -36,7 +36,6 @@ def find_input_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ..
         ('#input.0', (1, 6), [('#input.0', 1), ('0.weight', 1)])
     """
     samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    graph: fx.GraphModule | None = None
     sites: list[Site] = []
     refusals: list[Refusal] = []
     for number, value in enumerate(samples.tensors):
@@ -46,7 +45,7 @@ def find_input_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ..
         members: tuple[Member, ...] = ()
         reasons: list[str] = []
         for dim in feature_dims(value):
-            graph = graph if graph is not None else _graph(model, samples)
+            graph = graph if graph is not None else traced(model, samples)
             members, reason = find_feature_members(graph, model, samples, name, dim)
             if members:
                 break
@@ -62,12 +61,6 @@ def find_input_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ..
         if members or resizable:
             sites.append(Site(id=name, kind="input", op="input", shape=(1, *value.shape[1:]), members=members, resizable=resizable))
     return tuple(sites), tuple(refusals)
-
-
-def _graph(model: nn.Module, samples: Samples) -> fx.GraphModule:
-    graph = trace(model, samples).module()
-    assert isinstance(graph, fx.GraphModule)
-    return graph
 
 
 class Halved(nn.Module):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+from torch import fx, nn
 
 from slimline.core.samples import Samples
 from slimline.core.site import Refusal, Site
 from slimline.model.blocks import find_block_sites
 from slimline.model.coupling import find_channel_sites
 from slimline.model.inputs import find_input_sites
-from slimline.model.program import Program
+from slimline.model.program import Program, fold_norms
+from slimline.model.trace import trace
 
 SMALLEST = 64  # elements: below, a weight's scales cost more than its bits save
 
@@ -30,10 +31,14 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
         >>> [s.id for s in find_sites(net, Samples.of(torch.zeros(2, 16)))[0]]
         ['#input.0', '0#channels', '0.weight', '2.weight']
     """
-    inputs, immovable = find_input_sites(model, example)
-    blocks = find_block_sites(model, example)
-    channels, refusals = find_channel_sites(model, example)
-    program = Program.export(model, example)
+    exported = trace(model, example, fixed=True)
+    graph = exported.module()
+    assert isinstance(graph, fx.GraphModule)
+    program = Program.opened(exported, example)
+    inputs, immovable = find_input_sites(model, example, graph)
+    blocks = find_block_sites(model, example, program)
+    channels, refusals = find_channel_sites(model, example, graph)
+    fold_norms(program.module)
     weights, small = [], []
     for use in program.weights.values():
         site = Site(id=use.parameter, kind="weight", op=use.op, shape=use.shape)

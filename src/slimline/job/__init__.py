@@ -138,7 +138,8 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     if not tried:
         raise _nothing_worked(found.trials)
     safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), t.measured_loss if t.measured_loss is not None else 0.0))
-    chosen = list({t.plan.digest: t for t in [safest, *_candidates_to_finish(job, found, last)]}.values())
+    chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
+    chosen = [safest, *(t for t in chosen if t.plan.digest != safest.plan.digest)]
     finished: list[Finalist] = []
     for trial in chosen:
         if finished and job.clock.over(1.0):
@@ -146,9 +147,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
             break
         try:
             with timed(job, "finishing the best", 0.86):
-                winner = job.train is None or trial.plan.digest in found.recovered  # others are safe as they are: time goes to those that won the race
-                threshold = None if slack is None or not found.schedule.recovery_steps else 0.5 * slack if winner else slack
-                finished.append(finish(job, found, trial, threshold))
+                finished.append(finish(job, found, trial, slack if found.schedule.recovery_steps else None))
         except SlimlineError as error:
             job.note(f"a finalist failed: {error.message[:200]}")
     if not finished:
@@ -173,7 +172,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     ranked = sorted(
         [t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(job, t, base, allowed)], key=lambda t: objective(job, found, t)
     )
-    return [*ranked[: max(1, found.schedule.finalists - len(winners))], *winners]
+    return [*winners, *ranked[: max(1, found.schedule.finalists - len(winners))]]
 
 
 def _nothing_worked(trials: list[Trial]) -> SlimlineError:

@@ -44,7 +44,8 @@ class Found:
     trials: list[Trial] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
-    recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan
+    recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan; with what rounding will add
+    tuned: int = 0  # finalists that were trained with their quantizers
 
 
 @contextlib.contextmanager

@@ -24,9 +24,8 @@ from slimline.search.race import RECOVERS, Entry, Rung, race, rungs
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
-QAT_SHARE = 0.3  # of the recovery's time, for training the two winners with their quantizers in the loop
+QAT_SHARES = 0.2, 0.1  # of the recovery's time, for training the first winner and the next with their quantizers in the loop
 QAT_COST = 1.5  # of a step with quantizers, in steps without
-QAT_GAIN = 0.1  # of the allowance: what rounding must have lost of a trained structure for it to be trained with its quantizers
 QAT_RATE = 0.25  # of the learning rate
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
 FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
@@ -46,7 +45,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     entries = [
         Entry(t.plan, objective(job, found, t)) for t in _promising(front, _lanes(found.schedule.recovery_steps), found.baseline_measurement.quality, allowed)
     ]
-    plan = rungs(int(found.schedule.recovery_steps * (1 - QAT_SHARE)), len(entries))
+    plan = rungs(int(found.schedule.recovery_steps * (1 - sum(QAT_SHARES))), len(entries))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
 
@@ -136,6 +135,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
         return None
     quality = _quality_now(job, found, entry, module, with_quantizers)
     drop = found.baseline_measurement.quality - quality
+    if not with_quantizers:
+        drop += _rounding_drop(found, entry.plan)
     job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)
     found.recovered[digest] = drop
     trial = next(t for t in found.trials if t.plan.digest == digest)
@@ -193,6 +194,15 @@ def _numerics_loss(found: Found, plan: Plan) -> float:
     return numerics if measured is None or whole <= 0 else max(measured, 0.0) * min(1.0, numerics / whole)
 
 
+def _rounding_drop(found: Found, plan: Plan) -> float:
+    """What rounding will add to the drop of a structure that was trained in float: its part of the drop before training."""
+    trial = next(t for t in found.trials if t.plan.digest == plan.digest)
+    base, m = found.baseline_measurement.quality, trial.measurement
+    if base is None or m is None or m.quality is None or not trial.measured_loss:
+        return 0.0
+    return max(base - m.quality, 0.0) * min(1.0, _numerics_loss(found, plan) / trial.measured_loss)
+
+
 def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> float:
     """Quality on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
     assert job.evaluation is not None
@@ -228,10 +238,10 @@ class Finalist:
     scores: torch.Tensor | None
 
 
-def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Finalist:
+def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalist:
     """Quantize the recovered structure, train with the quantizers in the loop where that is called for, lower, measure.
 
-    ``threshold``: the drop up to which nothing more is done.
+    ``slack``: the drop that the holdout is expected to forgive; ``None``: nothing is trained.
 
     Raises:
         SlimlineError: the plan cannot be carried out after all.
@@ -241,6 +251,7 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
     artifact = found.workshop.lower(built)
     quality, scores, fidelity = scored(job, found, artifact)
+    base = found.baseline_measurement.quality
     untrained = trial.measurement.quality if trial.measurement is not None else None
     if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
         found.modules.pop(plan.digest, None)
@@ -248,7 +259,8 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
         built = found.workshop.build(plan)
         artifact = found.workshop.lower(built)
         quality, scores, fidelity = scored(job, found, artifact)
-    if quality is not None and threshold is not None and _rounding_matters(job, found, plan, quality, threshold):
+    enough = None if slack is None else _enough(job, found, plan, slack)
+    if quality is not None and base is not None and enough is not None and base - quality > enough and plan.stage("numerics"):
         tuned = _with_quantizers(job, found, built, plan)
         if tuned is not None:
             other = found.workshop.lower(tuned)
@@ -277,20 +289,18 @@ def finish(job: Job, found: Found, trial: Trial, threshold: float | None) -> Fin
     return Finalist(final, built, artifact, scores)
 
 
-def _rounding_matters(job: Job, found: Found, plan: Plan, quality: float, threshold: float) -> bool:
-    """Whether training with quantizers is called for: too much is lost, or what training brought back in float is lost again by rounding."""
-    base = found.baseline_measurement.quality
-    if base is None or not plan.stage("numerics"):
-        return False
-    in_float = found.recovered.get(plan.digest) if plan.digest in found.modules and plan.digest not in found.quantized else None
-    again = in_float is not None and base - quality - in_float > QAT_GAIN * job.request.budget.max_drop.allowed(base)
-    return again or base - quality > threshold
+def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
+    """The drop up to which a finalist is not trained with its quantizers."""
+    if job.train is not None and plan.digest not in found.recovered:
+        return slack  # safe as it is: the time goes to the race's winners
+    return 0.5 * slack if plan.digest in found.quantized or job.train is None else 0.0  # what was trained in float alone has lost to rounding since
 
 
 def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:
     """A copy trained with quantizers in the loop; ``None`` where there is no time or nothing to train on."""
     samples = job.train if job.train is not None else job.calibration
-    steps = int(found.schedule.recovery_steps * (QAT_SHARE / QAT_COST / 2 if job.train is not None else 1.0))
+    share = QAT_SHARES[min(found.tuned, len(QAT_SHARES) - 1)] / QAT_COST if job.train is not None else 1.0
+    steps = int(found.schedule.recovery_steps * share)
     if samples is None or steps < 10:
         return None
     training = built.training.copy()
@@ -306,4 +316,5 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built 
     with timed(job, "training with quantizers in the loop", 0.85):
         if not _trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.95):
             return None
+    found.tuned += 1
     return Built(plan, built.module, built.program, training)

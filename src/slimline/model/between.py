@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from slimline.core.edits import Encode, Numerics, QuantizeValue
-from slimline.model.program import Program, activation_after, computed, through_transparent
+from slimline.model.operations import activation_after, through_transparent
+from slimline.model.program import Program, computed
 from slimline.model.statistics import ProgramStatistics
 from slimline.numerics.affine import value_range
 

@@ -12,7 +12,8 @@ from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.core.site import Member, Site
-from slimline.model.program import Program, operation_name
+from slimline.model.operations import operation_name
+from slimline.model.program import Program
 from slimline.model.removal import fewest
 from slimline.model.trace import trace
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from slimline.model.program import RELU, Program, WeightUse, aten, groups_of, weight_arguments
+from slimline.model.operations import RELU, aten, groups_of, weight_arguments
+from slimline.model.program import Program, WeightUse
 from slimline.numerics.equalize import equalization_scales, equalize
 
 SWEEPS = 3  # over all pairs: a layer between two others is in two pairs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,67 +21,22 @@ from torch.utils import _pytree
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.core.site import Op
+from slimline.model.folding import fold_norms
+from slimline.model.operations import (
+    COMPUTING,
+    PRODUCTS,
+    activation_after,
+    aten,
+    groups_of,
+    module_path,
+    operation_name,
+    through_transparent,
+    weight_arguments,
+    within,
+)
 from slimline.model.trace import quiet, trace
 
-aten = torch.ops.aten
 Form = Literal["float", "training", "stored"]
-
-CONVOLUTIONS: Mapping[Any, Op] = MappingProxyType(
-    {
-        aten.conv1d.default: "conv1d",
-        aten.conv2d.default: "conv2d",
-        aten.conv3d.default: "conv3d",
-        aten.conv1d.padding: "conv1d",
-        aten.conv2d.padding: "conv2d",
-        aten.conv3d.padding: "conv3d",
-        aten.conv_transpose1d.default: "conv_transpose1d",
-        aten.conv_transpose2d.input: "conv_transpose2d",
-        aten.conv_transpose3d.input: "conv_transpose3d",
-    }
-)
-RECURRENT: Mapping[Any, Op] = MappingProxyType({aten.lstm.input: "lstm", aten.gru.input: "gru"})
-RELU = frozenset({aten.relu.default, aten.relu_.default})
-CLAMP = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default, aten.relu6.default})
-# What moves or picks values without computing new ones (or adds zeros, which every grid has): one scale serves both sides.
-TRANSPARENT = frozenset(
-    {
-        aten.view.default,
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.contiguous.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.max_pool3d.default,
-        aten.pad.default,
-        aten.constant_pad_nd.default,
-        aten.dropout.default,
-        aten.dropout_.default,
-        aten.feature_dropout.default,
-        aten.alias.default,
-        aten.clone.default,
-        aten.detach.default,
-    }
-)
-PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
-NORMS = frozenset({aten.batch_norm.default})
-COMPUTING = frozenset(
-    {
-        aten.add.Tensor,
-        aten.add_.Tensor,
-        aten.mul.Tensor,
-        aten.mul_.Tensor,
-        aten.mean.dim,
-        aten.adaptive_avg_pool2d.default,
-        aten.avg_pool2d.default,
-        aten.cat.default,
-    }
-)  # what computes without a weight and has an integer kernel
-PRODUCTS = frozenset({aten.matmul.default, aten.mm.default, aten.bmm.default, aten.scaled_dot_product_attention.default})
 
 
 @dataclass(frozen=True)
@@ -336,71 +291,7 @@ class Run:
     values: dict[str, Any]
 
 
-# -- the graph's vocabulary ---------------------------------------------------------------------
-
-
-def module_path(node: fx.Node) -> str:
-    """Path of the innermost module that the node was called in; ``""`` for the root."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = str(list(stack.values())[-1][0]) if stack else ""
-    return "" if path.startswith("_empty_nn_module_stack") else path.removeprefix("L['self'].").split("@")[0]
-
-
-def within(node: fx.Node, module: str) -> bool:
-    """Whether the node was called inside ``module`` or a descendant of it."""
-    return any(str(path).split("@")[0] == module for path, _ in (node.meta.get("nn_module_stack") or {}).values())
-
-
-def operation_name(node: fx.Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``; in-place twins share the name."""
-    target = node.target
-    name = target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
-    return name.removesuffix("_") if not name.startswith("_") else name
-
-
-def weight_arguments(node: fx.Node) -> Iterator[tuple[Op, fx.Node, fx.Node | None]]:
-    """``(operation, weight, bias)`` of every weight that a node consumes."""
-    if node.op != "call_function":
-        return
-    if node.target in CONVOLUTIONS or node.target is aten.linear.default:
-        weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-        assert isinstance(weight, fx.Node)
-        yield CONVOLUTIONS.get(node.target, "linear"), weight, bias if isinstance(bias, fx.Node) else None
-    elif node.target is aten.embedding.default and isinstance(node.args[0], fx.Node):
-        yield "embedding", node.args[0], None
-    elif node.target in RECURRENT:
-        parameters = node.args[2]
-        assert isinstance(parameters, Sequence)
-        for p in parameters:
-            if isinstance(p, fx.Node) and ".weight_" in f".{p.target}":
-                yield RECURRENT[node.target], p, None
-
-
-def groups_of(node: fx.Node) -> int:
-    """``groups`` of a convolution; 1 for anything else."""
-    if node.target not in CONVOLUTIONS:
-        return 1
-    value = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    assert isinstance(value, int)
-    return value
-
-
 def _alone(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6"]]:
-    return node, ""
-
-
-def activation_after(node: fx.Node) -> tuple[fx.Node, Literal["", "relu", "relu6"]]:
-    """The node after a relu or relu6 that alone consumes ``node``, which kernels fuse; else itself."""
-    users = list(node.users)
-    if len(users) != 1:
-        return node, ""
-    user = users[0]
-    if user.target in RELU:
-        return user, "relu"
-    if user.target in CLAMP:
-        low, high = (user.args[1] if len(user.args) > 1 else 0.0), (user.args[2] if len(user.args) > 2 else None)
-        if user.target is aten.relu6.default or (low == 0.0 and high == 6.0):
-            return user, "relu6"
     return node, ""
 
 
@@ -410,29 +301,6 @@ def computed(program: Program) -> Iterator[tuple[fx.Node, str]]:
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target in COMPUTING:
             yield node, names[activation_after(node)[0].name]
-
-
-def through_transparent(node: Any) -> fx.Node:
-    """Back to the value that reshapes and max pooling only moved."""
-    while isinstance(node, fx.Node) and is_transparent(node):
-        node = node.args[0]
-    assert isinstance(node, fx.Node)
-    return node
-
-
-def is_transparent(node: fx.Node) -> bool:
-    """Whether the node only moves or picks values, or pads them with zeros."""
-    if node.target in PADS:
-        fill = (
-            node.args[3]
-            if node.target is aten.pad.default and len(node.args) > 3
-            else node.args[2]
-            if node.target is aten.constant_pad_nd.default and len(node.args) > 2
-            else 0
-        )
-        kind = node.args[2] if node.target is aten.pad.default and len(node.args) > 2 else "constant"
-        return kind == "constant" and fill in (None, 0, 0.0)
-    return node.target in TRANSPARENT
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -457,9 +325,6 @@ def _last_uses(graph: fx.Graph) -> dict[str, list[str]]:
                 alive.add(name)
                 last.setdefault(node.name, []).append(name)
     return last
-
-
-# -- what makes a program of an export --------------------------------------------------------------
 
 
 def _canonical_names(module: fx.GraphModule, exported: Any) -> None:
@@ -487,61 +352,4 @@ def _canonical_names(module: fx.GraphModule, exported: Any) -> None:
         delattr(module, "_guards_fn")
     graph.eliminate_dead_code()
     graph.lint()
-    module.recompile()
-
-
-def fold_norms(module: fx.GraphModule) -> None:
-    """Fold every batch norm (in eval mode) that alone consumes a convolution or linear layer.
-
-    ``w' = w * g``, ``b' = (b - mean) * g + beta`` with ``g = gamma / sqrt(var + eps)``.
-
-    References:
-        Jacob et al., CVPR 2018, section 3.2, eq. 14.
-    """
-    graph = module.graph
-
-    def read(node: Any) -> torch.Tensor | None:
-        if not isinstance(node, fx.Node):
-            return None
-        owner, _, leaf = str(node.target).rpartition(".")
-        value: torch.Tensor = getattr(module.get_submodule(owner), leaf)
-        return value.detach()
-
-    for norm in [n for n in graph.nodes if n.op == "call_function" and n.target in NORMS]:
-        layer = norm.args[0]
-        found = list(weight_arguments(layer)) if isinstance(layer, fx.Node) else []
-        if len(found) != 1 or len(layer.users) != 1 or found[0][1].op != "get_attr" or len(found[0][1].users) != 1:
-            continue
-        op, weight, bias = found[0]
-        if norm.args[5] or (bias is not None and len(bias.users) != 1):  # training, or a bias that another layer reads too
-            continue
-        w, mean, var = read(weight), read(norm.args[3]), read(norm.args[4])
-        if w is None or mean is None or var is None:
-            continue
-        gamma, beta = read(norm.args[1]), read(norm.args[2])
-        g = (gamma if gamma is not None else torch.ones_like(mean)) * torch.rsqrt(var + norm.args[7])
-        b = read(bias) if bias is not None else torch.zeros_like(mean)
-        assert b is not None
-        shift = (b - mean) * g + (beta if beta is not None else 0.0)
-        groups = groups_of(layer)
-        if op.startswith("conv_transpose"):
-            scaled = (w.unflatten(0, (groups, -1)) * g.reshape(groups, 1, -1, *[1] * (w.ndim - 2))).flatten(0, 1)
-        else:
-            scaled = w * g.reshape(-1, *[1] * (w.ndim - 1))
-        owner, _, leaf = str(weight.target).rpartition(".")
-        home = module.get_submodule(owner)
-        setattr(home, leaf, nn.Parameter(scaled))
-        name = str(bias.target).rpartition(".")[2] if bias is not None else "bias"
-        if bias is None:
-            if getattr(home, name, None) is None and name in home._parameters:
-                del home._parameters[name]
-            home.register_parameter(name, nn.Parameter(shift))
-            with graph.inserting_before(next(iter(graph.nodes))):
-                bias = graph.get_attr(f"{owner}.{name}" if owner else name)
-            layer.args = (*layer.args[:2], bias, *layer.args[3:])
-        else:
-            setattr(home, name, nn.Parameter(shift))
-        norm.replace_all_uses_with(layer)
-        graph.erase_node(norm)
-    graph.eliminate_dead_code()
     module.recompile()

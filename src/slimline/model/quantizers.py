@@ -16,7 +16,8 @@ from torch import fx, nn
 
 from slimline.core.edits import Encode, Numerics, QuantizeValue, SetParameter
 from slimline.core.formats import Affine, Format
-from slimline.model.program import PADS, Program, is_transparent
+from slimline.model.operations import PADS, is_transparent
+from slimline.model.program import Program
 
 decomposed = torch.ops.quantized_decomposed
 

@@ -10,8 +10,9 @@ from slimline.core.samples import Samples
 from slimline.core.site import Refusal, Site
 from slimline.model.blocks import find_block_sites
 from slimline.model.coupling import find_channel_sites
+from slimline.model.folding import fold_norms
 from slimline.model.inputs import find_input_sites
-from slimline.model.program import Program, fold_norms
+from slimline.model.program import Program
 from slimline.model.trace import trace
 
 SMALLEST = 64  # elements: below, a weight's scales cost more than its bits save

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from slimline.core.samples import Samples
 from slimline.model.layer_calls import patches
-from slimline.model.program import CONVOLUTIONS, Program, computed, weight_arguments
+from slimline.model.operations import CONVOLUTIONS, weight_arguments
+from slimline.model.program import Program, computed
 from slimline.model.structure_statistics import own_divergence
 from slimline.numerics.affine import Histogram
 

@@ -17,7 +17,8 @@ from slimline.core.formats import Affine, Format, format_of
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.errors import ModelError
-from slimline.model.program import Program, weight_arguments
+from slimline.model.operations import weight_arguments
+from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, trace
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from slimline.errors import LoweringError
-from slimline.model.program import PADS, groups_of, operation_name
+from slimline.model.operations import PADS, groups_of, operation_name
 from slimline.targets._tflite_file import Grid, Tensor
 from slimline.targets._tflite_lowering import ACTIVATIONS, Lowering, Value, given, stored_shape
 

@@ -19,7 +19,8 @@ from torch import fx
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError, UnsupportedFormat
-from slimline.model.program import CLAMP, PADS, RELU, Program, activation_after, operation_name
+from slimline.model.operations import CLAMP, PADS, RELU, activation_after, operation_name
+from slimline.model.program import Program
 from slimline.targets._tflite_file import File, Grid, Tensor
 
 aten = torch.ops.aten

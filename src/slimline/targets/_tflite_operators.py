@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from slimline.errors import LoweringError
-from slimline.model.program import PADS, operation_name
+from slimline.model.operations import PADS, operation_name
 from slimline.targets._tflite_file import Tensor
 from slimline.targets._tflite_layers import (
     argument,

@@ -13,8 +13,8 @@ from slimline.core.samples import Samples
 from slimline.model import removal
 from slimline.model.coupling import assemble, find_channel_sites
 from slimline.model.labels import Labels
-from slimline.model.removal import Coupled, faults, fewest, separating
-from slimline.model.trace import traced
+from slimline.model.removal import Coupled, faults, separating
+from slimline.model.traced import Traced
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -68,10 +68,8 @@ class Picking(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(depth))
         self.head = nn.Linear(8, 2)
         self.faulty = faulty
-        self.runs = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.runs += 1
         for i, layer in enumerate(self.layers):
             x = layer(x).relu()
             if i == self.faulty:
@@ -97,18 +95,18 @@ NETS = {
 }
 
 
-def found(model: nn.Module, samples: Samples) -> list[Coupled]:
-    return assemble(Labels(traced(model, samples), model, samples), model)[0]
+def found(traced: Traced) -> list[Coupled]:
+    return assemble(Labels(traced.graph, traced.model, traced.samples), traced.model)[0]
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_each_site_passes_or_fails_as_it_does_alone(name: str) -> None:
     make, inputs = NETS[name]
-    model, samples = make().eval(), Samples.of(inputs)
-    coupled = found(model, samples)
+    traced = Traced(make().eval(), Samples.of(inputs))
+    coupled = found(traced)
     assert len(coupled) > 2
-    alone = {c.site.id: reason for c in coupled if (reason := faults(model, [c], samples).get(c.site.id))}
-    assert faults(model, coupled, samples) == alone
+    alone = {c.site.id: reason for c in coupled if (reason := faults(traced, [c]).get(c.site.id))}
+    assert faults(traced, coupled) == alone
     assert bool(alone) == (name in ("stacked", "one faulty"))
 
 
@@ -124,13 +122,13 @@ def test_the_faulty_one_of_many_is_named_with_what_the_code_says() -> None:
 
 
 def test_many_sites_take_few_runs() -> None:
-    model, samples = Picking(depth=35, faulty=None).eval(), Samples.of(torch.randn(2, 8))
-    coupled = found(model, samples)
+    traced = Traced(Picking(depth=35, faulty=None).eval(), Samples.of(torch.randn(2, 8)))
+    coupled = found(traced)
     copies = []
     before = removal.apply_structure
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(removal, "apply_structure", lambda *given: copies.append(1) or before(*given))
-        assert faults(model, coupled, samples) == {}
+        assert faults(traced, coupled) == {}
     assert len(coupled) == 35 and len(copies) == 7
 
 
@@ -151,5 +149,5 @@ def test_one_sample_is_taken_where_it_gives_what_it_gives_among_two() -> None:
             return x.view(2, -1)
 
     samples = Samples.of(torch.randn(2, 6))
-    taken: Sequence[int] = [len(fewest(m, samples)) for m in (nn.Linear(6, 3), Joined(), Two())]
+    taken: Sequence[int] = [len(Traced(m, samples).few) for m in (nn.Linear(6, 3), Joined(), Two())]
     assert taken == [1, 2, 2]

@@ -13,9 +13,7 @@ from torch.utils import _pytree
 from slimline.core.samples import Samples
 from slimline.core.site import Member, Site
 from slimline.model.operations import operation_name
-from slimline.model.program import Program
-from slimline.model.removal import fewest
-from slimline.model.trace import trace
+from slimline.model.traced import Traced, outputs_of
 
 # What a shortcut may pass on its way: it has no weights and keeps every value in its place.
 SHORTCUT = frozenset(
@@ -39,13 +37,13 @@ class _Call:
     shape: tuple[int, ...] = ()
 
 
-def find_block_sites(model: nn.Module, example: Samples, program: Program | None = None) -> tuple[Site, ...]:
+def find_block_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[Site, ...]:
     """Modules with weights that an identity shortcut leads around, so that the identity can take their place; in graph order.
 
     Such a module is called once, with one tensor, and gives one of the same shape; an addition carries
     its input to its output with no weights on the way. Each has been tried: without it the model runs
     and its outputs keep their shapes. Of modules around the same values only the outermost is a site.
-    ``program``: the exported model with its norms, if it is at hand.
+    ``traced``: the model's graph, if it is at hand.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -53,11 +51,9 @@ def find_block_sites(model: nn.Module, example: Samples, program: Program | None
     References:
         Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks", NeurIPS 2016.
     """
-    samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    calls = _watch(model, samples)
-    program = program if program is not None else Program.opened(trace(model, samples, fixed=True), samples)
-    few = fewest(model, samples)
-    expected = _output_shapes(model, few)
+    traced = traced if traced is not None else Traced(model, example)
+    program = traced.program
+    calls = _watch(model, traced.samples)
     place = {node: i for i, node in enumerate(program.graph.nodes)}
     found: dict[tuple[fx.Node, fx.Node], tuple[int, Site]] = {}
     for name, module in model.named_modules():
@@ -70,7 +66,7 @@ def find_block_sites(model: nn.Module, example: Samples, program: Program | None
             continue  # several values enter or leave it in the graph
         if (entering, leaving) in found or not _has_shortcut(entering, leaving):
             continue
-        if _runs_without(model, name, few) == expected:
+        if _runs_without(traced, name) == traced.shapes:
             members = tuple(Member(parameter=f"{name}.{p}", dim=0, view=(1, w.shape[0], 1)) for p, w in module.named_parameters() if w.ndim)
             found[entering, leaving] = (place[leaving], Site(id=f"{name}#block", kind="block", op="block", shape=(1, *call.shape[1:]), members=members))
     return tuple(site for _, site in sorted(found.values(), key=lambda pair: pair[0]))
@@ -91,16 +87,11 @@ def _watch(model: nn.Module, samples: Samples) -> dict[str, _Call]:
 
             handles.append(module.register_forward_hook(note, with_kwargs=True))
     try:
-        _output_shapes(model, samples)
+        outputs_of(model, samples)
     finally:
         for handle in handles:
             handle.remove()
     return calls
-
-
-def _output_shapes(model: nn.Module, samples: Samples) -> list[torch.Size]:
-    with torch.no_grad():
-        return [t.shape for t in _pytree.tree_leaves(model(*samples.args, **samples.kwargs)) if isinstance(t, torch.Tensor)]
 
 
 def _has_shortcut(entering: fx.Node, leaving: fx.Node) -> bool:
@@ -121,12 +112,12 @@ def _has_shortcut(entering: fx.Node, leaving: fx.Node) -> bool:
     return False
 
 
-def _runs_without(model: nn.Module, name: str, samples: Samples) -> list[torch.Size] | None:
+def _runs_without(traced: Traced, name: str) -> list[torch.Size] | None:
     """The outputs' shapes with the identity in place of a module, or ``None`` if the model's code needs it."""
     # A shallow copy of the modules on the path suffices: nothing is written.
-    trial = _with(model, name.split("."), Skip())
+    trial = _with(traced.model, name.split("."), Skip())
     try:
-        return _output_shapes(trial, samples)
+        return [o.shape for o in outputs_of(trial, traced.few)]
     except Exception:  # noqa: BLE001 - whatever the user's code raises: the module is no site
         return None
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import fx, nn
+from torch import nn
 
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.model.apply import aliases_of, named_tensors
 from slimline.model.labels import Axis, Labels
-from slimline.model.removal import Coupled, faults, fewest
-from slimline.model.trace import traced
+from slimline.model.removal import Coupled, faults
+from slimline.model.traced import Traced
 
 Vector = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def find_channel_sites(model: nn.Module, example: Samples, graph: fx.GraphModule | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
+def find_channel_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
     """All sets of channels that can be pruned together, in graph order, and those that cannot, with the reason.
 
     Every site has been tried (``removal.faults``): with its first channel removed a copy runs, gives the same shapes and,
     where no norm mixes channels, what the original gives with that channel's consumers zeroed.
-    ``graph``: the traced model, if it is at hand.
+    ``traced``: the model's graph, if it is at hand.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -42,19 +42,19 @@ def find_channel_sites(model: nn.Module, example: Samples, graph: fx.GraphModule
         >>> refusals[0].where
         '2#channels'
     """
-    samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    found, refusals = assemble(Labels(graph if graph is not None else traced(model, samples), model, samples), model)
-    reasons = faults(model, found, fewest(model, samples))
+    traced = traced if traced is not None else Traced(model, example)
+    found, refusals = assemble(Labels(traced.graph, model, traced.samples), model)
+    reasons = faults(traced, found)
     refusals += [Refusal(where=c.site.id, reason=reasons[c.site.id]) for c in found if c.site.id in reasons]
     return tuple(c.site for c in found if c.site.id not in reasons), tuple(refusals)
 
 
-def find_feature_members(graph: fx.GraphModule, model: nn.Module, samples: Samples, name: str, dim: int) -> tuple[tuple[Member, ...], str]:
+def find_feature_members(traced: Traced, name: str, dim: int) -> tuple[tuple[Member, ...], str]:
     """What goes along when features of input ``name`` (``#input.0``) along ``dim`` are left out, the input itself first; or nothing, and why.
 
-    ``graph``: the traced model. As for channels, a copy without the first feature has been tried.
+    As for channels, a copy without the first feature has been tried.
     """
-    found, refusals = assemble(Labels(graph, model, samples, {name: dim}), model)
+    found, refusals = assemble(Labels(traced.graph, traced.model, traced.samples, {name: dim}), traced.model)
     for coupled in found:
         site = coupled.site
         own = [m for m in site.members if m.parameter == name]
@@ -62,7 +62,7 @@ def find_feature_members(graph: fx.GraphModule, model: nn.Module, samples: Sampl
             continue
         if not coupled.consumers:
             return (), "no layer reads its features as such"
-        reason = faults(model, [coupled], samples).get(site.id, "")
+        reason = faults(traced, [coupled]).get(site.id, "")
         return ((), reason) if reason else ((*own, *(m for m in site.members if m.parameter != name)), "")
     return (), next(
         (r.reason for r in refusals if r.where == f"{INPUT.rpartition('.')[0]}#channels"), "its features cannot be told apart in the exported graph"
@@ -152,11 +152,8 @@ def _shared_otherwise(model: nn.Module) -> Iterator[str]:
 
 def _group(axes: Mapping[Axis, Vector], labels: Labels, reasons: Mapping[int, str]) -> tuple[list[Vector], list[Refusal]]:
     """Components with the same incidence, each in the order of their producer; and the producers without any."""
-    incidence: dict[int, list[tuple[int, int]]] = {}
-    for number, vector in enumerate(axes.values()):
-        for c, count in zip(*np.unique(vector, return_counts=True), strict=True):
-            incidence.setdefault(int(c), []).append((number, int(count)))
-    groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
+    incidence = _incidence(axes.values())
+    groups: dict[bytes, dict[int, None]] = {}
     refusals: dict[str, Refusal] = {}
     for axis, vector in axes.items():
         if "out" not in labels.roles.get(axis, ()):
@@ -168,10 +165,23 @@ def _group(axes: Mapping[Axis, Vector], labels: Labels, reasons: Mapping[int, st
             reason = frozen or ("there is only one" if len(vector) == 1 else "all of them are tied together, so none can go alone")
             refusals.setdefault(site_id, Refusal(where=site_id, reason=reason))
         for c in ordered:
-            signature = tuple(incidence[c])
-            if c not in reasons and c not in groups.setdefault(signature, []):
-                groups[signature].append(c)
-    return [np.array(g) for g in groups.values() if len(g) > 1], list(refusals.values())
+            if c not in reasons:
+                groups.setdefault(incidence[c], {})[c] = None
+    return [np.array(list(g)) for g in groups.values() if len(g) > 1], list(refusals.values())
+
+
+def _incidence(vectors: Iterable[Vector]) -> dict[int, bytes]:
+    """Component -> along which axes it lies, and how often: equal bytes for equal incidence."""
+    rows = [
+        np.column_stack([found, np.full(len(found), number), counts])
+        for number, v in enumerate(vectors)
+        for found, counts in [np.unique(v, return_counts=True)]
+    ]
+    if not rows:
+        return {}
+    table = np.concatenate(rows)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    return {int(part[0, 0]): part[:, 1:].tobytes() for part in np.split(table, np.flatnonzero(np.diff(table[:, 0])) + 1)}
 
 
 def _members(axes: Mapping[Axis, Vector], groups: Sequence[Vector]) -> list[dict[Axis, tuple[Member, ...] | None]]:

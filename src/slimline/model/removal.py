@@ -8,17 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.utils import _pytree
 
 from slimline.core.edits import Keep
-from slimline.core.samples import Samples
 from slimline.core.site import Member, Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure, tensor_of
 from slimline.model.trace import where
-
-TOLERANCE = 1e-3  # of the largest output: rounding differs when sums get shorter
+from slimline.model.traced import Traced, equivalent, outputs_of, tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +31,7 @@ class Coupled:
     picked: bool
 
 
-def fewest(model: nn.Module, samples: Samples) -> Samples:
-    """The first of two samples if the model gives for it alone what it gives for it among both, else both."""
-    alone, both = samples[:1], _run(model, samples)
-    try:
-        got = _run(model, alone)
-    except Exception:  # noqa: BLE001 - the user's code fixes the batch: both are what it takes
-        return samples
-    fits = all(b.ndim and b.shape[0] == len(samples) and a.shape == b[:1].shape for a, b in zip(got, both, strict=False))
-    return alone if len(got) == len(both) and fits and _equivalent(got, [b[:1] for b in both]) else samples
-
-
-def faults(model: nn.Module, coupled: Sequence[Coupled], samples: Samples) -> dict[str, str]:
+def faults(traced: Traced, coupled: Sequence[Coupled]) -> dict[str, str]:
     """Site id -> why its first channel cannot be removed, for those where that is so.
 
     A trial removes the first channel of several sites at once; the copy must run, give outputs of the same shapes and,
@@ -58,11 +43,10 @@ def faults(model: nn.Module, coupled: Sequence[Coupled], samples: Samples) -> di
         Sperner, "Ein Satz über Untermengen einer endlichen Menge", 1928 (how few trials tell all from each other).
         Hwang, "A Method for Detecting All Defective Members in a Population by Group Testing", JASA 1972 (halving).
     """
-    trial = _Trial(model, samples)
     found: dict[str, str] = {}
 
     def settle(chosen: Sequence[Coupled]) -> None:
-        reason = trial.fault(chosen) if chosen else ""
+        reason = _fault(traced, chosen) if chosen else ""
         if reason and len(chosen) == 1:
             found[chosen[0].site.id] = reason
         elif reason:
@@ -95,58 +79,31 @@ def separating(count: int) -> Iterator[tuple[int, ...]]:
     yield from (tuple(i for i, code in enumerate(codes) if digit in code) for digit in range(size))
 
 
-class _Trial:
-    """The model's outputs, against which those of its copies are held."""
-
-    def __init__(self, model: nn.Module, samples: Samples) -> None:
-        self.model = model
-        self.samples = samples
-        self.expected = _run(model, samples)
-
-    def fault(self, coupled: Sequence[Coupled]) -> str:
-        """Why the first channels of these sites cannot be removed together, or nothing."""
-        exact = all(c.exact for c in coupled)
-        if not exact and any(c.picked for c in coupled):
-            return "its channels are picked by position and normalised together, so that a removal cannot be checked"
-        keep = [Keep(member, tuple(range(1, c.site.shape[0]))) for c in coupled for member in c.site.members]
-        try:
-            got = _run(apply_structure(self.model, keep), self.samples)
-        except UnsupportedSite as error:
-            return str(error)
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises on fewer channels is the reason
-            lines = str(error).strip().splitlines()
-            return f"the model's code needs them all: {where(error)}{lines[0] if lines else type(error).__name__}"
-        shapes, before = [tuple(g.shape) for g in got], [tuple(e.shape) for e in self.expected]
-        if shapes != before:
-            return f"without one of them the model's outputs change their shape from {before} to {shapes}"
-        if exact and not _equivalent(got, self._masked([m for c in coupled for m in c.consumers])):
-            return "the model's code picks channels by position: without one of them others take its place"
-        return ""
-
-    def _masked(self, consumers: Sequence[Member]) -> list[torch.Tensor]:
-        """What the model gives if nothing reads the first channels."""
-        masked: dict[str, torch.Tensor] = {}
-        for member in consumers:
-            value = masked.setdefault(member.parameter, tensor_of(self.model, member.parameter).detach().clone())
-            value.index_fill_(member.dim, torch.tensor(member.positions((0,))), 0.0)
-        with torch.no_grad():
-            outputs = torch.func.functional_call(self.model, masked, self.samples.args, self.samples.kwargs, tie_weights=True)
-        return _tensors(outputs)
+def _fault(traced: Traced, coupled: Sequence[Coupled]) -> str:
+    """Why the first channels of these sites cannot be removed together, or nothing."""
+    exact = all(c.exact for c in coupled)
+    if not exact and any(c.picked for c in coupled):
+        return "its channels are picked by position and normalised together, so that a removal cannot be checked"
+    keep = [Keep(member, tuple(range(1, c.site.shape[0]))) for c in coupled for member in c.site.members]
+    try:
+        got = outputs_of(apply_structure(traced.model, keep), traced.few)
+    except UnsupportedSite as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises on fewer channels is the reason
+        lines = str(error).strip().splitlines()
+        return f"the model's code needs them all: {where(error)}{lines[0] if lines else type(error).__name__}"
+    if [g.shape for g in got] != traced.shapes:
+        return f"without one of them the model's outputs change their shape from {[*map(tuple, traced.shapes)]} to {[tuple(g.shape) for g in got]}"
+    if exact and not equivalent(got, _masked(traced, [m for c in coupled for m in c.consumers])):
+        return "the model's code picks channels by position: without one of them others take its place"
+    return ""
 
 
-def _run(model: nn.Module, samples: Samples) -> list[torch.Tensor]:
+def _masked(traced: Traced, consumers: Sequence[Member]) -> list[torch.Tensor]:
+    """What the model gives if nothing reads the first channels."""
+    masked: dict[str, torch.Tensor] = {}
+    for member in consumers:
+        value = masked.setdefault(member.parameter, tensor_of(traced.model, member.parameter).detach().clone())
+        value.index_fill_(member.dim, torch.tensor(member.positions((0,))), 0.0)
     with torch.no_grad():
-        return _tensors(model(*samples.args, **samples.kwargs))
-
-
-def _tensors(outputs: object) -> list[torch.Tensor]:
-    return [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
-
-
-def _equivalent(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    for a, b in zip(got, expected, strict=True):
-        if a.is_floating_point() and b.numel():
-            finite = b.isfinite() & a.isfinite()
-            if bool(((a - b)[finite].abs() > TOLERANCE * max(float(b[finite].abs().max()) if finite.any() else 0.0, 1e-6)).any()):
-                return False
-    return True
+        return tensors_of(torch.func.functional_call(traced.model, masked, traced.few.args, traced.few.kwargs, tie_weights=True))

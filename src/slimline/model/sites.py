@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from torch import fx, nn
+from torch import nn
 
 from slimline.core.samples import Samples
 from slimline.core.site import Refusal, Site
@@ -12,8 +12,7 @@ from slimline.model.blocks import find_block_sites
 from slimline.model.coupling import find_channel_sites
 from slimline.model.folding import fold_norms
 from slimline.model.inputs import find_input_sites
-from slimline.model.program import Program
-from slimline.model.trace import trace
+from slimline.model.traced import Traced
 
 SMALLEST = 64  # elements: below, a weight's scales cost more than its bits save
 
@@ -32,14 +31,12 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
         >>> [s.id for s in find_sites(net, Samples.of(torch.zeros(2, 16)))[0]]
         ['#input.0', '0#channels', '0.weight', '2.weight']
     """
-    exported = trace(model, example, fixed=True)
-    graph = exported.module()
-    assert isinstance(graph, fx.GraphModule)
-    program = Program.opened(exported, example)
-    inputs, immovable = find_input_sites(model, example, graph)
-    blocks = find_block_sites(model, example, program)
-    channels, refusals = find_channel_sites(model, example, graph)
-    fold_norms(program.module)
+    traced = Traced(model, example)
+    inputs, immovable = find_input_sites(model, example, traced)
+    blocks = find_block_sites(model, example, traced)
+    channels, refusals = find_channel_sites(model, example, traced)
+    program = traced.program
+    fold_norms(program.module)  # in place: nobody reads it after this
     weights, small = [], []
     for use in program.weights.values():
         site = Site(id=use.parameter, kind="weight", op=use.op, shape=use.shape)

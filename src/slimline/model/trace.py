@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from slimline.core.samples import Samples
 from slimline.errors import ModelError
@@ -57,17 +57,6 @@ def trace(model: nn.Module, example: Samples, *, fixed: bool = False) -> torch.e
         f"The model cannot be exported: {where(failure)}{type(failure).__name__}: {str(failure).strip().splitlines()[0]}.",
         hint="Rewrite that line without data-dependent Python control flow.",
     ) from failure
-
-
-def traced(model: nn.Module, samples: Samples) -> fx.GraphModule:
-    """The graph of ``model`` for a batch of two.
-
-    Raises:
-        ModelError: it cannot be exported.
-    """
-    module = trace(model, samples, fixed=True).module()
-    assert isinstance(module, fx.GraphModule)
-    return module
 
 
 def _by_name(model: nn.Module, samples: Samples, dynamic: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from slimline.core.trial import Latency, Measurement, Trial
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.search.space import Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import Allocate
+from slimline.search.strategies.allocate import EDGE, Allocate
 
 BASE = 0.9
 
@@ -80,7 +80,7 @@ def test_the_last_candidates_lie_around_the_edge_of_the_allowance(space: Space) 
     trials = run(space, 16, Budget(minimize="size", max_drop=str(allowed)))
     ladder, extra = trials[:8], trials[8:]
     losses = [t.measured_loss or 0.0 for t in ladder]
-    low, high = max(x for x in losses if x <= 0.75 * allowed), min(x for x in losses if x > 0.75 * allowed)
+    low, high = max(x for x in losses if x <= EDGE * allowed), min(x for x in losses if x > EDGE * allowed)
     assert low < (extra[0].measured_loss or 0.0) < high
 
 
@@ -102,3 +102,10 @@ def test_the_smallest_download_is_what_codes_best_and_not_what_is_stored_in_fewe
     chosen = {d.method for t in trials for d in t.plan.decisions}
     assert StaticInt8(range="minmax") in chosen
     assert StaticInt8(range="minmax") not in {d.method for t in run(coded, 6, Budget(minimize="size", max_drop="50%rel")) for d in t.plan.decisions}
+
+
+def test_the_more_is_trained_the_more_daring_the_last_candidates_are(space: Space) -> None:
+    budget = Budget(minimize="size", max_drop="0.1")
+    last = [run(replace(space, recovery=Recovery(steps=steps)), 16, budget)[8:] for steps in (300, 6000)]
+    little, much = (max(t.measured_loss or 0.0 for t in trials) for trials in last)
+    assert much > 1.5 * little

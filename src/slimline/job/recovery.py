@@ -20,7 +20,7 @@ from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, sc
 from slimline.measure.agreement import agreement
 from slimline.model.recover import Distillation, distil
 from slimline.report.sentence import in_points
-from slimline.search.race import RECOVERS, Entry, Rung, race, rungs
+from slimline.search.race import Entry, Rung, left, race, rungs
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
@@ -42,9 +42,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    entries = [
-        Entry(t.plan, objective(job, found, t)) for t in _promising(front, _lanes(found.schedule.recovery_steps), found.baseline_measurement.quality, allowed)
-    ]
+    entries = [Entry(t.plan, objective(job, found, t)) for t in _promising(front, found.schedule.recovery_steps, found.baseline_measurement.quality, allowed)]
     plan = rungs(int(found.schedule.recovery_steps * (1 - sum(QAT_SHARES))), len(entries))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -83,7 +81,7 @@ def _front(job: Job, found: Found, trials: list[Trial]) -> list[Trial]:
     return front
 
 
-def _promising(front: list[Trial], count: int, base: float, allowed: float) -> list[Trial]:
+def _promising(front: list[Trial], steps: int, base: float, allowed: float) -> list[Trial]:
     """The part of a front (the safest first) where training decides: around the last member expected to come back within ``allowed``.
 
     What keeps the allowance untrained needs no training, but for the most daring of these.
@@ -95,7 +93,8 @@ def _promising(front: list[Trial], count: int, base: float, allowed: float) -> l
 
     hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
     hopeful = hopeful[max((i for i, t in enumerate(hopeful) if drop(t) <= allowed), default=0) :]
-    edge = max((i for i, t in enumerate(hopeful) if RECOVERS * drop(t) <= allowed), default=0)
+    edge = max((i for i, t in enumerate(hopeful) if left(steps) * drop(t) <= allowed), default=0)
+    count = _lanes(steps)
     first = max(0, min(edge - count // 2, len(hopeful) - count))
     return hopeful[first : first + count]
 
@@ -293,7 +292,7 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     """The drop up to which a finalist is not trained with its quantizers."""
     if job.train is not None and plan.digest not in found.recovered:
         return slack  # safe as it is: the time goes to the race's winners
-    return 0.5 * slack if plan.digest in found.quantized or job.train is None else 0.0  # what was trained in float alone has lost to rounding since
+    return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
 
 
 def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:

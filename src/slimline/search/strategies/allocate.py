@@ -12,13 +12,13 @@ from slimline.core.budget import Budget, Quantity
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.search.allocator import allocate
-from slimline.search.race import RECOVERS
+from slimline.search.race import left
 from slimline.search.space import Choice, Corrections, Space
 
 ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
 UNRECOVERED = 4.0  # training brings back what structure loses, and little of what rounding does (ResNet-20), whose loss counts so much more
-EDGE = 0.75  # of the allowance: the rest is for the interval on the holdout
+EDGE = 0.5  # of the allowance: the rest is for the interval on the holdout, and because what was chosen looks better than it is
 LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
 
 
@@ -82,7 +82,7 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     if len(front) < 2:
         return LEAST, MOST
     base = front[0][2]  # the mildest of all stands for the original
-    kept = RECOVERS if space.recovery.steps else 1.0
+    kept = left(space.recovery.steps)
     allowed = EDGE * budget.max_drop.allowed(base)
     last = max(i for i, (_, _, quality, _) in enumerate(front) if i == 0 or kept * (base - quality) <= allowed)
     low, high = (max(LEAST, space.loss(front[i][3], corrections)) for i in (last, min(last + 1, len(front) - 1)))

@@ -24,6 +24,7 @@ from slimline.measure.agreement import agreement
 from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
+from slimline.store.private import private
 
 UNCERTIFIABLE = 0.8  # of the allowance: an interval that alone takes so much leaves no drop to be certified
 CHANGED = 3.0  # allowances of answers that may differ from the original's where no test can be passed
@@ -116,8 +117,7 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
     opened = job.journal.last("certified")
     samples = job.source.data("holdout")
     base = found.baseline_measurement.quality
-    folder = job.directory / STATE / "finalists"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private(job.directory / STATE / "finalists")
     if samples is None or base is None:
         finalist = sequence[0]
         _, rss = _fresh(job, folder, finalist, job.example)

@@ -24,14 +24,15 @@ from slimline.core.samples import Samples
 from slimline.errors import DataError, OutputError, UsageError
 from slimline.measure import quality
 from slimline.model.recover import evaluate
+from slimline.report.finished import added
 from slimline.search.schedule import Clock
 from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
 from slimline.store.journal import Journal
+from slimline.store.private import STATE as STATE
 from slimline.targets._device import on_device
 
 CALIBRATION = 512
-STATE = ".slimline"
 PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2", "stored.pt2")
 
 
@@ -215,7 +216,7 @@ def check_directory(request: Request) -> None:
         return
     if not request.force:
         raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
-    own = {*PRODUCTS, STATE, *(n for n in held if n.startswith("model."))}
+    own = {*PRODUCTS, STATE, *added(out), *(n for n in held if n.startswith("model."))}
     foreign = sorted(set(held) - own)
     if foreign and not (out / STATE).exists():
         raise OutputError(f"{out} holds {', '.join(foreign[:3])}, which Slimline did not make.", hint="Give another --out.")

@@ -14,6 +14,7 @@ from slimline.errors import OutputError, SlimlineError, UsageError
 from slimline.job import compress_request
 from slimline.job.context import STATE, Source, check_directory
 from slimline.report.write import write_comparison
+from slimline.store.private import private
 
 
 def compress_several(source: Source, request: Request, targets: Sequence[str], progress: Callable[[str], Progress]) -> Comparison:
@@ -74,7 +75,7 @@ def _prepare(request: Request, targets: Sequence[str]) -> None:
         if foreign and not (out / STATE).exists():
             raise OutputError(f"{out} holds {', '.join(foreign[:3])}, which Slimline did not make.", hint="Give another --out.")
     check_directory(request)
-    (out / STATE).mkdir(parents=True, exist_ok=True)
+    private(out / STATE)
 
 
 def _finished(out: Path) -> Report | None:

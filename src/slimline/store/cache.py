@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slimline.core.plan import Fingerprint
+from slimline.store.private import private
 
 PART = ".part"
 
@@ -39,7 +40,7 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: list[str] = []
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private(folder)
         for left in folder.glob(f"*{PART}"):  # by a run that was killed while writing
             left.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slimline.errors import JournalError, OutputError
+from slimline.store.private import private
 
 FILE = "journal.jsonl"
 
@@ -45,7 +46,7 @@ class Journal:
             OutputError: another run has it open.
             JournalError: it is damaged before its last line, or belongs to another job.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private(directory)
         path = directory / FILE
         handle = path.open("ab", buffering=0)
         try:

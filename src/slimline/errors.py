@@ -11,6 +11,7 @@
      ├── BudgetNotMet          no plan meets the budget; holds the closest           exit 3
      ├── TargetNotInstalled    the runtime is missing; holds the command             exit 5
      ├── ArchiveError          an archive that is damaged, hostile or of another version  exit 2
+     ├── SignatureMismatch     files that are not as they were signed                exit 3
      ├── JournalError          the journal of an earlier run cannot be continued     exit 2
      └── WorkerDied            a worker process ended without a result               exit 1
 
@@ -83,6 +84,12 @@ class TargetNotInstalled(SlimlineError):
 
 class ArchiveError(SlimlineError):
     """An archive that cannot be unpacked: damaged, made to do harm, or of another version."""
+
+
+class SignatureMismatch(SlimlineError):
+    """Files that are not as they were signed, or that another key signed."""
+
+    exit_code = 3
 
 
 class JournalError(SlimlineError):

@@ -29,17 +29,16 @@ BITS = (("float", "float"), ("8", "8 bits"), ("4", "4 bits"), ("2", "3 bits and 
 CORRELATION = 0.8  # rank correlation from which the estimates can be trusted to choose by
 
 
-def render(report: Report) -> str:
-    """The report as one HTML file without any outside reference.
+def render(report: Report, *, home: str = "") -> str:
+    """The report as one HTML file without any outside reference. ``home``: where a link to all runs leads; none if empty.
 
     Example:
         >>> callable(render)
         True
     """
-    script = Markup(file("page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template().render(
-        r=report, script=script, style=Markup(file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
+    script, digest = script_and_digest()
+    return template("page.html.j2").render(
+        r=report, home=home, script=script, style=Markup(file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
         plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=_layers(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
         blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
         words=rows.certificate_words(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
@@ -48,9 +47,19 @@ def render(report: Report) -> str:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(file("page.html.j2"))
+def template(name: str) -> jinja2.Template:
+    """A page of ``page/``; everything that goes into it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(name)
+
+
+@functools.cache
+def script_and_digest() -> tuple[Markup, str]:
+    """The pages' script, and its sha256 as a content policy takes it."""
+    script = Markup(file("page.js"))
+    return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 @functools.cache

@@ -39,6 +39,16 @@ def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
 
 
+def labels(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        found = tuple(dict.fromkeys(int(text) for text in (value or "").split(",") if text.strip()))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} are no labels; write them like 1,5,7.", ctx, param) from error
+    if value is not None and (not found or min(found) < 0):
+        raise click.BadParameter(f"{value!r} are no labels; write them like 1,5,7.", ctx, param)
+    return found
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every command that takes a model has."""
     for option in reversed(

@@ -59,7 +59,9 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
         k: options[k] for k in ("size_bytes", "download_bytes", "memory_bytes", "latency_ms", "macs", "max_drop", "minimize") if k in options
     }
     same = {
-        k: options[k] for k in ("device", "methods", "without", "metric", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run") if k in options
+        k: options[k]
+        for k in ("device", "methods", "without", "metric", "classes", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run")
+        if k in options
     }
     return Request(
         target=targets[0],

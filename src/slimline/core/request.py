@@ -17,6 +17,7 @@ class Request(Data):
     ``seconds``: wall clock of the whole command, those already spent before a resume included.
     ``methods``: only these (``keep`` is always there); empty is all. ``without``: never these.
     ``plan``: carry out this one instead of searching.
+    ``classes``: the plan is for samples of these alone; empty is all.
     ``metric``: the name of a built-in one, or empty: the task's own or the default.
     ``shared``: a folder whose cache runs for several targets share.
     ``started``: when the command began (``time.monotonic()``), so that start-up counts too.
@@ -31,6 +32,7 @@ class Request(Data):
     strategy: str = "allocate"
     plan: Plan | None = None
     metric: str = ""
+    classes: tuple[int, ...] = ()
     references_full: bool = False
     seed: int = 0
     out: Path = Path("build")

@@ -128,6 +128,30 @@ class Refused(Data):
     reason: str
 
 
+class ClassLoss(Data):
+    """What one class lost, observed on its ``samples``."""
+
+    label: int
+    samples: int
+    drop: float
+
+
+class Elsewhere(Data):
+    """What a plan made for ``classes`` alone costs on the holdout samples of all others; without ``samples`` it could not be measured.
+
+    ``worst``: the classes that lost most, first. The limits are one-sided at 95 %, of a measurement that nothing was chosen by.
+    """
+
+    classes: tuple[int, ...]
+    samples: int = 0
+    before: float | None = None
+    after: float | None = None
+    drop: float | None = None
+    lower_95: float | None = None
+    upper_95: float | None = None
+    worst: tuple[ClassLoss, ...] = ()
+
+
 class Schedule(Data):
     """What ``--time`` was turned into at the start. Seconds are of the wall clock."""
 
@@ -165,6 +189,8 @@ class Report(Data):
     compression_ratio: float | None = None
     drop: DropInterval | None
     certificate: Certificate | None
+    elsewhere: Elsewhere | None = None
+    """Where the plan is for some classes only: what it costs on the others. Quality, drop and certificate are of its own classes then."""
     agreement: Agreement | None
     fidelity: Agreement | None
     references: dict[str, Reference] = {}

@@ -30,6 +30,7 @@ from slimline.job.recovery import Finalist, finish, objective, recover
 from slimline.job.references import final_round, references
 from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
+from slimline.job.specialised import Specialised, elsewhere
 from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
@@ -68,12 +69,14 @@ def compress(
     strategy: str = "allocate",
     seed: int = 0,
     metric: str = "",
+    classes: Sequence[int] = (),
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call.
 
+    ``classes``: labels that the plan is for; the report says what it costs on the others.
     Without ``progress`` nothing is shown, but for a line in a notebook's output cell.
 
     Raises:
@@ -92,6 +95,7 @@ def compress(
         strategy=strategy,
         seed=seed,
         metric=metric,
+        classes=tuple(classes),
         out=Path(out),
         resume=resume,
         force=force,
@@ -108,6 +112,7 @@ def compress(
 def compress_request(source: Source, request: Request, progress: Progress) -> Report | None:
     """The job behind the command line; ``None`` after a dry run."""
     torch.manual_seed(request.seed)
+    source = Specialised(source, request.classes) if request.classes else source
     check_task(source.model(), source)
     if request.dry_run:
         progress.found(tuple(analyze(source, request).splitlines()))
@@ -183,7 +188,8 @@ def _nothing_worked(trials: list[Trial]) -> SlimlineError:
 def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
     compared = [] if interrupted else references(job, found, outcome)
     base, result, measured = final_round(job, found, outcome, compared)
-    report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted)
+    aside = None if interrupted else elsewhere(job, found, outcome)
+    report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted, elsewhere=aside)
     write_outputs(job.directory, report, files_of(job, found, outcome))
     job.journal.append("done", {"verdict": report.verdict, "plan": outcome.finalist.trial.plan.digest}, job.clock.elapsed)
     return report

@@ -16,6 +16,7 @@ from slimline.core.result import (
     ArtefactFile,
     Cost,
     DecisionRecord,
+    Elsewhere,
     Point,
     Prediction,
     Predictions,
@@ -35,7 +36,7 @@ from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
-from slimline.report.sentence import bytes_text, count_text, difference_text, sentence, time_text
+from slimline.report.sentence import bytes_text, count_text, difference_text, only_text, sentence, time_text
 from slimline.search.space import Option
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
@@ -51,6 +52,7 @@ def build_report(
     finalists: Sequence[Finalist],
     *,
     interrupted: bool,
+    elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Everything together; pure but for reading the runtime's profile of the result."""
     obstacles = _obstacles(job, outcome, result)
@@ -61,7 +63,7 @@ def build_report(
     return Report(
         slimline=environment()["slimline"],
         verdict=verdict,
-        sentence=sentence(verdict, base, result, outcome.interval, obstacles),
+        sentence=sentence(verdict, base, result, outcome.interval, obstacles) + (f" {only_text(elsewhere, base.quality)}" if elsewhere is not None else ""),
         interrupted=interrupted,
         model=job.source.name,
         target=job.target.name,
@@ -78,6 +80,7 @@ def build_report(
         compression_ratio=result.size_bytes / base.size_bytes,
         drop=outcome.interval,
         certificate=None if interrupted else outcome.certificate,
+        elsewhere=elsewhere,
         agreement=outcome.close,
         fidelity=outcome.fidelity,
         references=compared,

@@ -23,6 +23,9 @@ def render(report: Report) -> str:
         "",
         _cell(rows.certificate_words(report)),
     ]
+    aside, worst = rows.elsewhere(report)
+    if aside:
+        parts += ["", "## Other classes", "", _cell(aside), *(["", *table_lines(*worst)] if worst[1] else [])]
     if report.references:
         parts += ["", "## References", "", *table_lines(*rows.references(report))]
     if report.obstacles or rows.next_steps(report):

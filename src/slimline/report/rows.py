@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from slimline.core.result import DecisionRecord, Report
 from slimline.core.trial import Agreement, Measurement
-from slimline.report.sentence import amount_text, bytes_text, count_text, difference_text, in_points, ratio_text, time_text
+from slimline.report.sentence import amount_text, bytes_text, count_text, difference_text, in_points, only_text, ratio_text, time_text
 
 SOURCES = {
     "user": "your own holdout samples",
@@ -130,6 +130,18 @@ def certificate_words(report: Report) -> str:
         f"{amount_text(drop.upper_95, quality)}, and with 95 % confidence above {amount_text(drop.lower_95, quality)}; {amount_text(drop.allowed, quality)} are allowed. Test: {certificate.test}. "
         + (sequence if steps else "")
     ).strip()
+
+
+def elsewhere(report: Report) -> tuple[str, tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """What a plan for some classes costs on the others: words, and head and rows of the classes that lost most. Empty for all classes."""
+    seen, quality = report.elsewhere, report.baseline.quality
+    head = ("class", "samples", "lost")
+    if seen is None:
+        return "", (head, [])
+    text = only_text(seen, quality)
+    if seen.before is not None and seen.after is not None:
+        text += f" Quality there: {seen.before:.4f} before, {seen.after:.4f} after. Quality, drop and certificate above are of the plan's own classes."
+    return text, (head, [(str(c.label), f"{c.samples:,}", difference_text(c.drop, quality)) for c in seen.worst])
 
 
 def next_steps(report: Report) -> list[str]:

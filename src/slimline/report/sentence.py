@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slimline.core.result import DropInterval, Verdict
+from slimline.core.result import DropInterval, Elsewhere, Verdict
 from slimline.core.trial import Measurement
 
 
@@ -108,3 +108,18 @@ def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | Non
     return (
         f"the drop is {number(drop.observed)}{unit}, between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"
     )
+
+
+def only_text(elsewhere: Elsewhere, quality: float | None) -> str:
+    """Which classes a plan is for, and what it costs on the others."""
+    names = listed([str(c) for c in elsewhere.classes])
+    said = f"This is for class{'es' if len(elsewhere.classes) != 1 else ''} {names} alone"
+    if elsewhere.drop is None or elsewhere.upper_95 is None:
+        return f"{said}; what it costs on others was not measured."
+    change = "lost" if elsewhere.drop >= 0 else "gained"
+    return f"{said}; on samples of the others {difference_text(abs(elsewhere.drop), quality)} are {change} ({elsewhere.samples:,} samples, with 95 % confidence at most {amount_text(elsewhere.upper_95, quality)} lost)."
+
+
+def listed(names: Sequence[str]) -> str:
+    """``1``, ``1 and 5``, ``1, 5 and 7``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))

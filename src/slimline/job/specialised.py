@@ -1,0 +1,101 @@
+"""A plan for one user's classes: the search, the training and the certificate see these alone, and what that costs on the others is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.result import ClassLoss, Elsewhere
+from slimline.core.samples import Samples
+from slimline.errors import DataError
+from slimline.job.certificate import Outcome
+from slimline.job.context import Job, Source, as_outputs
+from slimline.job.found import Found, timed
+from slimline.measure.certify import bootstrap_interval, drop_interval
+from slimline.measure.classes import class_drops
+
+SHOWN = 20  # classes that lost most
+
+
+class Specialised:
+    """A source whose samples are those of ``classes``; the model keeps all its outputs.
+
+    Raises:
+        DataError: (by ``data``) the targets are no labels, or a split has no sample of one of the classes.
+    """
+
+    def __init__(self, source: Source, classes: Sequence[int]) -> None:
+        self.source = source
+        self.classes = tuple(classes)
+        self.name = source.name
+        self.has_metric = getattr(source, "has_metric", True)
+
+    @property
+    def holdout_source(self) -> str | None:
+        return self.source.holdout_source
+
+    def model(self) -> nn.Module:
+        return self.source.model()
+
+    def example(self) -> Samples:
+        return self.source.example()
+
+    def data(self, split: str) -> Samples | None:
+        samples = self.source.data(split)
+        return None if samples is None else samples[self._mine(samples, split)]
+
+    def elsewhere(self, split: str) -> Samples | None:
+        """The samples of all other classes; ``None`` if there are none."""
+        samples = self.source.data(split)
+        if samples is None:
+            return None
+        rest = samples[~self._mine(samples, split)]
+        return rest if len(rest) else None
+
+    def metric(self, outputs: Any, targets: Any) -> Any:
+        return self.source.metric(outputs, targets)
+
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor | None:
+        return self.source.loss(outputs, targets)
+
+    def _mine(self, samples: Samples, split: str) -> torch.Tensor:
+        """Which samples are of the classes."""
+        labels = samples.targets
+        if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
+            raise DataError(
+                f"--classes needs labels [N] as targets, which data({split!r}) does not give.", hint="Leave --classes out, or return class numbers."
+            )
+        absent = [str(c) for c in self.classes if not bool((labels == c).any())]
+        if absent:
+            known = ", ".join(map(str, labels.unique().tolist()[:SHOWN]))
+            raise DataError(f"--classes: no {split} sample is of class {', '.join(absent)}.", hint=f"There are {known}.")
+        return torch.isin(labels, torch.tensor(self.classes, dtype=labels.dtype))
+
+
+def elsewhere(job: Job, found: Found, outcome: Outcome) -> Elsewhere | None:
+    """What the delivered artefact loses on the holdout samples of the other classes; ``None`` if the job is for all classes."""
+    if not isinstance(job.source, Specialised):
+        return None
+    samples = job.source.elsewhere("holdout")
+    if samples is None:
+        job.note("what the plan costs on other classes: the holdout has none")
+        return Elsewhere(classes=job.source.classes)
+    with timed(job, "measuring the other classes", 0.94):
+        threads = job.request.budget.threads
+        original, compressed = (as_outputs(job.target.run(a, samples, threads=threads), found.original) for a in (found.baseline, outcome.finalist.artifact))
+        before, a = job.score(original, samples, original)
+        after, b = job.score(compressed, samples, original)
+    if a is None or b is None:
+        interval = bootstrap_interval(job.metric, original, compressed, samples.targets, 0.0, job.request.seed)[0]
+    else:
+        interval = drop_interval(a, b, 0.0)[0]
+    worst: tuple[ClassLoss, ...] = ()
+    if a is not None and b is not None and min(float(a.min()), float(b.min())) >= 0 and max(float(a.max()), float(b.max())) <= 1:
+        ranked = sorted(class_drops(a, b, samples.targets), key=lambda d: (-d.observed, d.label))
+        worst = tuple(ClassLoss(label=d.label, samples=d.samples, drop=d.observed) for d in ranked[:SHOWN])
+    return Elsewhere(
+        classes=job.source.classes, samples=len(samples), before=before, after=after, drop=interval.observed, lower_95=interval.lower_95, upper_95=interval.upper_95, worst=worst
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import slimline
+from slimline import cli
+from slimline.core.samples import Samples
+from slimline.errors import DataError
+from slimline.job.specialised import Specialised
+from slimline.report import html, markdown, rows
+
+
+class Task:
+    """Four classes that are told by which of the first four features is largest; the model knows them all."""
+
+    name = "four"
+    holdout_source = "user"
+
+    def __init__(self, targets: bool = True) -> None:
+        self.targets = targets
+
+    def example(self) -> Samples:
+        return Samples.of(torch.zeros(2, 16))
+
+    def data(self, split: str) -> Samples | None:
+        x = torch.randn(400, 16, generator=torch.Generator().manual_seed(len(split)))
+        return Samples.of(x, x[:, :4].argmax(1) if self.targets else None)
+
+    def model(self) -> nn.Module:
+        first, second = nn.Linear(16, 64), nn.Linear(64, 4)
+        with torch.no_grad():
+            for layer, size in ((first, 16), (second, 4)):
+                layer.weight.copy_(torch.eye(layer.out_features, layer.in_features) if size == 16 else torch.eye(4, 64))
+                layer.bias.fill_(4.0 if size == 16 else 0.0)
+        return nn.Sequential(first, nn.ReLU(), second).eval()
+
+    def metric(self, outputs: Any, targets: Any) -> torch.Tensor:
+        return (outputs.argmax(1) == targets).float()
+
+    def loss(self, outputs: Any, targets: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets)
+
+
+def test_every_split_holds_the_classes_alone_and_the_others_are_elsewhere() -> None:
+    task = Task()
+    source = Specialised(task, (1, 3))
+    for split in ("train", "search", "holdout"):
+        mine, rest, whole = source.data(split), source.elsewhere(split), task.data(split)
+        assert mine is not None and rest is not None and whole is not None
+        assert set(mine.targets.tolist()) == {1, 3} and set(rest.targets.tolist()) == {0, 2}
+        assert len(mine) + len(rest) == len(whole) == 400
+        assert torch.equal(mine.args[0], whole.args[0][(whole.targets == 1) | (whole.targets == 3)])
+    assert Specialised(task, (0, 1, 2, 3)).elsewhere("holdout") is None
+
+
+def test_a_class_without_samples_and_targets_that_are_no_labels_are_named() -> None:
+    with pytest.raises(DataError, match=r"no search sample is of class 9.*There are 0, 1, 2, 3"):
+        Specialised(Task(), (1, 9)).data("search")
+    with pytest.raises(DataError, match="needs labels"):
+        Specialised(Task(targets=False), (1,)).data("search")
+
+
+@pytest.mark.parametrize("text", ["a", "1,b", "-1", "", ","])
+def test_what_are_no_labels_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compress", "task.py", "--classes", text]) == 2
+    assert "no labels" in capsys.readouterr().err
+
+
+def test_the_report_says_what_a_plan_for_some_classes_costs_on_the_others(tmp_path: Path) -> None:
+    import onnxruntime
+
+    task, out = Task(), tmp_path / "build"
+    budget = slimline.Budget(max_drop="10%", minimize="size")
+    report = slimline.compress(task.model(), task, budget=budget, time="8s", out=out, classes=(1, 3)).report  # type: ignore[arg-type]
+    seen, whole = report.elsewhere, task.data("holdout")
+    assert seen is not None and report.drop is not None and whole is not None
+    assert seen.classes == (1, 3) and seen.samples + report.drop.samples == 400
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: whole.args[0].numpy()})
+    right = np.argmax(scores, 1) == whole.targets.numpy()
+    other = np.isin(whole.targets.numpy(), (0, 2))
+    assert (
+        seen.after == pytest.approx(right[other].mean()) and report.compressed is not None and report.compressed.quality == pytest.approx(right[~other].mean())
+    )
+    assert seen.drop == pytest.approx(seen.before - seen.after)  # type: ignore[operator]
+    assert {c.label for c in seen.worst} == {0, 2} and sum(c.samples for c in seen.worst) == seen.samples
+    text, _ = rows.elsewhere(report)
+    assert "for classes 1 and 3 alone" in report.sentence and f"{seen.samples} samples" in report.sentence
+    assert "## Other classes" in markdown.render(report) and text.split(";")[0] in html.render(report)

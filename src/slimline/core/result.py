@@ -82,10 +82,48 @@ class Cost(Data):
     loss_measured: float | None = None
 
 
+class Alternative(Data):
+    """An option that a site could have had instead, all else as in the plan.
+
+    ``changes``: of the estimated costs, in their units, and of ``loss``, in nats as the search counts them; negative is less. ``worth``: what
+    the costs that it saves (or, of a ``milder`` one, adds) are worth in nats at the plan's prices; ``None`` where losing more would buy nothing.
+    ``reason`` it was not taken: ``price``: it takes more than it gives; ``limit``: it would break the limit on ``quantity``; ``whole``: it goes only with all
+    channels, or these only without it; ``estimate``: on paper it would have been better, but plans are chosen among those that were measured.
+    """
+
+    label: str
+    milder: bool
+    changes: dict[str, float]
+    worth: float | None
+    reason: Literal["price", "limit", "whole", "estimate"]
+    quantity: str = ""
+
+
+class Price(Data):
+    """What a ``step`` more of one budget would buy, by the estimates, corrected from the measured trials.
+
+    ``quantity``: a budgeted one, or ``loss``: what the allowed drop limits, in nats before recovery. ``limit``: ``None`` where none was set: then the
+    step is from the plan's own value, ``used``. ``worth``: nats (as the search counts them) that one unit is worth, from the linear relaxation's
+    multipliers. ``buys``: changes of the costs at the same loss, solved again. ``loss_change``, ``drop_change``: at the same value of what is
+    minimised, solved again; the drop before recovery, by what the trials nearest in loss lost. ``binds``: whether the limit is in the way of anything.
+    """
+
+    quantity: str
+    limit: float | None
+    used: float
+    step: float
+    binds: bool
+    worth: float | None = None
+    buys: dict[str, float] = {}
+    loss_change: float | None = None
+    drop_change: float | None = None
+
+
 class DecisionRecord(Data):
     """What a site became, and why.
 
-    ``considered``: the labels of the other options with their predicted loss, best first.
+    ``considered``: the labels of the other options with their predicted loss, best first. ``alternatives``: the closest contender
+    that loses less and the closest that loses more.
     """
 
     site: str
@@ -100,6 +138,7 @@ class DecisionRecord(Data):
     rank: int | None = None
     cost: Cost = Cost()
     considered: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
 
 
 class Prediction(Data):
@@ -198,6 +237,9 @@ class Report(Data):
     decisions: tuple[DecisionRecord, ...] = ()
     refused: tuple[Refused, ...] = ()
     predictions: Predictions = Predictions()
+    prices: tuple[Price, ...] = ()
+    cheaper: int | None = None
+    """Measured trials that met every other limit at a better objective: the allowed drop was in their way. ``None``: not counted."""
     artefact: ArtefactFile | None
     not_checked: tuple[str, ...] = ()
     environment: dict[str, str] = {}

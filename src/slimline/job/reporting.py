@@ -20,6 +20,7 @@ from slimline.core.result import (
     Point,
     Prediction,
     Predictions,
+    Price,
     Reference,
     Refused,
     Report,
@@ -31,15 +32,19 @@ from slimline.core.trial import Measurement, Trial
 from slimline.job.certificate import Outcome
 from slimline.job.context import Job, environment, sha256
 from slimline.job.found import Found
-from slimline.job.recovery import Finalist
+from slimline.job.recovery import Finalist, objective
 from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
 from slimline.report.sentence import bytes_text, count_text, difference_text, only_text, sentence, time_text
+from slimline.search.prices import alternatives, prices
 from slimline.search.space import Option
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
+
+LATEST = 1.04  # of the time budget, after which nothing is solved again for the report
+SURELY = 0.98  # of the objective: less is better by more than noise
 
 
 def build_report(
@@ -88,6 +93,8 @@ def build_report(
         decisions=_decisions(job, found, outcome.finalist),
         refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused),
         predictions=_predictions(found),
+        prices=_prices(job, found, outcome.finalist.trial.plan),
+        cheaper=_cheaper(job, found, outcome.finalist.trial),
         artefact=ArtefactFile(file=f"model{outcome.finalist.artifact.suffix}", sha256=sha256(outcome.finalist.artifact.payload)),
         not_checked=tuple(job.notes),
         environment=environment(),
@@ -175,6 +182,24 @@ def _predictions(found: Found) -> Predictions:
     return Predictions(candidates=pairs, rank_correlation=correlation, size_error=error("size", "size"), latency_error=error("latency", "latency"))
 
 
+def _prices(job: Job, found: Found, plan: Plan) -> tuple[Price, ...]:
+    """What more of each budget would buy; nothing where a plan was given, since then there is nothing else to choose."""
+    choice = found.space.choice(plan)
+    if choice is None or job.request.plan is not None:
+        return ()
+    base = found.baseline_measurement.quality
+    made = prices(found.space, job.request.budget, choice, found.trials, base=base, over=lambda: job.clock.over(LATEST))
+    if not made or made[-1].quantity != "loss":
+        job.note("what more of each budget would buy: no time was left to solve again")
+    return made
+
+
+def _cheaper(job: Job, found: Found, taken: Trial) -> int:
+    """Candidates that met every limit but the drop, and were better than what was taken by more than two measurements of one file differ."""
+    fit = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
+    return sum(objective(job, found, t) < SURELY * objective(job, found, taken) for t in fit)
+
+
 def _rank(method: Method) -> int | None:
     """A factorisation's rank where it is a number; ``tucker`` has two, chosen by the weights."""
     found = getattr(method, "rank", None)
@@ -189,8 +214,9 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
     plan, space = finalist.trial.plan, found.space
     choice = space.choice(plan) or space.nothing
     total = max(space.loss(choice), 1e-9)
+    contenders = alternatives(space, budget, choice, found.trials)
     records = []
-    for place, taken in zip(space.places, choice, strict=True):
+    for place, taken, rivals in zip(space.places, choice, contenders, strict=True):
         site, option = place.site, place.options[taken]
         others = sorted([o for i, o in enumerate(place.options) if i != taken], key=lambda o: o.loss)
         use = found.workshop.program.weights.get(site.id)
@@ -226,6 +252,7 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 width=(site.features, option.channels) if option.channels is not None else None,
                 cost=cost,
                 considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
+                alternatives=rivals,
             )
         )
     return tuple(records)

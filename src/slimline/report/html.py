@@ -21,7 +21,7 @@ from slimline.core.budget import Budget
 from slimline.core.result import DecisionRecord, Point, Report
 from slimline.core.trial import Measurement
 from slimline.errors import UsageError
-from slimline.report import rows
+from slimline.report import prices, rows
 from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, label, stairs
 from slimline.report.sentence import amount_text, bytes_text, change_text, count_text, difference_text, in_points, percent_text, points, time_text
 
@@ -41,6 +41,7 @@ def render(report: Report, *, home: str = "") -> str:
         r=report, home=home, script=script, style=Markup(file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
         plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=_layers(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
         blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
+        binding=prices.binding(report), priced=prices.table(report), price_note=prices.NOTE,
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: difference_text(value, report.baseline.quality), percent=percent_text,
     )  # fmt: skip
@@ -301,10 +302,10 @@ def _group(d: DecisionRecord) -> tuple[str, float, str, str]:
     return d.site.removesuffix("#channels"), round(100 * new / old, 1) if old else 100.0, f"{new} of {old}" if d.width and not gone else d.after, d.why
 
 
-def _decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[tuple[tuple[str, str], ...], tuple[str, ...]]]]:
-    """Head, and for every site its named cells and what else was considered."""
+def _decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[tuple[tuple[str, str], ...], list[str], tuple[str, ...]]]]:
+    """Head, and for every site its named cells, its closest contenders, and what else was considered."""
     head, body = rows.decisions(report)
-    return head, [(tuple(zip(head, row, strict=True)), d.considered) for row, d in zip(body, report.decisions, strict=True)]
+    return head, [(tuple(zip(head, row, strict=True)), prices.alternatives(report, d), d.considered) for row, d in zip(body, report.decisions, strict=True)]
 
 
 # -- how sure ---------------------------------------------------------------------------------------------

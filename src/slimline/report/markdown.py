@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from slimline.core.result import Report
-from slimline.report import rows
+from slimline.report import prices, rows
 
 
 def render(report: Report) -> str:
@@ -36,7 +36,12 @@ def render(report: Report) -> str:
             *(f"- {_cell(o)}" for o in report.obstacles),
             *(f"- next: {_cell(n)}" for n in rows.next_steps(report)),
         ]
+    if report.prices:
+        parts += ["", "## What binds, and what more would buy", "", _cell(prices.binding(report)), "", *table_lines(*prices.table(report)), "", prices.NOTE]
     parts += ["", "## Decisions", "", *table_lines(*rows.decisions(report))]
+    rivals = [f"- {_code(d.site)}: {_cell(text)}" for d in report.decisions for text in prices.alternatives(report, d)]
+    if rivals:
+        parts += ["", "<details><summary>What each site was closest to being instead</summary>", "", *rivals, "", "</details>"]
     if report.refused:
         parts += ["", "## Left alone", "", *(f"- {_code(r.where)}: {_cell(r.reason)}" for r in report.refused)]
     p = report.predictions

@@ -18,7 +18,7 @@ from rich.text import Text
 from slimline.core.progress import Best
 from slimline.core.result import Comparison, DecisionRecord, Report
 from slimline.errors import UsageError
-from slimline.report import comparison, rows
+from slimline.report import comparison, prices, rows
 from slimline.report.sentence import bytes_text, change_text, points, time_text
 
 NARROW = 96  # columns, below which the table of the verdict would wrap in every row
@@ -171,10 +171,18 @@ def explain(directory: Path, console: Console) -> None:
             f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version."
         ) from error
     _paragraph(console, report.sentence, "bold", 0)
+    if report.prices:
+        console.print()
+        _paragraph(console, prices.binding(report), "bold", 0)
+        for sentence in prices.sentences(report):
+            _paragraph(console, sentence)
+        _paragraph(console, prices.NOTE, "dim")
     for d in report.decisions:
         console.print()
         console.print(f"[bold]{escape(d.site)}[/] {escape(d.op)}: {escape(_became(d))}", highlight=False, soft_wrap=True)
         _paragraph(console, d.why)
+        for text in prices.alternatives(report, d):
+            _paragraph(console, text)
         if d.considered:
             _paragraph(console, f"considered: {'; '.join(d.considered)}", "dim")
     if report.refused:

@@ -31,8 +31,7 @@ def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np
     sizes = [len(row) for row in objective]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     total = int(starts[-1])
-    one = sparse.csr_matrix((np.ones(total), (np.repeat(np.arange(len(sizes)), sizes), np.arange(total))), shape=(len(sizes), total))
-    constraints = [optimize.LinearConstraint(one, 1, 1)]
+    constraints = [optimize.LinearConstraint(_one_each(sizes), 1, 1)]
     for rows, limit in limits:
         constraints.append(optimize.LinearConstraint(np.concatenate(list(rows))[None, :], -np.inf, limit))
     c = np.concatenate(list(objective))
@@ -44,6 +43,47 @@ def allocate(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np
     if found.x is None:
         return None
     return tuple(int(np.argmax(found.x[a:b])) for a, b in itertools.pairwise(starts))
+
+
+def multipliers(objective: Sequence[np.ndarray], limits: Sequence[tuple[Sequence[np.ndarray], float]]) -> tuple[float, ...] | None:
+    """What one more unit of each limit would take off the objective: the dual values of the problem with shares of options allowed.
+
+    0 for a limit that does not bind. ``None`` if nothing meets the limits.
+
+    References:
+        Kellerer, Pferschy and Pisinger, "Knapsack Problems", 2004, section 11.2 (the linear relaxation).
+
+    Example:
+        One unit of the first quantity is worth 4: the second place gives most for it.
+
+        >>> multipliers([np.array([3.0, 1.0]), np.array([4.0, 0.0])], [([np.array([0.0, 1.0]), np.array([0.0, 1.0])], 0.5)])
+        (4.0,)
+    """
+    sizes = [len(row) for row in objective]
+    rows = np.stack([np.concatenate(list(row)) for row, _ in limits])
+    units = np.abs(rows).max(1)
+    units[units == 0] = 1.0
+    c = np.concatenate(list(objective))
+    scale = np.abs(c).max() or 1.0
+    with _no_chatter():
+        found = optimize.linprog(
+            c / scale,
+            A_ub=rows / units[:, None],
+            b_ub=np.array([limit for _, limit in limits]) / units,
+            A_eq=_one_each(sizes),
+            b_eq=np.ones(len(sizes)),
+            bounds=(0, 1),
+            method="highs",
+        )
+    if found.x is None:
+        return None
+    return tuple(float(max(0.0, -m) * scale / u) for m, u in zip(found.ineqlin.marginals, units, strict=True))
+
+
+def _one_each(sizes: Sequence[int]) -> sparse.csr_matrix:
+    """Rows that sum the options of each place."""
+    total = sum(sizes)
+    return sparse.csr_matrix((np.ones(total), (np.repeat(np.arange(len(sizes)), sizes), np.arange(total))), shape=(len(sizes), total))
 
 
 @contextlib.contextmanager

@@ -132,7 +132,7 @@ class Space:
 
     def loss(self, choice: Choice, corrections: Corrections = Corrections()) -> float:
         """Sum of the losses of what is chosen; what lies in a dropped block loses nothing more."""
-        gone = self._gone(choice)
+        gone = self.gone(choice)
         total = 0.0
         for index, (place, taken) in enumerate(zip(self.places, choice, strict=True)):
             if index not in gone:
@@ -227,7 +227,7 @@ class Space:
         """Places with options that shrink images, and each option's shares by weight."""
         return tuple((i, tuple(dict(o.work) for o in p.options)) for i, p in enumerate(self.places) if any(o.work for o in p.options))
 
-    def _gone(self, choice: Choice) -> set[int]:
+    def gone(self, choice: Choice) -> set[int]:
         """Places inside dropped blocks."""
         dropped = [p.site.module for p, taken in zip(self.places, choice, strict=True) if p.options[taken].dropped or p.site.id in self._drops(choice)]
         return {
@@ -251,7 +251,7 @@ class Space:
 
     def plan(self, choice: Choice) -> Plan:
         """The decisions of a choice, in the places' order."""
-        gone = self._gone(choice)
+        gone = self.gone(choice)
         taken = [p.options[c] for i, (p, c) in enumerate(zip(self.places, choice, strict=True)) if i not in gone]
         return Plan(model=self.fingerprint, decisions=tuple(d for o in taken for d in o.decisions), recovery=self.recovery, seed=self.seed)
 
@@ -323,7 +323,7 @@ class Space:
         return Corrections(costs, {k: max(float(f), 0.05) for k, f in zip(kinds, factors, strict=True)})
 
     def _by_kind(self, choice: Choice) -> dict[Kind, float]:
-        gone = self._gone(choice)
+        gone = self.gone(choice)
         sums: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
         for i, (p, c) in enumerate(zip(self.places, choice, strict=True)):
             if i not in gone:

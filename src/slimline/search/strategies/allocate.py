@@ -42,9 +42,7 @@ class Allocate:
         """The next plan that was not tried, or ``None`` when the ladder is done. A pure function of the trials."""
         mine = [t for t in trials if t.origin.startswith(self.name)]
         tried = {_decided(t.plan) for t in mine}
-        corrections = corrections_from(space, trials)
-        if space.recovery.steps:
-            corrections = replace(corrections, losses={**corrections.losses, "weight": UNRECOVERED * corrections.losses.get("weight", 1.0)})
+        corrections = counted(space, corrections_from(space, trials))
         if len(mine) >= self.levels:
             return None
         for level in self._levels(space, budget, mine, corrections):
@@ -117,20 +115,27 @@ def corrections_from(space: Space, trials: Sequence[Trial]) -> Corrections:
     return space.fitted(known) if known else Corrections()
 
 
+def counted(space: Space, corrections: Corrections) -> Corrections:
+    """With losses as the search counts them: those of numerics more, where training follows."""
+    if not space.recovery.steps:
+        return corrections
+    return replace(corrections, losses={**corrections.losses, "weight": UNRECOVERED * corrections.losses.get("weight", 1.0)})
+
+
 def solve(space: Space, budget: Budget, level: float, corrections: Corrections) -> Choice | None:
     """The best choice whose estimated loss is at most ``level`` and whose estimated costs keep the budget; ``None`` if there is none."""
     base = space.costs(space.nothing, corrections)
     choice = space.nothing
     best: tuple[float, Choice] | None = None
     for _ in range(ROUNDS):
-        tables = _tables(space, choice, corrections)
+        tables = linearised(space, choice, corrections)
         here = space.costs(choice, corrections)
         weights = budget.weights(base)
         objective = [sum((w * t[q] for q, w in weights.items()), np.zeros(len(t["loss"]))) for t in tables]
         limits = [([t["loss"] for t in tables], level)]
         for q, limit in budget.limits().items():
             limits.append(([t[q] for t in tables], limit * MARGIN - here[q]))
-        new = allocate(objective, [*limits, *_exclusions(space)])
+        new = allocate(objective, [*limits, *exclusions(space)])
         if new is None:
             break
         score = _score(space, new, budget, base, level, corrections)
@@ -145,7 +150,7 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
     return polished if _feasible(space, polished, budget, level, corrections) else None
 
 
-def _exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
+def exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
     """A weight is kept whole, or its channels are pruned: for each pair at most one of both."""
     rows = []
     for i, others in space.conflicts:
@@ -157,7 +162,7 @@ def _exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
     return rows
 
 
-def _tables(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:
+def linearised(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:
     """Per place: each option's change of every cost against ``choice``, all else as it is, and its loss."""
     here = space.costs(choice, corrections)
     tables = []

@@ -1,0 +1,139 @@
+"""What binds, what a little more of each budget would buy, and why a site has no other option: in words."""
+
+from __future__ import annotations
+
+from slimline.core.result import Alternative, DecisionRecord, Price, Report
+from slimline.report.sentence import bytes_text, count_text, difference_text, in_points, time_text
+
+NAMES = {"size": "file", "download": "download", "latency": "latency", "memory": "memory", "macs": "multiply-adds", "loss": "drop"}
+ORDER = ("size", "download", "latency", "memory", "macs", "loss")
+HEAD = ("budget", "limit", "plan", "binds", "a tenth more", "buys, at the same loss", "or spares", "worth at the margin")
+UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e6}  # of the margin: 10 KB, 0.1 ms, a million multiply-adds
+NOTE = (
+    "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs in nats, before recovery; in the reasons it is counted as the search does"
+    " (rounding more than structure, since training brings back less of it)."
+)
+
+
+def quantity_text(quantity: str, value: float) -> str:
+    """A value in its unit: ``217 KB``, ``0.343 ms``, ``0.02 nats``."""
+    if quantity == "loss":
+        return f"{value:.2g} nats"
+    return time_text(value) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
+
+
+def binding(report: Report) -> str:
+    """One sentence: which budgets stand in the way of a better result."""
+    if not report.prices:
+        return ""
+    names = [NAMES[p.quantity] for p in report.prices if p.binds and p.quantity != "loss"]
+    if report.cheaper:
+        names.insert(0, f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else and lost more)")
+    loose = [NAMES[p.quantity] for p in report.prices if p.limit is not None and not p.binds]
+    said = f"What binds: {', '.join(names)}." if names else "No budget binds: the search found nothing better, whatever it loses."
+    return said + (f" Not reached: {', '.join(loose)}." if loose else "")
+
+
+def sentences(report: Report) -> list[str]:
+    """One for each price."""
+    return [_sentence(report, p) for p in report.prices]
+
+
+def _sentence(report: Report, price: Price) -> str:
+    step = quantity_text(price.quantity, price.step)
+    if price.quantity == "loss":
+        return f"Drop: a tenth more loss ({step}) would buy {_bought(report, price) or 'nothing'}."
+    name = NAMES[price.quantity]
+    if price.limit is not None and not price.binds and price.quantity != report.minimize:
+        return f"{name.capitalize()}: {step} more than the limit of {quantity_text(price.quantity, price.limit)} would buy nothing; the plan takes {quantity_text(price.quantity, price.used)}."
+    bought, milder = _bought(report, price), _milder(report, price)
+    same = "" if price.quantity == report.minimize else f" at the same {NAMES[report.minimize]}"
+    either = [t for t in (bought and f"{bought} at the same loss", milder and milder + same) if t]
+    margin = f" At the margin, {_margin(price).replace(':', ' are worth')}." if price.worth else ""
+    return f"{name.capitalize()}: {step} more would buy {', or '.join(either) or 'nothing'}.{margin}"
+
+
+def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of the prices."""
+    rows = []
+    for p in report.prices:
+        spent = p.quantity == report.minimize
+        rows.append(
+            (
+                NAMES[p.quantity] + (", minimised" if spent else ""),
+                "" if p.limit is None else quantity_text(p.quantity, p.limit),
+                quantity_text(p.quantity, p.used),
+                ("yes" if report.cheaper else "no") if p.quantity == "loss" else "yes" if p.binds else "" if p.limit is None else "no",
+                f"+{quantity_text(p.quantity, p.step)}",
+                "" if spent else _bought(report, p) or "nothing",
+                "" if p.quantity == "loss" else _milder(report, p) or "nothing",
+                _margin(p),
+            )
+        )
+    return HEAD, rows
+
+
+def _margin(price: Price) -> str:
+    """``10 KB: 0.0014 nats``, by the multiplier; a smaller unit where that would be a large part of the plan."""
+    if price.worth is None or price.quantity not in UNITS:
+        return ""
+    unit = UNITS[price.quantity]
+    while unit > price.used / 5 > 0:
+        unit /= 10
+    return f"{quantity_text(price.quantity, unit)}: {quantity_text('loss', price.worth * unit)}"
+
+
+def _bought(report: Report, price: Price) -> str:
+    """``0.004 ms less latency, 3 KB less file``: what shrinks, what is minimised first, and what grows with it."""
+    parts = []
+    for quantity in sorted(price.buys, key=lambda q: (q != report.minimize, ORDER.index(q))):
+        change = price.buys[quantity]
+        if abs(change) > 1e-3 * _scale(report, quantity) and (quantity == report.minimize or quantity != price.quantity):
+            parts.append(f"{quantity_text(quantity, abs(change))} {'less' if change < 0 else 'more'} {NAMES[quantity]}")
+    return ", ".join(parts) if price.buys.get(report.minimize, 0.0) < 0 else ""
+
+
+def _milder(report: Report, price: Price) -> str:
+    """``0.003 nats less loss (about 0.05 points before training)``."""
+    if price.loss_change is None or price.loss_change >= -1e-6:
+        return ""
+    quality = report.baseline.quality
+    lost = (
+        ""
+        if price.drop_change is None or (in_points(quality) and price.drop_change > -5e-5)
+        else f", about {difference_text(-price.drop_change, quality)} before training"
+    )
+    return f"{quantity_text('loss', -price.loss_change)} less loss{lost}"
+
+
+def _scale(report: Report, quantity: str) -> float:
+    base = report.baseline
+    return float(
+        {"size": base.size_bytes, "download": base.download_bytes, "latency": base.latency_ms.median, "memory": base.memory_bytes, "macs": base.macs}[quantity]
+    )
+
+
+def alternatives(report: Report, decision: DecisionRecord) -> list[str]:
+    """For each contender of a site one sentence: what it would change, and why it was not taken."""
+    return [alternative_text(report, a) for a in decision.alternatives]
+
+
+def alternative_text(report: Report, a: Alternative) -> str:
+    """``milder: keep would bring back 0.002 nats and cost 2.1 KB, 0.01 ms (worth 0.004 nats here): it costs more than it brings``."""
+    lost = a.changes.get("loss", 0.0)
+    costs = [(q, a.changes[q]) for q in ORDER if q in a.changes and q != "loss" and abs(a.changes[q]) > 1e-6 * _scale(report, q)]
+    grows = ", ".join(quantity_text(q, c) for q, c in costs if c > 0)
+    shrinks = ", ".join(quantity_text(q, -c) for q, c in costs if c < 0)
+    worth = "" if a.worth is None or not costs else f", worth {a.worth:.2g} nats here"
+    if a.milder:
+        gives = f"would bring back {-lost:.2g} nats" if lost < 0 else "would lose no less"
+        text = f"{a.label} {gives} and cost {grows or 'nothing'}" + (f", but save {shrinks}" if shrinks else "") + worth
+    else:
+        text = f"{a.label} would save {shrinks or 'nothing'}" + (f", but cost {grows}" if grows else "") + worth + f", and lose {lost:.2g} nats more"
+    why = {
+        "price": "it costs more than it brings" if a.milder else "it loses more than that is worth",
+        "limit": f"it would break the limit on {NAMES.get(a.quantity, a.quantity)}",
+        "whole": "it does not go together with what other sites became",
+        "estimate": "by the corrected estimates it would be a gain; plans are chosen among the candidates that were measured",
+    }[a.reason]
+    return f"{'milder' if a.milder else 'stronger'}: {text}; {why}"

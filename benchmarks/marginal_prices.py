@@ -3,51 +3,28 @@
     python benchmarks/marginal_prices.py path/to/resnet20_cifar10.py --size 120KB --time 100s
 
 Compresses twice for latency: with a limit on the file's size, and with that limit and a tenth more. Prints what the first run's report
-predicts of the second, and what the second one really has: of the delivered files, and of the candidates
-that were measured before any training, which is what the prices are about.
+predicts of the second, and what the second one really has: the delivered file, and the fastest of the candidates that were measured
+before any training and lost no more than the first run's plan.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from slimline.core.budget import Budget, parse_bytes, parse_seconds
 from slimline.core.request import Request
-from slimline.core.result import Price, Report
+from slimline.core.result import Report
 from slimline.job import compress_request
 from slimline.report.sentence import bytes_text, difference_text, time_text
 from slimline.report.terminal import LiveProgress
 from slimline.sources.task_file import TaskFile
 
 STEP = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Seen:
-    """A run. ``losses``: (milliseconds, nats, drop) of every untrained candidate within the limit."""
-
-    report: Report
-    losses: list[tuple[float, float, float]]
-
-    @classmethod
-    def of(cls, report: Report, limit: int) -> Seen:
-        measured = {p.plan: p.measured for p in report.predictions.candidates}
-        first = {p.plan: p for p in reversed(report.pareto)}  # of a plan's two points the earlier one: untrained
-        fit = [p for p in first.values() if p.size_bytes <= limit and p.plan in measured and p.drop is not None]
-        return cls(report, [(p.latency_ms, measured[p.plan], p.drop or 0.0) for p in fit])
-
-    def least_loss(self, milliseconds: float) -> tuple[float, float] | None:
-        """Nats and drop of the candidate that lost least in at most so many milliseconds."""
-        return min(((nats, drop) for ms, nats, drop in self.losses if ms <= milliseconds), default=None)
-
-    def fastest(self, nats: float) -> float | None:
-        """Milliseconds of the fastest candidate that lost at most so much."""
-        return min((ms for ms, lost, _ in self.losses if lost <= nats), default=None)
 
 
 def run(task: Path, size: int, given: argparse.Namespace, out: Path) -> Report:
@@ -71,42 +48,58 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/marginal_prices"))
     given = parser.parse_args()
     more = int((1 + STEP) * given.size)
-    first = Seen.of(run(given.task, given.size, given, given.out / "limit"), given.size)
-    second = Seen.of(run(given.task, more, given, given.out / "more"), more)
-    show(first, second, next(p for p in first.report.prices if p.quantity == "size"))
+    first = run(given.task, given.size, given, given.out / "limit")
+    second = run(given.task, more, given, given.out / "more")
+    show(first, second, given.size, more)
 
 
-def show(first: Seen, second: Seen, price: Price) -> None:
-    a, b = first.report, second.report
-    assert a.compressed is not None and b.compressed is not None and price.limit is not None
-    print(f"limit {bytes_text(price.limit)} {'binds' if price.binds else 'does not bind'}; {bytes_text(price.step)} more")
-    print(f"{'':42} {'predicted':>18} {'re-run':>18}")
-    base = a.baseline.latency_ms.median / b.baseline.latency_ms.median  # the machine's speed may have changed between the runs
-    level = next((p.used for p in a.prices if p.quantity == "loss"), 0.0)
-    speed = [s.fastest(level) for s in (first, second)]
-    here = min((ms for ms, _, _ in first.losses), default=0.0)
-    plan = [s.least_loss(here) for s in (first, second)]
-    predicted = price.buys.get("latency")
-    rows = [
-        ("latency at the same loss, candidates", predicted, None if speed[0] is None or speed[1] is None else base * speed[1] - speed[0], time_text),
-        ("latency, delivered", predicted, base * b.compressed.latency_ms.median - a.compressed.latency_ms.median, time_text),
-        ("loss at the same latency, candidates", price.loss_change, None if plan[0] is None or plan[1] is None else plan[1][0] - plan[0][0], nats_text),
-    ]
-    for name, told, found, text in rows:
-        print(f"{name:42} {signed(told, text):>18} {signed(found, text):>18}")
-    quality = a.baseline.quality
-    for name, report in (("limit", a), ("more", b)):
+def show(first: Report, second: Report, limit: int, more: int) -> None:
+    """Predicted and real, side by side."""
+    price = next((p for p in first.prices if p.quantity == "size"), None)
+    if price is None or price.loss_change is None or not price.buys:
+        raise SystemExit("The first run had no time to price its plan: give more --time.")
+    print(f"a file of at most {bytes_text(limit)} {'binds' if price.binds else 'does not bind'}; with {bytes_text(more)}:")
+    same_loss, same_time = price.buys["latency"], price.loss_change
+    print(f"  predicted  {signed(same_loss, time_text)} at the same loss, or {signed(same_time, nats_text)} at the same latency")
+    (ms_1, loss_1), (ms_2, loss_2) = (delivered(r) for r in (first, second))
+    print(f"  re-run     {signed(ms_2 - ms_1, time_text)} and {signed(loss_2 - loss_1, nats_text)}, as delivered")
+    allowed = measured_loss(first)
+    fastest = [fastest_of(r, size, allowed) for r, size in ((first, limit), (second, more))]
+    if fastest[0] is not None and fastest[1] is not None:
+        change = fastest[1] - fastest[0]
+        print(f"  re-run     {signed(change, time_text)}, of the fastest candidates that lost at most {nats_text(allowed)} when measured untrained")
+    print(f"{'':10} {'file':>9} {'latency':>10} {'counted loss':>16} {'drop':>13}")
+    for name, report in (("limit", first), ("more", second)):
         assert report.compressed is not None and report.baseline.quality is not None and report.compressed.quality is not None
-        lost = difference_text(report.baseline.quality - report.compressed.quality, quality)
-        print(f"{name:6} {bytes_text(report.compressed.size_bytes)}, {time_text(report.compressed.latency_ms.median)}, {lost} lost, {report.verdict}")
+        lost = difference_text(report.baseline.quality - report.compressed.quality, report.baseline.quality)
+        ms, loss = delivered(report)
+        print(f"{name:10} {bytes_text(report.compressed.size_bytes):>9} {time_text(ms):>10} {nats_text(loss):>16} {lost:>13}  {report.verdict}")
+
+
+def delivered(report: Report) -> tuple[float, float]:
+    """Milliseconds of the file, and the loss of its plan as the search counts it."""
+    assert report.compressed is not None
+    return report.compressed.latency_ms.median, next(p.used for p in report.prices if p.quantity == "loss")
+
+
+def measured_loss(report: Report) -> float:
+    """Nats that the delivered plan lost when it was measured untrained."""
+    plan = next(p.plan for p in report.pareto if p.chosen)
+    return next(p.measured for p in report.predictions.candidates if p.plan == plan)
+
+
+def fastest_of(report: Report, size: int, nats: float) -> float | None:
+    """Milliseconds of the fastest untrained candidate within the limits."""
+    lost = {p.plan: p.measured for p in report.predictions.candidates}
+    return min((p.latency_ms for p in report.pareto if p.size_bytes <= size and lost.get(p.plan, nats + 1) <= nats), default=None)
 
 
 def nats_text(value: float) -> str:
     return f"{value:.3g} nats"
 
 
-def signed(value: float | None, text: object) -> str:
-    return "not known" if value is None else ("-" if value < 0 else "+") + text(abs(value))  # type: ignore[operator]
+def signed(value: float, text: Callable[[float], str]) -> str:
+    return ("-" if value < 0 else "+") + text(abs(value))
 
 
 if __name__ == "__main__":

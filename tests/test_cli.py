@@ -69,7 +69,8 @@ class Job:
         terminal.__dict__.update(
             LiveProgress=self.progress,
             print_verdict=lambda report, directory, console: console.print(f"VERDICT {report.verdict}"),
-            explain=lambda directory, console: console.print("BECAUSE"),
+            read=lambda directory: directory,
+            explain=lambda report, console: console.print("BECAUSE"),
         )
         monkeypatch.setitem(sys.modules, "slimline.job", job)
         monkeypatch.setitem(sys.modules, "slimline.report.terminal", terminal)

@@ -59,6 +59,22 @@ def test_every_split_holds_the_classes_alone_and_the_others_are_elsewhere() -> N
     assert Specialised(task, (0, 1, 2, 3)).elsewhere("holdout") is None
 
 
+class Sliced(Task):
+    """Every second sample is from the night."""
+
+    def slices(self, split: str) -> dict[str, tuple[str, ...]]:
+        return {"light": ("day", "night") * 200}
+
+
+def test_samples_of_the_classes_keep_their_indices_and_slices() -> None:
+    source = Specialised(Sliced(), (1, 3))
+    whole, mine, origin = Task().data("holdout"), source.data("holdout"), source.origin("holdout")
+    assert whole is not None and mine is not None and origin.index is not None and origin.split == "holdout"
+    assert torch.equal(whole.args[0][origin.index], mine.args[0])
+    assert source.slices("holdout") == {"light": tuple("night" if i % 2 else "day" for i in origin.index.tolist())}
+    assert Specialised(Task(), (1, 3)).slices("holdout") == {}
+
+
 def test_a_class_without_samples_and_targets_that_are_no_labels_are_named() -> None:
     with pytest.raises(DataError, match=r"no search sample is of class 9.*There are 0, 1, 2, 3"):
         Specialised(Task(), (1, 9)).data("search")

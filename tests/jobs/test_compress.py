@@ -112,6 +112,17 @@ def test_the_report_is_what_the_contract_says(finished: tuple[Path, subprocess.C
     assert report["decisions"] and report["pareto"] and report["references"]
 
 
+def test_what_was_lost_up_close_and_what_more_would_buy_is_in_the_report(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    report = Report.model_validate(report_of(finished[0]))
+    seen, drop = report.close_up, report.drop
+    assert seen is not None and drop is not None and (seen.samples, seen.split) == (600, "holdout")
+    assert (len(seen.lost) - len(seen.won)) / 600 == pytest.approx(drop.observed, abs=1e-6)
+    assert len(seen.classes) == 10 and sum(g.samples for g in seen.classes) == 600 and seen.calibration is not None
+    assert seen.disturbed or any("blur" in n for n in report.not_checked)
+    assert (report.prices[-1:] and report.prices[-1].quantity == "loss") or any("solve again" in n for n in report.not_checked)
+    assert any(d.alternatives for d in report.decisions)
+
+
 def test_every_file_is_the_one_in_the_manifest(finished: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, _ = finished
     manifest = json.loads((out / "manifest.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,16 @@ def test_lost_samples_classes_calibration_and_disturbances_are_told(planted: Any
     assert "top1 on 6,000 holdout samples: 1.0000 before, 0.9950 after" in said
     assert "lost: 30 samples that the original gets right (5970, 5971," in said and "and 10 more); won: 0" in said
     assert "class 4: 100.0 on 30 samples" in said and "calibration error (ECE): " in said and "with noise: 1.0000 before, 0.9950 after" in said
+
+
+def test_the_page_has_it_too_and_images_only_when_asked(planted: Any, tmp_path: Any) -> None:
+    planted.put(ruined=4)
+    task = Path("task.py")
+    task.write_text(task.read_text() + "\n\ndef slices(split):\n    return ['rare' if i >= 5970 else 'common' for i in range(6000)]\n")
+    assert main(["explain", str(planted.item.out), "--task", "task.py", "--html", "page.html"]) == 0
+    page = Path("page.html").read_text()
+    assert "gets 30 wrong that the original gets right" in page and "rare" in page and "<img" not in page
+    assert main(["explain", str(planted.item.out), "--show-samples"]) == 2
 
 
 def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:

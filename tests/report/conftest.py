@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 
 from slimline.core.result import (
+    Alternative,
     ArtefactFile,
     Certificate,
+    CloseUp,
     Cost,
     DecisionRecord,
+    Disturbed,
     DropInterval,
+    GroupDrop,
     Point,
     Prediction,
     Predictions,
+    Price,
     Reference,
     Refused,
     Report,
@@ -75,6 +80,10 @@ def _weights(draw: random.Random) -> list[DecisionRecord]:
             cost=Cost(
                 bytes_before=4 * count, bytes_predicted=after, bytes_measured=after, ms_before=ms, ms_predicted=None if removed else 0.5 * ms, ms_measured=0.0 if removed else ms * draw.uniform(0.3, 0.6),
                 loss_predicted=loss,
+            ),
+            alternatives=() if removed else (
+                Alternative(label="static_int8", milder=True, changes={"size": 2_100.0, "latency": 0.0, "loss": -0.004}, worth=0.009, reason="price"),
+                Alternative(label="static_int8(bits=2)", milder=False, changes={"size": -1_200.0, "latency": 0.0, "loss": 9 * loss}, worth=0.005, reason="price"),
             ),
             considered=() if removed else ("keep: loss 0", "static_int8: loss 2.5e-06", f"static_int8(bits=2): loss {9 * loss:.2g}"),
         ))  # fmt: skip
@@ -144,6 +153,41 @@ def _predictions(draw: random.Random) -> Predictions:
     return Predictions(candidates=candidates, rank_correlation=0.946, size_error=0.021, latency_error=0.078)
 
 
+PRICES = (
+    Price(
+        quantity="size", limit=300_000, used=214_000, step=30_000, binds=False, worth=4e-7, buys={"size": 0.0, "latency": 0.0}, loss_change=0.0, drop_change=0.0
+    ),
+    Price(quantity="latency", limit=None, used=0.26, step=0.026, binds=False, worth=1.4, loss_change=-0.021, drop_change=-0.0034),
+    Price(quantity="loss", limit=None, used=0.11, step=0.011, binds=True, worth=1.0, buys={"size": -4_100.0, "latency": -0.006}),
+)
+
+
+def _close_up() -> CloseUp:
+    """Ten classes, two ways of slicing, 190 samples lost."""
+    classes = tuple(
+        GroupDrop(label=str(k), samples=500, observed=0.014 - 0.002 * k, lower_95=-0.004 - 0.002 * k, upper_95=0.03 - 0.002 * k, of=10) for k in range(10)
+    )
+    slices = tuple(
+        GroupDrop(label=f"light: {n}", samples=c, observed=d, lower_95=d - 0.01, upper_95=d + 0.01, of=2)
+        for n, c, d in (("night", 700, 0.012), ("day", 4_300, 0.002))
+    )
+    shaken = tuple(
+        Disturbed(name=n, before=b, after=a, samples=2_000)
+        for n, b, a in (("", 0.877, 0.873), ("noise", 0.871, 0.861), ("blur", 0.802, 0.799), ("contrast", 0.87, 0.866))
+    )
+    return CloseUp(
+        samples=5_000,
+        before=0.8771,
+        after=0.8733,
+        lost=tuple(range(3, 4_940, 26)),
+        won=tuple(range(5, 4_940, 29)),
+        classes=classes,
+        slices=slices,
+        calibration=(0.031, 0.047),
+        disturbed=shaken,
+    )
+
+
 def make(**changes: Any) -> Report:
     """A ResNet-20 that passed; ``changes`` replace fields, and the sentence follows."""
     draw = random.Random(0)
@@ -172,7 +216,7 @@ def make(**changes: Any) -> Report:
         )),
         "agreement": Agreement(top1=0.9998, cosine=0.99997, max_abs=0.061), "fidelity": Agreement(top1=0.951, cosine=0.9931, max_abs=2.9), "references": references, "pareto": _points(draw),
         "decisions": (*_others(draw), *_weights(draw)), "refused": (Refused(where="head#channels", reason="its channels are an output of the model"), Refused(where="stages.1.0#block", reason="its input and output differ in shape")),
-        "predictions": _predictions(draw), "artefact": ArtefactFile(file="model.onnx", sha256="512a5fb9460cbac9da347667ca90e0de55ff5a36fb1280e7241422c2cf3f0449"),
+        "predictions": _predictions(draw), "prices": PRICES, "cheaper": 4, "close_up": _close_up(), "artefact": ArtefactFile(file="model.onnx", sha256="512a5fb9460cbac9da347667ca90e0de55ff5a36fb1280e7241422c2cf3f0449"),
         "not_checked": ("latency on any machine but this one", "the reference weight_only alone: no time was left"),
         "environment": {"python": "3.11.7", "machine": "x86_64", "processor": "a processor", "cores": "2", "slimline": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.32.0"},
     }  # fmt: skip
@@ -188,14 +232,14 @@ def without_data() -> Report:
     blank = {"quality": None}
     return make(
         verdict="inconclusive", baseline=full.baseline.model_copy(update=blank), compressed=full.compressed.model_copy(update=blank), drop=None, certificate=None, agreement=None, fidelity=None,
-        references={}, pareto=tuple(p.model_copy(update={**blank, "drop": None, "fidelity": None}) for p in full.pareto), predictions=Predictions(), not_checked=("whether quality was kept: there is no data to measure it on",),
+        prices=tuple(p.model_copy(update={"drop_change": None}) for p in PRICES), cheaper=0, close_up=None, references={}, pareto=tuple(p.model_copy(update={**blank, "drop": None, "fidelity": None}) for p in full.pareto), predictions=Predictions(), not_checked=("whether quality was kept: there is no data to measure it on",),
     )  # fmt: skip
 
 
 def cut_off() -> Report:
     """Interrupted before anything was found."""
     return make(
-        verdict="inconclusive", interrupted=True, compressed=None, ratio={}, compression_ratio=None, drop=None, certificate=None, agreement=None, fidelity=None, references={}, pareto=(), decisions=(),
+        verdict="inconclusive", interrupted=True, compressed=None, ratio={}, compression_ratio=None, drop=None, certificate=None, agreement=None, fidelity=None, references={}, pareto=(), decisions=(), prices=(), cheaper=None, close_up=None,
         refused=(), predictions=Predictions(), artefact=None, obstacles=("the run was interrupted before a candidate was measured",), environment={}, not_checked=(),
     )  # fmt: skip
 
@@ -216,11 +260,12 @@ def hostile() -> Report:
     full = make()
     return make(
         model=HOSTILE, target=HOSTILE, device=HOSTILE, metric=HOSTILE, command=HOSTILE, sentence=HOSTILE, obstacles=(HOSTILE,), not_checked=(HOSTILE,), environment={HOSTILE: HOSTILE},
-        decisions=tuple(d.model_copy(update={"site": HOSTILE, "method": HOSTILE, "op": d.op, "why": HOSTILE, "before": HOSTILE, "after": HOSTILE, "options": {HOSTILE: HOSTILE}, "considered": (HOSTILE,)}) for d in full.decisions),
+        decisions=tuple(d.model_copy(update={"site": HOSTILE, "method": HOSTILE, "op": d.op, "why": HOSTILE, "before": HOSTILE, "after": HOSTILE, "options": {HOSTILE: HOSTILE}, "considered": (HOSTILE,), "alternatives": tuple(a.model_copy(update={"label": HOSTILE}) for a in d.alternatives)}) for d in full.decisions),
         pareto=tuple(p.model_copy(update={"label": HOSTILE, "plan": HOSTILE}) for p in full.pareto), references={HOSTILE: full.references["plain int8"].model_copy(update={"note": HOSTILE})},
         refused=(Refused(where=HOSTILE, reason=HOSTILE),), artefact=ArtefactFile(file=HOSTILE, sha256=HOSTILE),
         predictions=full.predictions.model_copy(update={"candidates": tuple(p.model_copy(update={"plan": HOSTILE}) for p in full.predictions.candidates)}),
         schedule=full.schedule.model_copy(update={"spent": {HOSTILE: 3.0}}),
+        close_up=_close_up().model_copy(update={"split": HOSTILE, "classes": tuple(g.model_copy(update={"label": HOSTILE}) for g in _close_up().classes), "disturbed": tuple(d.model_copy(update={"name": HOSTILE}) for d in _close_up().disturbed)}),
     )  # fmt: skip
 
 

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from slimline.core.result import Predictions, Refused, Report
 from slimline.report import html
+from slimline.report.closeup import png
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path", "rect", "circle"}
 
@@ -171,7 +176,7 @@ def test_metrics_outside_the_unit_interval_are_never_called_points(make_report: 
     assert report.compressed is not None and report.drop is not None
     outside: dict[str, Any] = {
         "metric": "neg_mse", "baseline": report.baseline.model_copy(update={"quality": -31.0}), "compressed": report.compressed.model_copy(update={"quality": -31.4}),
-        "drop": report.drop.model_copy(update={"observed": 0.4, "lower_95": 0.2, "upper_95": 0.6, "allowed": 1.0}), "references": {}, "pareto": (),
+        "drop": report.drop.model_copy(update={"observed": 0.4, "lower_95": 0.2, "upper_95": 0.6, "allowed": 1.0}), "references": {}, "pareto": (), "close_up": None,
     }  # fmt: skip
     text = Page(html.render(make_report(**outside))).text
     assert "the drop is at most 0.6 with 95 % confidence" in text and " points" not in text
@@ -189,3 +194,30 @@ def test_structure_for_a_screen_reader(report: Report) -> None:
     assert all(a.get("scope") in ("col", "row") for a in page.having("th"))
     outer = [a for t, a in page.elements if t == "svg" and "x" not in a]
     assert all("aria-label" in a or a.get("aria-hidden") == "true" for a in outer)
+
+
+def test_what_binds_and_what_more_would_buy_stand_in_a_table(report: Report) -> None:
+    text = Page(html.render(report)).text
+    assert "What binds: the allowed drop (4 measured candidates were better in all else and lost more). Not reached: file." in text
+    assert "0.021 nats less loss; in proportion, 0.34 points" in text and "0.006 ms less latency, 4.1 KB less file" in text
+    assert text.count("worth 0.009 nats here; it costs more than it brings") == sum(bool(d.alternatives) for d in report.decisions)
+
+
+def test_samples_classes_slices_certainty_and_disturbances_are_shown(report: Report, reports: dict[str, Report]) -> None:
+    assert report.close_up is not None
+    text = Page(html.render(report)).text
+    assert f"gets {len(report.close_up.lost)} wrong that the original gets right" in text and "By index: 3, 29, 55," in text
+    assert "light: night" in text and "Of 10 classes." in text and "Expected calibration error 0.0310 before, 0.0470 after" in text
+    assert "0.60 points more lost than without" in text
+    assert "Up close" not in Page(html.render(reports["no data"])).text
+
+
+def test_images_are_in_the_page_only_when_they_were_asked_for(report: Report) -> None:
+    pixels = np.linspace(0, 1, 3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+    page = html.render(report, {29: png(pixels)})
+    (image,) = Page(page).having("img")
+    assert image["alt"] == "Sample 29" and "img-src data:" in page and "img-src" not in html.render(report)
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/png;base64,")))))
+    assert drawn.shape == (4, 5, 3) and np.array_equal(drawn, np.round(255 * pixels).astype(np.uint8).transpose(1, 2, 0))
+    gray = np.asarray(Image.open(io.BytesIO(png(pixels[:1]))))
+    assert gray.shape == (4, 5) and gray.min() == 0 and gray.max() == 255

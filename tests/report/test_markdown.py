@@ -9,7 +9,17 @@ from slimline.report import markdown
 def test_every_part_is_there(report: Report) -> None:
     text = markdown.render(report)
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
-    assert headings == ["Certificate", "References", "Decisions", "Left alone", "Predicted against measured", "Not checked", "How to reproduce"]
+    assert headings == [
+        "Certificate",
+        "References",
+        "What binds, and what more would buy",
+        "Decisions",
+        "Left alone",
+        "Up close",
+        "Predicted against measured",
+        "Not checked",
+        "How to reproduce",
+    ]
     assert report.sentence in text and report.command in text and report.artefact is not None and report.artefact.sha256 in text
 
 

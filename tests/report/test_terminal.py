@@ -10,7 +10,7 @@ from slimline.core.progress import Best
 from slimline.core.result import Report
 from slimline.errors import UsageError
 from slimline.report import json as report_json
-from slimline.report.terminal import LiveProgress, explain, print_verdict
+from slimline.report.terminal import LiveProgress, explain, print_verdict, read
 
 
 def console(terminal: bool = False, width: int = 160) -> tuple[Console, io.StringIO]:
@@ -29,14 +29,13 @@ def test_names_with_brackets_are_no_markup(report: Report, tmp_path: Path) -> No
     hostile = report.model_copy(update={"decisions": (report.decisions[0].model_copy(update={"site": "a[bold]b", "why": "[/red]"}),)})
     (tmp_path / "report.json").write_text(report_json.dumps(hostile), encoding="utf-8")
     to, stream = console()
-    explain(tmp_path, to)
+    explain(read(tmp_path), to)
     assert "a[bold]b" in stream.getvalue() and "[/red]" in stream.getvalue()
 
 
-def test_explain_names_every_site_its_reason_and_what_was_left_alone(report: Report, tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text(report_json.dumps(report), encoding="utf-8")
+def test_explain_names_every_site_its_reason_and_what_was_left_alone(report: Report) -> None:
     to, stream = console()
-    explain(tmp_path, to)
+    explain(report, to)
     text = " ".join(stream.getvalue().split())
     assert all(d.site in text and d.why in text for d in report.decisions) and report.refused[0].reason in text
 
@@ -98,4 +97,4 @@ def test_an_obstacle_is_told_once(reports: dict[str, Report]) -> None:
 def test_explain_refuses_what_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"schema": 1}', encoding="utf-8")
     with pytest.raises(UsageError, match="is not a report of this version"):
-        explain(tmp_path, console()[0])
+        read(tmp_path)

@@ -20,7 +20,7 @@ from slimline.model.program import Program
 from slimline.search.allocator import multipliers
 from slimline.search.prices import alternatives, least_loss, prices, rates
 from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import solve
+from slimline.search.strategies.allocate import UNRECOVERED, solve
 
 BITS = ((8, 0.001), (4, 0.01), (2, 0.1))
 
@@ -90,6 +90,7 @@ def test_what_a_step_of_the_minimised_bytes_spares_is_what_the_best_combination_
     assert (price.quantity, price.limit, price.binds, price.buys) == ("size", None, False, {})
     least = [min(x for _, costs, x in every(space) if costs["size"] <= limit) for limit in (price.used, price.used + price.step)]
     assert price.loss_change == pytest.approx(least[1] - least[0], abs=1e-6) and price.loss_change < 0
+    assert prices(space, budget, choice, (), drop=0.02)[0].drop_change == pytest.approx(0.02 * price.loss_change / space.loss(choice))
     assert loss.quantity == "loss" and loss.step == pytest.approx(0.1 * space.loss(choice)) and loss.buys["size"] <= 0
 
 
@@ -142,4 +143,4 @@ def test_where_training_follows_rounding_counts_more(space: Space) -> None:
     trained = replace(space, recovery=Recovery(steps=100))
     choice = (2, 2, 2, 2, 2)
     plain, counted = (alternatives(s, Budget(minimize="size"), choice, ())[0][0].changes["loss"] for s in (space, trained))
-    assert counted == pytest.approx(1.5 * plain)
+    assert counted == pytest.approx(UNRECOVERED * plain)

@@ -273,3 +273,36 @@ def test_function_that_is_no_function_is_named(tmp_path: Path) -> None:
 def test_small_view_does_not_keep_a_large_storage(tmp_path: Path) -> None:
     samples = task(tmp_path, data("x = torch.zeros(1000, 4)\nreturn x[:10], torch.zeros(10)")).given("search")
     assert samples is not None and samples.args[0].untyped_storage().nbytes() == 10 * 4 * 4
+
+
+SLICED = """
+import torch
+
+
+def model():
+    return torch.nn.Linear(2, 2).eval()
+
+
+def data(split):
+    return (torch.arange(80.0).reshape(40, 2), torch.arange(40) % 2) if split == "search" else None
+
+
+def slices(split):
+    assert split == "search"
+    return {"parity": [i % 2 for i in range(40)], "half": ["low" if i < 20 else "high" for i in range(40)]}
+"""
+
+
+def test_slices_follow_the_samples_of_a_derived_split(tmp_path: Path) -> None:
+    found = task(tmp_path, base=SLICED)
+    holdout = found.data("holdout")
+    assert holdout is not None and found.origin("holdout").split == "search"
+    index = found.origin("holdout").index
+    assert index is not None and torch.equal(holdout.args[0][:, 0], 2.0 * index)
+    assert found.slices("holdout") == {"parity": tuple(str(int(i) % 2) for i in index), "half": tuple("low" if i < 20 else "high" for i in index)}
+
+
+def test_slices_of_another_length_are_refused_and_none_are_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"slices\('search'\) in .* returned 3 values for 40 samples"):
+        task(tmp_path, base=SLICED.replace("return {", "return [1, 2, 3]\n    return {")).slices("holdout")
+    assert task(tmp_path, base=SLICED.replace("def slices", "def other")).slices("holdout") == {}

@@ -102,10 +102,11 @@ class Alternative(Data):
 class Price(Data):
     """What a ``step`` more of one budget would buy, by the estimates, corrected from the measured trials.
 
-    ``quantity``: a budgeted one, or ``loss``: what the allowed drop limits, in nats before recovery. ``limit``: ``None`` where none was set: then the
-    step is from the plan's own value, ``used``. ``worth``: nats (as the search counts them) that one unit is worth, from the linear relaxation's
-    multipliers. ``buys``: changes of the costs at the same loss, solved again. ``loss_change``, ``drop_change``: at the same value of what is
-    minimised, solved again; the drop before recovery, by what the trials nearest in loss lost. ``binds``: whether the limit is in the way of anything.
+    ``quantity``: a budgeted one, or ``loss``: what the allowed drop limits. Losses are in nats, before recovery, as the search counts them (where
+    training follows, rounding several times: see ``search.strategies.allocate``). ``limit``: ``None`` where none was set: then the step is from the
+    plan's own value, ``used``. ``worth``: nats that one unit is worth, from the linear relaxation's multipliers. ``buys``: changes of the costs at the
+    same loss, solved again. ``loss_change``: at the same value of what is minimised, solved again; ``drop_change``: that share of the drop of what
+    was delivered. ``binds``: whether the limit is in the way of anything.
     """
 
     quantity: str
@@ -139,6 +140,46 @@ class DecisionRecord(Data):
     cost: Cost = Cost()
     considered: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
+
+
+class GroupDrop(Data):
+    """What a class or a slice lost, in metric units. ``of``: how many there are; ``lower_95``: with 95 % confidence none of these lies below its own
+    (Bonferroni); ``upper_95``: of this one alone, which is all that "none lost more" takes (an intersection-union test)."""
+
+    label: str
+    samples: int
+    observed: float
+    lower_95: float
+    upper_95: float
+    of: int
+
+
+class Disturbed(Data):
+    """Quality of the original and of the artefact on the same disturbed samples; the empty name is undisturbed."""
+
+    name: str
+    before: float
+    after: float
+    samples: int
+
+
+class CloseUp(Data):
+    """What compression changed for single samples and groups of them. Qualities and drops in metric units.
+
+    ``lost``, ``won``: indices (from 0, in the user's ``split``) of samples that only the original, and only the artefact, gets right; of scores of 0 and 1.
+    ``classes``, ``slices``: those that lost most, the worst first. ``calibration``: expected calibration error before and after.
+    """
+
+    split: str = "holdout"
+    samples: int
+    before: float
+    after: float
+    lost: tuple[int, ...] = ()
+    won: tuple[int, ...] = ()
+    classes: tuple[GroupDrop, ...] = ()
+    slices: tuple[GroupDrop, ...] = ()
+    calibration: tuple[float, float] | None = None
+    disturbed: tuple[Disturbed, ...] = ()
 
 
 class Prediction(Data):
@@ -240,6 +281,7 @@ class Report(Data):
     prices: tuple[Price, ...] = ()
     cheaper: int | None = None
     """Measured trials that met every other limit at a better objective: the allowed drop was in their way. ``None``: not counted."""
+    close_up: CloseUp | None = None
     artefact: ArtefactFile | None
     not_checked: tuple[str, ...] = ()
     environment: dict[str, str] = {}

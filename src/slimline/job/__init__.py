@@ -35,7 +35,7 @@ from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.write import write_outputs
-from slimline.sources.validate import check_task
+from slimline.sources.validate import check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
 
@@ -307,6 +307,11 @@ class _PythonTask:
     @property
     def holdout_source(self) -> str | None:
         return "user" if self.data("holdout") is not None else None
+
+    def slices(self, split: str) -> dict[str, tuple[str, ...]]:
+        samples = self.data(split)
+        given = self._task.slices(split) if hasattr(self._task, "slices") and samples is not None else None
+        return check_slices(given, f"slices({split!r})", 0 if samples is None else len(samples))
 
     def metric(self, outputs: Any, targets: Any) -> Any:
         return self._task.metric(outputs, targets)

@@ -46,6 +46,7 @@ class Outcome:
     baseline_rss: int | None
     samples: Samples | None
     baseline_outputs: Any = None
+    outputs: Any = None
 
 
 def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) -> float:
@@ -161,7 +162,7 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
     part = samples[: min(len(samples), 500)]
     stored = evaluate_stored(finalist, part)
     close = agreement(tuple(t[: len(part)] for t in flat(shaped)), flat(stored))
-    return Outcome(finalist, verdict, interval, certificate, fidelity, close, quality, baseline_quality, rss, baseline_rss, samples, original)
+    return Outcome(finalist, verdict, interval, certificate, fidelity, close, quality, baseline_quality, rss, baseline_rss, samples, original, shaped)
 
 
 def evaluate_stored(finalist: Finalist, samples: Samples) -> Any:

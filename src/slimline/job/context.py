@@ -121,6 +121,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     model = source.model()
     splits = {name: source.data(name) for name in ("train", "search")}
     example = source.example()
+    if hasattr(source, "slices"):
+        source.slices("holdout")  # what is wrong with them is told now, not at the end
     calibration, evaluation = _parts(splits["train"], splits["search"], request.seed)
     metric_name, metric = _metric(source, request, model, example, evaluation or calibration)
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})

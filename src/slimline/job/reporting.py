@@ -30,6 +30,7 @@ from slimline.core.result import (
 from slimline.core.site import Site
 from slimline.core.trial import Measurement, Trial
 from slimline.job.certificate import Outcome
+from slimline.job.closeup import look_closer
 from slimline.job.context import Job, environment, sha256
 from slimline.job.found import Found
 from slimline.job.recovery import Finalist, objective
@@ -93,8 +94,9 @@ def build_report(
         decisions=_decisions(job, found, outcome.finalist),
         refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused),
         predictions=_predictions(found),
-        prices=_prices(job, found, outcome.finalist.trial.plan),
+        prices=_prices(job, found, outcome),
         cheaper=_cheaper(job, found, outcome.finalist.trial),
+        close_up=look_closer(job, outcome),
         artefact=ArtefactFile(file=f"model{outcome.finalist.artifact.suffix}", sha256=sha256(outcome.finalist.artifact.payload)),
         not_checked=tuple(job.notes),
         environment=environment(),
@@ -182,13 +184,13 @@ def _predictions(found: Found) -> Predictions:
     return Predictions(candidates=pairs, rank_correlation=correlation, size_error=error("size", "size"), latency_error=error("latency", "latency"))
 
 
-def _prices(job: Job, found: Found, plan: Plan) -> tuple[Price, ...]:
+def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
     """What more of each budget would buy; nothing where a plan was given, since then there is nothing else to choose."""
-    choice = found.space.choice(plan)
+    choice = found.space.choice(outcome.finalist.trial.plan)
     if choice is None or job.request.plan is not None:
         return ()
-    base = found.baseline_measurement.quality
-    made = prices(found.space, job.request.budget, choice, found.trials, base=base, over=lambda: job.clock.over(LATEST))
+    drop = outcome.interval.observed if outcome.interval is not None else None
+    made = prices(found.space, job.request.budget, choice, found.trials, drop=drop, over=lambda: job.clock.over(LATEST))
     if not made or made[-1].quantity != "loss":
         job.note("what more of each budget would buy: no time was left to solve again")
     return made

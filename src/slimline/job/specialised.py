@@ -16,6 +16,7 @@ from slimline.job.context import Job, Source, as_outputs
 from slimline.job.found import Found, timed
 from slimline.measure.certify import bootstrap_interval, drop_interval
 from slimline.measure.classes import class_drops
+from slimline.sources.task_file import Origin
 
 SHOWN = 20  # classes that lost most
 
@@ -54,6 +55,21 @@ class Specialised:
             return None
         rest = samples[~self._mine(samples, split)]
         return rest if len(rest) else None
+
+    def origin(self, split: str) -> Origin:
+        """Where these samples stand in what the user gave."""
+        samples = self.source.data(split)
+        assert samples is not None
+        mine = self._mine(samples, split).nonzero().flatten()
+        whole: Origin = self.source.origin(split) if hasattr(self.source, "origin") else Origin(split)
+        return Origin(whole.split, mine if whole.index is None else whole.index[mine])
+
+    def slices(self, split: str) -> dict[str, tuple[str, ...]]:
+        """The user's own labels of these samples."""
+        samples = self.source.data(split)
+        found: dict[str, tuple[str, ...]] = self.source.slices(split) if hasattr(self.source, "slices") and samples is not None else {}
+        places = self._mine(samples, split).nonzero().flatten().tolist() if samples is not None and found else []
+        return {name: tuple(labels[i] for i in places) for name, labels in found.items()}
 
     def metric(self, outputs: Any, targets: Any) -> Any:
         return self.source.metric(outputs, targets)

@@ -11,6 +11,7 @@ import base64
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
@@ -21,7 +22,7 @@ from slimline.core.budget import Budget
 from slimline.core.result import DecisionRecord, Point, Report
 from slimline.core.trial import Measurement
 from slimline.errors import UsageError
-from slimline.report import prices, rows
+from slimline.report import closeup, prices, rows
 from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, label, stairs
 from slimline.report.sentence import amount_text, bytes_text, change_text, count_text, difference_text, in_points, percent_text, points, time_text
 
@@ -29,8 +30,10 @@ BITS = (("float", "float"), ("8", "8 bits"), ("4", "4 bits"), ("2", "3 bits and 
 CORRELATION = 0.8  # rank correlation from which the estimates can be trusted to choose by
 
 
-def render(report: Report, *, home: str = "") -> str:
-    """The report as one HTML file without any outside reference. ``home``: where a link to all runs leads; none if empty.
+def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") -> str:  # read only
+    """The report as one HTML file without any outside reference.
+
+    ``images``: PNG of lost samples by index, shown only where the user asked. ``home``: where a link to all runs leads; none if empty.
 
     Example:
         >>> callable(render)
@@ -42,6 +45,7 @@ def render(report: Report, *, home: str = "") -> str:
         plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=_layers(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
         blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
         binding=prices.binding(report), priced=prices.table(report), price_note=prices.NOTE,
+        up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: difference_text(value, report.baseline.quality), percent=percent_text,
     )  # fmt: skip

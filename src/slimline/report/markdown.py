@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from slimline.core.result import Report
-from slimline.report import prices, rows
+from slimline.report import closeup, prices, rows
 
 
 def render(report: Report) -> str:
@@ -41,9 +41,11 @@ def render(report: Report) -> str:
     parts += ["", "## Decisions", "", *table_lines(*rows.decisions(report))]
     rivals = [f"- {_code(d.site)}: {_cell(text)}" for d in report.decisions for text in prices.alternatives(report, d)]
     if rivals:
-        parts += ["", "<details><summary>What each site was closest to being instead</summary>", "", *rivals, "", "</details>"]
+        parts += ["", "### What each site was closest to being instead", "", *rivals]
     if report.refused:
         parts += ["", "## Left alone", "", *(f"- {_code(r.where)}: {_cell(r.reason)}" for r in report.refused)]
+    if report.close_up is not None:
+        parts += ["", "## Up close", "", *(f"{'  ' if t.startswith('  ') else ''}- {_cell(t.strip())}" for t in closeup.lines(report.close_up, report.metric))]
     p = report.predictions
     if p.rank_correlation is not None:
         parts += [

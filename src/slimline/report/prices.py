@@ -10,8 +10,8 @@ ORDER = ("size", "download", "latency", "memory", "macs", "loss")
 HEAD = ("budget", "limit", "plan", "binds", "a tenth more", "buys, at the same loss", "or spares", "worth at the margin")
 UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e6}  # of the margin: 10 KB, 0.1 ms, a million multiply-adds
 NOTE = (
-    "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs in nats, before recovery; in the reasons it is counted as the search does"
-    " (rounding more than structure, since training brings back less of it)."
+    "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs in nats before recovery, as the search counts it:"
+    " where training follows, rounding several times, since training brings back little of it."
 )
 
 
@@ -55,7 +55,7 @@ def _sentence(report: Report, price: Price) -> str:
 
 def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the prices."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for p in report.prices:
         spent = p.quantity == report.minimize
         rows.append(
@@ -101,7 +101,7 @@ def _milder(report: Report, price: Price) -> str:
     lost = (
         ""
         if price.drop_change is None or (in_points(quality) and price.drop_change > -5e-5)
-        else f", about {difference_text(-price.drop_change, quality)} before training"
+        else f"; in proportion, {difference_text(-price.drop_change, quality)}"
     )
     return f"{quantity_text('loss', -price.loss_change)} less loss{lost}"
 

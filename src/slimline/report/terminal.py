@@ -18,7 +18,7 @@ from rich.text import Text
 from slimline.core.progress import Best
 from slimline.core.result import Comparison, DecisionRecord, Report
 from slimline.errors import UsageError
-from slimline.report import comparison, prices, rows
+from slimline.report import closeup, comparison, prices, rows
 from slimline.report.sentence import bytes_text, change_text, points, time_text
 
 NARROW = 96  # columns, below which the table of the verdict would wrap in every row
@@ -155,21 +155,25 @@ def print_comparison(found: Comparison, directory: Path, console: Console) -> No
     console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def explain(directory: Path, console: Console) -> None:
-    """Every site of a finished run: what it became, what that cost, why, and what else was considered.
+def read(directory: Path) -> Report:
+    """The report of a finished run.
 
     Raises:
         UsageError: ``report.json`` is not a report that this version can read.
     """
     file = directory / "report.json"
     try:
-        report = Report.model_validate_json(file.read_text(encoding="utf-8"))
+        return Report.model_validate_json(file.read_text(encoding="utf-8"))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its start"
         raise UsageError(
             f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version."
         ) from error
+
+
+def explain(report: Report, console: Console) -> None:
+    """What binds, every site of a finished run (what it became, what that cost, why, and what else was considered), and what was lost up close."""
     _paragraph(console, report.sentence, "bold", 0)
     if report.prices:
         console.print()
@@ -189,6 +193,10 @@ def explain(directory: Path, console: Console) -> None:
         console.print("\n[bold]left alone[/]")
         for r in report.refused:
             _paragraph(console, f"{r.where}: {r.reason}")
+    if report.close_up is not None:
+        console.print()
+        for text in closeup.lines(report.close_up, report.metric):
+            _paragraph(console, text, "", 0)
 
 
 def _became(d: DecisionRecord) -> str:

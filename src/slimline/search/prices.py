@@ -26,7 +26,6 @@ from slimline.search.strategies.allocate import MARGIN, corrections_from, counte
 
 ROUNDS = 4  # of linearising the costs around the last solution
 SHARE = 0.1  # of a budget, that a step is
-NEAREST = 5  # trials whose drop per nat stands for that of the plan
 MOVED = 1e-3  # relative: a smaller change is none
 FIELDS: dict[Quantity, str] = {"size": "size_bytes", "download": "download_bytes", "latency": "latency_ms", "memory": "memory_bytes", "macs": "macs"}
 
@@ -65,39 +64,36 @@ def prices(
     choice: Choice,
     trials: Sequence[Trial],
     *,
-    base: float | None = None,
+    drop: float | None = None,
     over: Callable[[], bool] = lambda: False,
 ) -> tuple[Price, ...]:
     """One price for each limit, for what is minimised, and for the loss.
 
-    A step is a tenth more. ``base``: the original's quality on the samples that the trials' are of; ``over``: whether to stop here.
+    A step is a tenth more. ``drop``: what the plan lost as delivered, in metric units; ``over``: whether to stop here.
 
     Example:
         ``prices(space, budget, space.choice(plan), trials)[0].buys["latency"]``: milliseconds that the first limit's step would save.
     """
-    plain = corrections_from(space, trials)
-    corrections = counted(space, plain)
-    plan = _Plan(space, budget, choice, plain, corrections)
-    here = rates(space, budget, choice, corrections)
-    slope = None if base is None else _drop_per_nat(trials, base, plan.loss)
+    plan = _Plan(space, budget, choice, counted(space, corrections_from(space, trials)))
+    here = rates(space, budget, choice, plan.corrections)
+    slope = drop / plan.loss if drop is not None and drop > 0 and plan.loss > 0 else None
     found: list[Price] = []
     for quantity in dict.fromkeys([*budget.limits(), budget.minimize]):
         if over():
             return tuple(found)
         found.append(_of_quantity(plan, quantity, here, slope))
-    if plan.level > 0 and not over():
+    if plan.loss > 0 and not over():
         found.append(_of_loss(plan, here))
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A plan's choice with its estimates. ``plain``: corrections by the trials; ``corrections``: the same with losses as the search counts them."""
+    """A plan's choice with its estimates. ``corrections``: by the trials, with losses as the search counts them."""
 
     space: Space
     budget: Budget
     choice: Choice
-    plain: Corrections
     corrections: Corrections
 
     @property
@@ -106,11 +102,6 @@ class _Plan:
 
     @property
     def loss(self) -> float:
-        return self.space.loss(self.choice, self.plain)
-
-    @property
-    def level(self) -> float:
-        """The loss as the search counts it."""
         return self.space.loss(self.choice, self.corrections)
 
     def changes(self, one: Choice, other: Choice) -> dict[str, float]:
@@ -130,11 +121,11 @@ def _of_quantity(plan: _Plan, quantity: Quantity, here: Rates, slope: float | No
         others[budget.minimize] = min(costs[budget.minimize], others.get(budget.minimize, math.inf))
     mild = least_loss(space, {**others, quantity: start}, plan.corrections, plan.choice)
     milder = least_loss(space, {**others, quantity: start + more}, plan.corrections, mild or plan.choice)
-    loss_change = None if mild is None or milder is None else space.loss(milder, plan.plain) - space.loss(mild, plan.plain)
+    loss_change = None if mild is None or milder is None else space.loss(milder, plan.corrections) - space.loss(mild, plan.corrections)
     buys: dict[str, float] = {}
     if not spent:
         loosened = budget.model_copy(update={FIELDS[quantity]: start + more})
-        pair = [solve(space, b, plan.level, plan.corrections) for b in (budget, loosened)]
+        pair = [solve(space, b, plan.loss, plan.corrections) for b in (budget, loosened)]
         if pair[0] is not None and pair[1] is not None:
             buys = plan.changes(pair[0], pair[1])
     gained = -buys.get(budget.minimize, 0.0) > MOVED * costs[budget.minimize] or (loss_change or 0.0) < -MOVED * plan.loss
@@ -153,7 +144,7 @@ def _of_quantity(plan: _Plan, quantity: Quantity, here: Rates, slope: float | No
 
 def _of_loss(plan: _Plan, here: Rates) -> Price:
     """A tenth more loss than the plan's: what the optimum gains."""
-    pair = [solve(plan.space, plan.budget, (1 + share) * plan.level, plan.corrections) for share in (0.0, SHARE)]
+    pair = [solve(plan.space, plan.budget, (1 + share) * plan.loss, plan.corrections) for share in (0.0, SHARE)]
     buys = plan.changes(pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else {}
     return Price(quantity="loss", limit=None, used=plan.loss, step=SHARE * plan.loss, binds=here.loss > 0, worth=1.0 if here.loss > 0 else None, buys=buys)
 
@@ -179,19 +170,9 @@ def least_loss(space: Space, limits: Mapping[Quantity, float], corrections: Corr
     return best
 
 
-def _drop_per_nat(trials: Sequence[Trial], base: float, loss: float) -> float | None:
-    """Metric units that the untrained trials nearest in loss (on a logarithmic scale) lost per nat; ``None`` with fewer than two of them."""
-    if loss <= 0:
-        return None
-    measured = [(t.measured_loss, t.measurement.quality) for t in trials if t.measurement is not None]
-    known = [(nats, base - quality) for nats, quality in measured if nats is not None and nats > 0 and quality is not None]
-    nearest = sorted(known, key=lambda k: abs(math.log(k[0] / loss)))[:NEAREST]
-    return max(0.0, float(np.median([drop / nats for nats, drop in nearest]))) if len(nearest) > 1 else None
-
-
 def alternatives(space: Space, budget: Budget, choice: Choice, trials: Sequence[Trial]) -> tuple[tuple[Alternative, ...], ...]:
     """Of each place the closest contenders, one that loses less and one that loses more than what was taken: what they would change, and why they were not taken."""
-    plan = _Plan(space, budget, choice, corrections_from(space, trials), counted(space, corrections_from(space, trials)))
+    plan = _Plan(space, budget, choice, counted(space, corrections_from(space, trials)))
     here = rates(space, budget, choice, plan.corrections)
     gone = space.gone(choice)
     return tuple(() if i in gone else _at(plan, i, here) for i in range(len(space.places)))
@@ -215,7 +196,7 @@ def _held(plan: _Plan, other: Choice, here: Rates, label: str) -> Alternative:
     """One option against the plan's prices."""
     changes = plan.changes(plan.choice, other)
     costs = plan.space.costs(other, plan.corrections)
-    lost = plan.space.loss(other, plan.corrections) - plan.level
+    lost = plan.space.loss(other, plan.corrections) - plan.loss
     saved = here.worth({q: costs[q] - plan.costs[q] for q in here.costs})
     broken = next((q for q, limit in plan.budget.limits().items() if costs[q] > limit and costs[q] > plan.costs[q]), "")
     reason = "whole" if not plan.space.legal(other) else "limit" if broken else "estimate" if saved is not None and saved - lost > 1e-9 else "price"

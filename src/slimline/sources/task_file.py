@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,11 +27,19 @@ from slimline.errors import DataError, ModelError, SlimlineError, UsageError
 from slimline.sources import validate
 
 HoldoutSource = Literal["user", "from_search", "from_train"]
-FUNCTIONS = ("data", "metric", "loss", "example")
+FUNCTIONS = ("data", "metric", "loss", "example", "slices")
 EXAMPLES = 2  # samples of the default example; the exporter specialises a batch of one
 TENTH = 10
 SHOWN = 5  # names in a message
 SPLIT_SEED = 0  # fixed: which samples certify must not change with --seed
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Samples of a split: those at ``index`` of what the user gave as ``split``; ``None`` is all of them."""
+
+    split: str
+    index: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,7 @@ class TaskFile:
     metric_name: str
     _given: dict[str, Samples | None] = field(default_factory=dict, repr=False)
     _splits: dict[str, Samples | None] = field(default_factory=dict, repr=False)
+    _origins: dict[str, Origin] = field(default_factory=dict, repr=False)
     _model: list[nn.Module] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -207,8 +216,34 @@ class TaskFile:
         if split not in validate.SPLITS:
             raise UsageError(f"There is no split {split!r}.", hint=f"Splits are {', '.join(validate.SPLITS)}.")
         if split not in self._splits:
-            self._splits.update(self._divide(split))
+            for name, origin in self._divide(split).items():
+                whole = self.given(origin.split)
+                self._origins[name] = origin
+                self._splits[name] = whole if whole is None or origin.index is None else whole[origin.index]
         return self._splits[split]
+
+    def origin(self, split: str) -> Origin:
+        """Where the samples of a split stand in what the user gave."""
+        self.data(split)
+        return self._origins[split]
+
+    def slices(self, split: str) -> dict[str, tuple[str, ...]]:
+        """The file's own labels for the samples of a split, by way of slicing: its ``slices(split)``, asked for the split that the samples come from.
+
+        Raises:
+            DataError: it raises, or does not give one label per sample.
+        """
+        found = self._function("slices")
+        samples = None if found is None else self.data(split)
+        if found is None or samples is None:
+            return {}
+        source, function = found
+        origin = self.origin(split)
+        whole = self.given(origin.split)
+        given = source.call("slices", function, origin.split, kind=DataError)
+        labels = validate.check_slices(given, f"slices({origin.split!r}) in {source.path}", len(whole if whole is not None else samples))
+        places = range(len(samples)) if origin.index is None else origin.index.tolist()
+        return {name: tuple(column[i] for i in places) for name, column in labels.items()}
 
     @property
     def holdout_source(self) -> HoldoutSource | None:
@@ -272,32 +307,27 @@ class TaskFile:
         with _explained(source.path, f"{origin} in {source.path}", DataError):
             return _tensors(tree)
 
-    def _divide(self, split: str) -> dict[str, Samples | None]:
+    def _divide(self, split: str) -> dict[str, Origin]:
         """``split``, and what its absence in the user's data divides along with it."""
         if split == "train":
-            train = self.given("train")
-            return self._divide("search") if train is not None and self.given("search") is None else {"train": train}
+            return self._divide("search") if self.given("train") is not None and self.given("search") is None else {"train": Origin("train")}
         search, holdout = self.given("search"), self.given("holdout")
         if search is not None:
             if holdout is not None:
-                return {"search": search, "holdout": holdout}
-            first, second = _shares(search, "search", 2, 2)
-            return {"search": first, "holdout": second}
+                return {"search": Origin("search"), "holdout": Origin("holdout")}
+            return _shares(search, "search", 2, ("search", "holdout"))
         train = self.given("train")
         if train is None:
             if holdout is None:
-                return {"train": None, "search": None, "holdout": None}
-            first, second = _shares(holdout, "holdout", 2, 2)
-            return {"train": None, "search": first, "holdout": second}
+                return {"train": Origin("train"), "search": Origin("search"), "holdout": Origin("holdout")}
+            return {"train": Origin("train"), **_shares(holdout, "holdout", 2, ("search", "holdout"))}
         if holdout is not None:
-            first, rest = _shares(train, "train", TENTH, 1)
-            return {"train": rest, "search": first, "holdout": holdout}
-        first, second, rest = _shares(train, "train", TENTH, 2)
-        return {"train": rest, "search": first, "holdout": second}
+            return {**_shares(train, "train", TENTH, ("search",), "train"), "holdout": Origin("holdout")}
+        return _shares(train, "train", TENTH, ("search", "holdout"), "train")
 
 
-def _shares(samples: Samples, split: str, parts: int, count: int) -> list[Samples]:
-    """``count`` disjoint shares of one ``parts``-th each, then the rest if there is one; in the original order.
+def _shares(samples: Samples, split: str, parts: int, names: Sequence[str], rest: str = "") -> dict[str, Origin]:
+    """Disjoint shares of one ``parts``-th each, then the rest if it has a name; in the original order.
 
     Every ``parts``-th sample of a seeded shuffle, sorted by class where there are classes: each share
     has every class in proportion.
@@ -312,8 +342,8 @@ def _shares(samples: Samples, split: str, parts: int, count: int) -> list[Sample
     if samples.targets is not None and len(labels) == 1 and _are_labels(labels[0]):
         order = order[labels[0][order].sort(stable=True).indices]
     place = torch.arange(len(samples)) % parts
-    chosen = [place == k for k in range(count)] + ([place >= count] if count < parts else [])
-    return [samples[order[mask].sort().values] for mask in chosen]
+    chosen = {name: place == k for k, name in enumerate(names)} | ({rest: place >= len(names)} if rest else {})
+    return {name: Origin(split, order[mask].sort().values) for name, mask in chosen.items()}
 
 
 def _are_labels(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -247,3 +247,25 @@ def _named(samples: Samples, origin: str) -> Iterator[tuple[str, torch.Tensor]]:
                 f"{origin}: {name} is a {type(leaf).__name__}, not a tensor.", hint="Targets are tensors [N, ...], tuples, lists or dicts of them, or None."
             )
         yield name, leaf
+
+
+def check_slices(given: Any, where: str, count: int) -> dict[str, tuple[str, ...]]:
+    """Labels per sample as text, by way of slicing; a single list has the empty name.
+
+    Raises:
+        DataError: not one text or whole number per sample.
+
+    Example:
+        >>> check_slices({"camera": [0, 1, 0]}, "slices('holdout')", 3)
+        {'camera': ('0', '1', '0')}
+    """
+    found = {}
+    for name, column in given.items() if isinstance(given, Mapping) else [] if given is None else [("", given)]:
+        values = column.tolist() if hasattr(column, "tolist") else list(column) if isinstance(column, list | tuple) else None
+        if not isinstance(values, list) or len(values) != count or not all(isinstance(v, str | int) for v in values):
+            shown = f"{len(values)} values" if isinstance(values, list) else f"a {type(column).__name__}"
+            raise DataError(
+                f"{where} returned {shown} for {count} samples.", hint="Return one label (text or a whole number) per sample, or a dict of such lists."
+            )
+        found[str(name)] = tuple(map(str, values))
+    return found

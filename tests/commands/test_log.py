@@ -56,13 +56,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"{address}/health", timeout=1).close()
                 break
             except OSError:
                 assert process.poll() is None, "the server ended"
                 time.sleep(0.2)
+        else:
+            raise AssertionError("the server did not answer within two minutes")
         yield address
     finally:
         os.killpg(process.pid, 15)

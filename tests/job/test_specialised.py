@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import slimline
 from slimline import cli
 from slimline.core.samples import Samples
 from slimline.errors import DataError
 from slimline.job.specialised import Specialised
-from slimline.report import html, markdown, rows
 
 
 class Task:
@@ -86,26 +82,3 @@ def test_a_class_without_samples_and_targets_that_are_no_labels_are_named() -> N
 def test_what_are_no_labels_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compress", "task.py", "--classes", text]) == 2
     assert "no labels" in capsys.readouterr().err
-
-
-def test_the_report_says_what_a_plan_for_some_classes_costs_on_the_others(tmp_path: Path) -> None:
-    import onnxruntime
-
-    task, out = Task(), tmp_path / "build"
-    budget = slimline.Budget(max_drop="10%", minimize="size")
-    report = slimline.compress(task.model(), task, budget=budget, time="8s", out=out, classes=(1, 3)).report  # type: ignore[arg-type]
-    seen, whole = report.elsewhere, task.data("holdout")
-    assert seen is not None and report.drop is not None and whole is not None
-    assert seen.classes == (1, 3) and seen.samples + report.drop.samples == 400
-    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
-    (scores,) = session.run(None, {session.get_inputs()[0].name: whole.args[0].numpy()})
-    right = np.argmax(scores, 1) == whole.targets.numpy()
-    other = np.isin(whole.targets.numpy(), (0, 2))
-    assert (
-        seen.after == pytest.approx(right[other].mean()) and report.compressed is not None and report.compressed.quality == pytest.approx(right[~other].mean())
-    )
-    assert seen.drop == pytest.approx(seen.before - seen.after)  # type: ignore[operator]
-    assert {c.label for c in seen.worst} == {0, 2} and sum(c.samples for c in seen.worst) == seen.samples
-    text, _ = rows.elsewhere(report)
-    assert "for classes 1 and 3 alone" in report.sentence and f"{seen.samples} samples" in report.sentence
-    assert "## Other classes" in markdown.render(report) and text.split(";")[0] in html.render(report)

@@ -1,12 +1,17 @@
-"""A whole compression with the network shut: data and models never leave the machine, because nothing is asked of any other."""
+"""A whole compression, for two of four classes, with the network shut: data and models never leave the machine, because nothing is asked of any other."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from slimline.core.result import Report
 
 TASK = """
 import torch
@@ -60,18 +65,60 @@ def namespace() -> list[str]:
     return []
 
 
-def test_a_compression_needs_no_network_and_its_cache_is_the_users_own(tmp_path: Path) -> None:
-    (tmp_path / "task.py").write_text(TASK)
-    log, out = tmp_path / "tried", tmp_path / "build"
-    command = [*namespace(), sys.executable, "-c", SHUT, "compress", str(tmp_path / "task.py"), "--out", str(out), "--time", "8s", "--minimize", "size", "--max-drop", "5%", "--quiet"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env={**os.environ, "SHUT": str(log), "OMP_NUM_THREADS": "1"})
-    report = json.loads((out / "report.json").read_text()) if (out / "report.json").is_file() else {}
-    assert done.returncode == {"pass": 0, "fail": 3, "inconclusive": 4}[report["verdict"]], done.stderr
-    assert report["compressed"]["size_bytes"] < report["baseline"]["size_bytes"]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], Path]:
+    """The run's folder, how it ended, and the list of connections that were tried."""
+    folder = tmp_path_factory.mktemp("shut")
+    (folder / "task.py").write_text(TASK)
+    log, out = folder / "tried", folder / "build"
+    command = [*namespace(), sys.executable, "-c", SHUT, "compress", str(folder / "task.py"), "--out", str(out), "--classes", "1,3", "--time", "8s", "--minimize", "size", "--max-drop", "10%", "--quiet"]  # fmt: skip
+    return (
+        out,
+        subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env={**os.environ, "SHUT": str(log), "OMP_NUM_THREADS": "1"}),
+        log,
+    )
+
+
+def report_of(out: Path) -> Report:
+    return Report.model_validate_json((out / "report.json").read_bytes())
+
+
+def test_a_compression_needs_no_network(finished: tuple[Path, subprocess.CompletedProcess[str], Path]) -> None:
+    out, done, log = finished
+    assert (out / "report.json").is_file(), done.stderr
+    report = report_of(out)
+    assert done.returncode == {"pass": 0, "fail": 3, "inconclusive": 4}[report.verdict], done.stderr
+    assert report.compressed is not None and report.compressed.size_bytes < report.baseline.size_bytes
     assert not log.exists(), log.read_text()
+
+
+def test_journal_and_cache_are_the_users_own(finished: tuple[Path, subprocess.CompletedProcess[str], Path]) -> None:
+    out, _, _ = finished
     state = [out / ".slimline", *(p for p in (out / ".slimline").rglob("*") if p.is_dir())]
     assert {p.name for p in state} >= {".slimline", "cache", "finalists"}
     assert {oct(p.stat().st_mode & 0o777) for p in state} == {"0o700"}
+
+
+def test_the_report_says_what_a_plan_for_some_classes_costs_on_the_others(finished: tuple[Path, subprocess.CompletedProcess[str], Path]) -> None:
+    import onnxruntime
+
+    out, _, _ = finished
+    report = report_of(out)
+    names: dict[str, Any] = {}
+    exec(TASK, names)
+    inputs, labels = names["data"]("holdout")
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    right = torch.from_numpy(scores).argmax(1) == labels
+    other = (labels == 0) | (labels == 2)
+    seen = report.elsewhere
+    assert seen is not None and report.drop is not None and report.compressed is not None and seen.before is not None and seen.after is not None
+    assert seen.classes == (1, 3) and seen.samples == int(other.sum()) and report.drop.samples == int((~other).sum())
+    assert seen.after == pytest.approx(float(right[other].float().mean())) and report.compressed.quality == pytest.approx(float(right[~other].float().mean()))
+    assert seen.drop == pytest.approx(seen.before - seen.after)
+    assert {c.label for c in seen.worst} == {0, 2} and sum(c.samples for c in seen.worst) == seen.samples
+    assert "for classes 1 and 3 alone" in report.sentence and f"{seen.samples} samples" in report.sentence
+    assert "## Other classes" in (out / "report.md").read_text() and '<h2 id="elsewhere">' in (out / "report.html").read_text()
 
 
 def test_the_shut_network_is_shut(tmp_path: Path) -> None:

@@ -59,12 +59,12 @@ def test_of_equal_modules_the_outermost_is_the_site() -> None:
     assert [s.id for s in find_block_sites(net, IMAGE)] == ["1#block", "2.0#block", "2#block", "2.1#block"]
 
 
-def test_transformer_layers_are_blocks_if_they_normalise_first() -> None:
+def test_transformer_layers_are_blocks_whether_they_normalise_first_or_last() -> None:
     def layer(first: bool) -> nn.Module:
         return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=first)
 
     sites = find_block_sites(nn.Sequential(layer(True), layer(False)).eval(), Samples.of(torch.randn(2, 5, 8)))
-    assert [s.id for s in sites] == ["0#block"]
+    assert [s.id for s in sites] == ["0#block", "1#block"]
 
 
 def test_finding_changes_nothing() -> None:

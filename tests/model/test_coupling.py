@@ -276,22 +276,6 @@ def test_channels_picked_by_position_are_refused() -> None:
     assert "conv#channels" in {r.where for r in refusals}
 
 
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-def test_attention_heads_are_refused_by_name() -> None:
-    sites, refusals = find_channel_sites(Attention().eval(), Samples.of(torch.randn(2, 5, 8)))
-    assert sites == ()
-    assert "attention" in refusal(refusals, "q#channels")
-
-
 def test_an_average_over_all_channels_ties_them() -> None:
     class Mean(nn.Module):
         def __init__(self) -> None:

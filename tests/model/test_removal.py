@@ -105,8 +105,8 @@ def test_each_site_passes_or_fails_as_it_does_alone(name: str) -> None:
     traced = Traced(make().eval(), Samples.of(inputs))
     coupled = found(traced)
     assert len(coupled) > 2
-    alone = {c.site.id: reason for c in coupled if (reason := faults(traced, [c]).get(c.site.id))}
-    assert faults(traced, coupled) == alone
+    alone = {c.site.id: reason for c in coupled if (reason := faults(traced, [c]).reasons.get(c.site.id))}
+    assert faults(traced, coupled).reasons == alone
     assert bool(alone) == (name in ("stacked", "one faulty"))
 
 
@@ -128,7 +128,7 @@ def test_many_sites_take_few_runs() -> None:
     before = removal.apply_structure
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(removal, "apply_structure", lambda *given: copies.append(1) or before(*given))
-        assert faults(traced, coupled) == {}
+        assert faults(traced, coupled).reasons == {}
     assert len(coupled) == 35 and len(copies) == 7
 
 

@@ -9,11 +9,19 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from slimline.core.edits import Replace  # noqa: E402
+from slimline.measure.agreement import agreement  # noqa: E402
 from slimline.methods.channel_prune import ChannelPrune  # noqa: E402
+from slimline.methods.dynamic_int8 import DynamicInt8  # noqa: E402
+from slimline.methods.weight_only import WeightOnly  # noqa: E402
 from slimline.model.apply import apply_structure  # noqa: E402
+from slimline.model.blocks import Skip  # noqa: E402
 from slimline.model.program import Program  # noqa: E402
+from slimline.model.quantizers import freeze, quantize  # noqa: E402
 from slimline.model.sites import find_sites  # noqa: E402
+from slimline.search.workshop import Workshop  # noqa: E402
 from slimline.sources.dispatch import open_source  # noqa: E402
+from slimline.targets.onnxruntime import OnnxRuntime  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
 MODELS = {
@@ -59,7 +67,17 @@ def test_folder_gives_the_models_scores_and_its_heads_and_widths_are_pruned(tmp_
         torch.testing.assert_close(Program.export(pruned, example)(example), pruned(**example.kwargs), rtol=1e-4, atol=1e-5)
 
 
-def test_whole_layers_of_a_gpt_can_be_dropped(tmp_path: Path, data: Path) -> None:
-    MODELS["llama"]().save_pretrained(tmp_path / "llama")
-    source = open_source(str(tmp_path / "llama"), data=data)
-    assert "model.model.layers.1#block" in {s.id for s in find_sites(source.model(), source.example())[0]}
+@pytest.mark.parametrize("name", list(MODELS))
+def test_without_a_layer_and_in_integers_it_is_exported(tmp_path: Path, data: Path, name: str) -> None:
+    MODELS[name]().eval().save_pretrained(tmp_path / name)
+    source = open_source(str(tmp_path / name), data=data)
+    model, example = source.model(), source.example()
+    block = next(s for s in find_sites(model, example)[0] if s.kind == "block" and s.module.rpartition(".")[2] == "1")  # a whole layer
+    workshop = Workshop(apply_structure(model, [Replace(block.module, Skip())]), example, None, (), OnnxRuntime())
+    program = workshop.program
+    methods = {n: DynamicInt8() if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
+    assert sum(isinstance(m, DynamicInt8) for m in methods.values()) >= 4
+    quantized = freeze(quantize(program, [e for n, m in methods.items() for e in workshop.numeric_edits(program, n, m, None)]))
+    artifact = workshop.target.lower(quantized, example)
+    assert agreement(workshop.target.run(artifact, example), quantized.run(example).outputs).cosine > 0.999
+    assert artifact.size_bytes < 0.5 * workshop.target.lower(freeze(workshop.original), example).size_bytes

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from slimline.core.formats import Format
-    from slimline.core.site import Member
+    from slimline.core.site import Member, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,19 @@ class SetParameter:
 
     parameter: str
     value: torch.Tensor = field(repr=False)
+
+
+def keep_channels(site: Site, index: tuple[int, ...]) -> tuple[Keep | SetAttribute, ...]:
+    """What it takes that only the channels ``index`` (ascending) of a site stay: of all its members, and in the attributes that count them.
+
+    Example:
+        >>> from slimline.core.site import Count, Member, Site
+        >>> member = Member(parameter="q.weight", dim=0, view=(1, 4, 8))
+        >>> site = Site(id="q#channels", kind="channels", op="channels", shape=(4,), members=(member,), counts=(Count(module="", name="width", width=8),))
+        >>> keep_channels(site, (0, 3))[1]
+        SetAttribute(module='', name='width', value=16)
+    """
+    return (*(Keep(member, index) for member in site.members), *(SetAttribute(c.module, c.name, c.width * len(index)) for c in site.counts))
 
 
 Structure = Keep | Replace | SetAttribute | Prepend

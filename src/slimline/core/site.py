@@ -50,6 +50,14 @@ class Member(Data):
         return [self.start + (o * count + c) * inner + i for o in range(outer) for c in sorted(channels) for i in range(inner)]
 
 
+class Count(Data):
+    """An attribute of a module that counts the channels: ``num_heads``, or the width of all heads. It is ``width`` times their number."""
+
+    module: str
+    name: str
+    width: int = 1
+
+
 class Site(Data):
     """A place where one decision is taken.
 
@@ -62,6 +70,7 @@ class Site(Data):
     ``shape``: of the weight; ``(C,)`` for channels; the value's shape (batch 1) for a block or an input.
     ``members``: for channels every dimension that goes along; for a block its parameters; for an input its
     own dimension of features and every dimension that goes along, or nothing if its features must all stay.
+    ``counts``: attributes that the model's code reads and that follow their number.
     ``minimum``: the fewest channels that may stay. ``resizable``: an image input of another height and width runs too.
     ``parts``: of the model, its sites of blocks and channels; its ``shape`` is their number.
     """
@@ -71,6 +80,7 @@ class Site(Data):
     op: Op
     shape: tuple[int, ...]
     members: tuple[Member, ...] = ()
+    counts: tuple[Count, ...] = ()
     minimum: int = 1
     resizable: bool = False
     parts: tuple[Site, ...] = ()

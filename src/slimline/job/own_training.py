@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from slimline.core.contracts import Artifact
-from slimline.core.edits import Encode, Keep
+from slimline.core.edits import Encode, Keep, SetAttribute
 from slimline.core.formats import Format
 from slimline.core.plan import Plan
 from slimline.core.registry import find
@@ -56,8 +56,8 @@ class Training:
         self.left: list[str] = []
         self._workshop = workshop
         edits = workshop.structure_edits(plan.stage("structure"))
-        self._last = [e for e in edits if isinstance(e, Keep)]
-        self.module = apply_structure(model, [e for e in edits if not isinstance(e, Keep)])
+        self._last = [e for e in edits if isinstance(e, Keep | SetAttribute)]
+        self.module = apply_structure(model, [e for e in edits if not isinstance(e, Keep | SetAttribute)])
         self._bare = copy.deepcopy(self.module)
         self._fading = self._positions()
         self._rounding = self._register()
@@ -66,7 +66,7 @@ class Training:
         """(parameter, dimension) -> positions that fade. Buffers are cut at the end, and so is the input."""
         names = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
         found: dict[tuple[str, int], set[int]] = {}
-        for edit in self._last:
+        for edit in [e for e in self._last if isinstance(e, Keep)]:
             member = edit.member
             if member.parameter in names:
                 gone = member.positions(tuple(sorted(set(range(member.view[1])) - set(edit.index))))
@@ -147,7 +147,9 @@ class Training:
                 value.copy_(_raw(self.module, name))
         return apply_structure(whole, [e for e in self._last if self._stays(whole, e)]).eval()
 
-    def _stays(self, module: nn.Module, edit: Keep) -> bool:
+    def _stays(self, module: nn.Module, edit: Keep | SetAttribute) -> bool:
+        if isinstance(edit, SetAttribute):
+            return any(name == edit.module and hasattr(found, edit.name) for name, found in module.named_modules())
         return edit.member.parameter.startswith(INPUT) or edit.member.parameter in aliases_of(module)
 
     def export(self, file: str | Path) -> Artifact:

@@ -8,7 +8,7 @@ import pydantic
 import torch
 from torch import nn
 
-from slimline.core.edits import Keep
+from slimline.core.edits import Keep, SetAttribute, keep_channels
 from slimline.core.plan import Method, Stage
 from slimline.core.site import Kind, Member, Site
 from slimline.errors import UnsupportedSite
@@ -63,8 +63,8 @@ class ChannelPrune(Method):
         wanted = step * round(channels * self.keep / step)
         return max(min(wanted, step * ((channels - 1) // step)), min(step, channels), site.minimum)
 
-    def rewrite(self, model: Any, site: Site, statistics: Any) -> tuple[Keep, ...]:
-        """``Keep`` edits for every member; ``model`` is the ``nn.Module``, ``statistics`` a ``StructureStatistics``.
+    def rewrite(self, model: Any, site: Site, statistics: Any) -> tuple[Keep | SetAttribute, ...]:
+        """``Keep`` edits for every member, and the attributes that count them; ``model`` is the ``nn.Module``, ``statistics`` a ``StructureStatistics``.
 
         Raises:
             UnsupportedSite: the site has too few channels, or the statistics do not hold what the score needs.
@@ -72,7 +72,7 @@ class ChannelPrune(Method):
         if site.shape[0] < 2:
             raise UnsupportedSite(f"{site.id}: a single channel cannot be pruned.")
         index = most_important(self.scores(model, site, statistics), self.kept(site))
-        return tuple(Keep(member, index) for member in site.members)
+        return keep_channels(site, index)
 
     def scores(self, model: nn.Module, site: Site, statistics: StructureStatistics | None) -> torch.Tensor:
         """Importance of each channel, ``[C]``.

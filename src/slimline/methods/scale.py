@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from slimline.core.edits import Edit, Keep, Replace
+from slimline.core.edits import Edit, Replace, keep_channels
 from slimline.core.plan import Method, Stage
 from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedSite
@@ -71,7 +71,7 @@ class Scale(Method):
                 if statistics is None:
                     raise UnsupportedSite(f"{self.label}: the importance of channels needs calibration samples.")
                 index = most_important(fisher(statistics.mask_gradients(readers_of(model, part))), count)
-                edits += [Keep(member, index) for member in part.members]
+                edits += keep_channels(part, index)
         if not edits:
             raise UnsupportedSite(f"{self.label}: nothing of this model would change.")
         return tuple(edits)

@@ -11,6 +11,7 @@ from torch import nn
 from slimline.core.edits import Keep, Prepend, Replace, SetAttribute, Structure
 from slimline.core.site import INPUT
 from slimline.errors import UnsupportedSite
+from slimline.model.attention import NarrowAttention
 from slimline.model.entry import Gather, prepend
 
 Shape = tuple[int, ...]
@@ -154,6 +155,8 @@ def _follow(path: str, module: nn.Module, before: Mapping[str, Shape]) -> None:
     if isinstance(module, nn.modules.conv._ConvNd):
         if "weight" in before:
             _follow_convolution(path, module, before["weight"])
+    elif isinstance(module, nn.MultiheadAttention):
+        NarrowAttention.take_over(path, module)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.Embedding | nn.EmbeddingBag):

@@ -15,9 +15,25 @@ from slimline.core.site import Member, Site
 from slimline.model.operations import operation_name
 from slimline.model.traced import Traced, outputs_of
 
-# What a shortcut may pass on its way: it has no weights and keeps every value in its place.
+# What a shortcut may pass on its way: it keeps every value in its place, and has no weights but those of a norm over what is added.
 SHORTCUT = frozenset(
-    {"add", "relu", "relu6", "hardtanh", "clamp", "dropout", "feature_dropout", "alpha_dropout", "alias", "clone", "contiguous", "detach", "to"}
+    {
+        "add",
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "alias",
+        "clone",
+        "contiguous",
+        "detach",
+        "to",
+        "layer_norm",
+        "rms_norm",
+    }
 )
 
 
@@ -30,7 +46,7 @@ class Skip(nn.Identity):
 
 @dataclass
 class _Call:
-    """How a module was called: how often, and whether with one tensor for one of the same shape."""
+    """How a module was called: how often, and whether its first tensor, and no other, has the shape of the one that it gave."""
 
     times: int = 0
     fits: bool = False
@@ -40,8 +56,8 @@ class _Call:
 def find_block_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[Site, ...]:
     """Modules with weights that an identity shortcut leads around, so that the identity can take their place; in graph order.
 
-    Such a module is called once, with one tensor, and gives one of the same shape; an addition carries
-    its input to its output with no weights on the way. Each has been tried: without it the model runs
+    Such a module is called once and gives one tensor of the shape of its first; other inputs (masks, positions) have
+    other shapes. An addition carries its input to its output with no weights on the way, but for the norms of a transformer that normalises last. Each has been tried: without it the model runs
     and its outputs keep their shapes. Of modules around the same values only the outermost is a site.
     ``traced``: the model's graph, if it is at hand.
 
@@ -82,7 +98,8 @@ def _watch(model: nn.Module, samples: Samples) -> dict[str, _Call]:
             def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, call: _Call = calls[name]) -> None:
                 given = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
                 call.times += 1
-                call.fits = len(given) == 1 and isinstance(output, torch.Tensor) and given[0].shape == output.shape and given[0].dtype == output.dtype
+                like = [t.shape == output.shape and t.dtype == output.dtype for t in given] if isinstance(output, torch.Tensor) else []
+                call.fits = sum(like) == 1 and like[0]
                 call.shape = tuple(given[0].shape) if given else ()
 
             handles.append(module.register_forward_hook(note, with_kwargs=True))

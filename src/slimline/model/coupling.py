@@ -24,7 +24,7 @@ def find_channel_sites(model: nn.Module, example: Samples, traced: Traced | None
     """All sets of channels that can be pruned together, in graph order, and those that cannot, with the reason.
 
     Every site has been tried (``removal.faults``): with its first channel removed a copy runs, gives the same shapes and,
-    where no norm mixes channels, what the original gives with that channel's consumers zeroed.
+    where no norm mixes channels, what the original gives with that channel's consumers zeroed. Where the model's code holds their number, it follows.
     ``traced``: the model's graph, if it is at hand.
 
     Raises:
@@ -44,9 +44,9 @@ def find_channel_sites(model: nn.Module, example: Samples, traced: Traced | None
     """
     traced = traced if traced is not None else Traced(model, example)
     found, refusals = assemble(Labels(traced.graph, model, traced.samples), model)
-    reasons = faults(traced, found)
-    refusals += [Refusal(where=c.site.id, reason=reasons[c.site.id]) for c in found if c.site.id in reasons]
-    return tuple(c.site for c in found if c.site.id not in reasons), tuple(refusals)
+    tried = faults(traced, found)
+    refusals += [Refusal(where=c.site.id, reason=tried.reasons[c.site.id]) for c in found if c.site.id in tried.reasons]
+    return tuple(tried.sites.get(c.site.id, c.site) for c in found if c.site.id not in tried.reasons), tuple(refusals)
 
 
 def find_feature_members(traced: Traced, name: str, dim: int) -> tuple[tuple[Member, ...], str]:
@@ -62,7 +62,7 @@ def find_feature_members(traced: Traced, name: str, dim: int) -> tuple[tuple[Mem
             continue
         if not coupled.consumers:
             return (), "no layer reads its features as such"
-        reason = faults(traced, [coupled]).get(site.id, "")
+        reason = faults(traced, [coupled], counted=False).reasons.get(site.id, "")
         return ((), reason) if reason else ((*own, *(m for m in site.members if m.parameter != name)), "")
     return (), next(
         (r.reason for r in refusals if r.where == f"{INPUT.rpartition('.')[0]}#channels"), "its features cannot be told apart in the exported graph"
@@ -118,6 +118,13 @@ def _components(labels: Labels) -> Vector:
         return found
 
     component = solve()
+    # What a summary of channels meets beside other summaries needs all of them: they are one.
+    fixed = np.unique(np.concatenate([[0], *(component[marked.numpy()] for marked, _ in labels.frozen)]))
+    for label, channels in labels.summaries.items():
+        others = np.flatnonzero(component == component[label])
+        if component[label] in fixed or not all(int(o) in labels.summaries for o in others):
+            edges.append(torch.stack([torch.full_like(channels, label), channels]).long())
+    component = solve() if labels.summaries else component
     # One division after the other: tying the first may already have tied the second.
     for parts in labels.factored:
         values = component[parts.numpy()]

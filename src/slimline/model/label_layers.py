@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from slimline.model.label_tensors import distinct, spread
+from slimline.model import attention
+from slimline.model.label_tensors import core, distinct, spread, varies
 from slimline.model.operations import argument, operation_name
 
 if TYPE_CHECKING:
@@ -64,10 +65,22 @@ def linear(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tens
 
 def matmul(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
     labels, weight = labelling.read(node.args[0]), labelling.parameter(node.args[1])
-    if labels is None or weight is None or len(weight.shape) != 2:
+    if weight is None:
+        return attention.product(labelling, node, result)
+    if labels is None or len(weight.shape) != 2:
         return None
     labelling.tie(labelling.axis(weight.name, 0, weight.shape[0], "in"), labelling.along(labels, -1))
     return spread(labelling.axis(weight.name, 1, weight.shape[1], "out"), -1, result.shape)
+
+
+def addmm(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
+    labels, weight = labelling.read(node.args[1]), labelling.parameter(node.args[2])
+    if labels is None or weight is None or len(weight.shape) != 2:
+        return None
+    labelling.tie(labelling.axis(weight.name, 0, weight.shape[0], "in"), labelling.along(labels, -1))
+    leaving = labelling.axis(weight.name, 1, weight.shape[1], "out")
+    labelling.vector(node.args[0], leaving)
+    return spread(leaving, -1, result.shape)
 
 
 def embedding(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
@@ -78,8 +91,25 @@ def embedding(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.T
     return spread(labelling.axis(weight.name, 1, weight.shape[1], "out"), -1, result.shape)
 
 
+def index(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tensor | None:
+    """Values picked by index tensors: run on the labels. What the indices pick from along its channels is picked by position."""
+    labels, given = labelling.read(node.args[0]), node.args[1]
+    indices: Any = given
+    if operation_name(node) == "index_select":  # index_select(x, dim, index)
+        assert isinstance(given, int)
+        indices = [*[None] * (given % result.ndim), node.args[2]]
+    if labels is None or not isinstance(indices, Sequence):
+        return None
+    for dim, place in enumerate(indices):
+        labelling.freeze(labelling.read(place), "its values are used as indices")
+        if place is not None and varies(labels, dim):
+            labelling.picked.append(distinct(core(labels)))
+    picked: torch.Tensor = labels[tuple(slice(None) if i is None else labelling.env[i] for i in indices)]
+    return picked.reshape(result.shape)
+
+
 def recurrent(labelling: Labels, node: fx.Node, result: Any) -> Any:
-    """LSTM and GRU: one hidden size for all layers and directions; gates lie one after the other."""
+    """LSTM, GRU and plain ones: one hidden size for all layers and directions; gates lie one after the other."""
     labels = labelling.read(node.args[0])
     states = node.args[1] if isinstance(node.args[1], Sequence) else [node.args[1]]
     found = [p for n in node.args[2] if (p := labelling.parameter(n)) is not None]  # type: ignore[union-attr]  # a list of nodes
@@ -154,9 +184,18 @@ LAYERS: Mapping[str, Rule] = MappingProxyType(
         "linear": linear,
         "matmul": matmul,
         "mm": matmul,
+        "bmm": matmul,
+        "baddbmm": attention.product,
+        "einsum": attention.einsum,
+        "addmm": addmm,
+        "scaled_dot_product_attention": attention.attention,
         "embedding": embedding,
+        "index": index,
+        "index_select": index,
         "lstm": recurrent,
         "gru": recurrent,
+        "rnn_tanh": recurrent,
+        "rnn_relu": recurrent,
         "batch_norm": batch_norm,
         "instance_norm": batch_norm,
         "layer_norm": layer_norm,
@@ -168,7 +207,7 @@ LAYERS: Mapping[str, Rule] = MappingProxyType(
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "scaled_dot_product_attention": "its channels are the heads of an attention, whose number and width the model's code fixes",
+        "scaled_dot_product_attention": "its channels are those of an attention without heads, or that shares them otherwise",
         "matmul": "its channels meet in a product of two values, as in attention",
         "bmm": "its channels meet in a product of two values, as in attention",
         "einsum": "its channels meet in a product of two values",

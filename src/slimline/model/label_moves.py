@@ -11,7 +11,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from slimline.model.label_tensors import core, distinct, factors, like, spread, varies
-from slimline.model.operations import argument
+from slimline.model.operations import argument, operation_name
 
 if TYPE_CHECKING:
     from slimline.model.labels import Labels
@@ -92,6 +92,8 @@ REDUCED = frozenset(
         "count_nonzero",
     }
 )
+# What makes one number of many; the rest of REDUCED keeps their number, or their order.
+SUMMARY = frozenset({"mean", "sum", "amax", "amin", "std", "var", "norm", "linalg_vector_norm", "logsumexp", "std_mean", "var_mean"})
 POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample_", "lp_pool")
 
 
@@ -151,14 +153,16 @@ def concatenate(labelling: Labels, node: fx.Node) -> torch.Tensor | None:
 
 
 def reduce(labelling: Labels, node: fx.Node, result: Any) -> Any:
-    """What is reduced over is tied: a sum over groups keeps the channels within, a mean over all channels ties all."""
+    """What is reduced over is tied: a sum over groups keeps the channels within. What becomes of a mean over all channels is told by whom it meets."""
     labels = labelling.read(node.args[0])
     if labels is None:
         return None
     dims = argument(node, "dim", None)
     chosen = range(labels.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    out = labels
-    for dim in {int(d) % max(labels.ndim, 1) for d in chosen}:
+    out, gone = labels, {int(d) % max(labels.ndim, 1) for d in chosen}
+    if operation_name(node) in SUMMARY and any(varies(labels, d) for d in gone) and not any(varies(labels, d) for d in range(labels.ndim) if d not in gone):
+        out = labelling.summary(core(labels)).reshape([1] * labels.ndim).expand(labels.shape)
+    for dim in gone:
         small = core(out)
         labelling.tie(small.narrow(dim, 0, 1), small)
         out = out.narrow(dim, 0, 1)

@@ -92,7 +92,8 @@ class Labels(fx.Interpreter):
 
     Afterwards ``axes`` holds the labels along every dimension that channels reach, in graph order,
     ``edges`` the pairs of labels that are one, ``frozen`` the labels that must stay with the reason,
-    ``mixed`` those that a normalisation over channels saw, ``picked`` those picked by position,
+    ``mixed`` those that a normalisation over channels saw, ``picked`` those picked by position, ``summaries`` the label of a sum or mean over
+    channels with theirs (of no consequence if it only meets its like, and values that it is broadcast over, as in a norm written out),
     ``factored`` label tensors ``[outer, ..., inner]`` of dimensions that the code divides.
 
     ``features``: name of an input (``#input.0``) -> its dimension whose positions count as channels; all other inputs must stay as they are.
@@ -108,6 +109,7 @@ class Labels(fx.Interpreter):
         self.mixed: list[torch.Tensor] = []
         self.picked: list[torch.Tensor] = []
         self.factored: list[torch.Tensor] = []
+        self.summaries: dict[int, torch.Tensor] = {}
         self.axes: dict[Axis, torch.Tensor] = {}
         self.roles: dict[Axis, set[Role]] = {}  # a tied weight's dimension can be made by one layer and read by another
         self.elements: dict[str, torch.Tensor] = {}
@@ -253,17 +255,29 @@ class Labels(fx.Interpreter):
         for other in given[1:]:
             a, b = broadcast(out, other)
             if stretched(other, b, a):
-                self.freeze(other, "it is broadcast over the channels of another value")
+                self.stretch(other)
                 if stretched(out, a, b):
-                    self.freeze(out, "it is broadcast over the channels of another value")
+                    self.stretch(out)
                 out = a
             elif stretched(out, a, b):
-                self.freeze(out, "it is broadcast over the channels of another value")
+                self.stretch(out)
                 out = b
             else:
                 self.tie(a, b)
                 out = either(a, b)
         return out
+
+    def stretch(self, labels: torch.Tensor) -> None:
+        """A value is broadcast over channels: one label cannot follow them, unless it is a summary of all."""
+        found = distinct(core(labels)).tolist()
+        self.mixed += [self.summaries[label] for label in found if label in self.summaries]
+        self.freeze(torch.tensor([label for label in found if label not in self.summaries]), "it is broadcast over the channels of another value")
+
+    def summary(self, labels: torch.Tensor) -> torch.Tensor:
+        """The label of one number made of all these channels."""
+        label, found = self.fresh((1,)), distinct(labels)
+        self.summaries[int(label)] = found[found != 0]
+        return label
 
     def unknown(self, node: fx.Node, name: str, result: Any) -> Any:
         where = module_path(node)

@@ -218,13 +218,17 @@ class Program:
     def block_values(self, module: str) -> tuple[fx.Node, fx.Node]:
         """The nodes whose values enter and leave a module (for replacing it by the identity).
 
+        Where several enter, as hidden states and a mask do, it is the one of the shape that leaves.
+
         Raises:
-            KeyError: the module is not in the graph, or not with one value in and one out.
+            KeyError: the module is not in the graph, or not with one such value in and one out.
         """
         inside = [n for n in self.graph.nodes if n.op == "call_function" and within(n, module)]
         members = set(inside)
         entering = {a for n in inside for a in n.all_input_nodes if a not in members and a.op != "get_attr" and not _is_size(a)}
         leaving = [n for n in inside if any(u not in members for u in n.users) and not _is_size(n)]
+        if len(entering) > 1 and len(leaving) == 1:
+            entering = {a for a in entering if self.shapes.get(a.name) == self.shapes.get(leaving[0].name)}
         if len(entering) != 1 or len(leaving) != 1:
             raise KeyError(module)
         return entering.pop(), leaving[0]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from slimline.core.edits import Keep
+from slimline.core.edits import keep_channels
 from slimline.core.site import Member, Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure, tensor_of
+from slimline.model.counts import counts_of
 from slimline.model.trace import where
 from slimline.model.traced import Traced, equivalent, outputs_of, tensors_of
+
+CODE = "the model's code needs them all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +34,16 @@ class Coupled:
     picked: bool
 
 
-def faults(traced: Traced, coupled: Sequence[Coupled]) -> dict[str, str]:
-    """Site id -> why its first channel cannot be removed, for those where that is so.
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """``reasons``: site id -> why its first channel cannot be removed, for those where that is so. ``sites``: those that now say which attributes count their channels."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    sites: dict[str, Site] = field(default_factory=dict)
+
+
+def faults(traced: Traced, coupled: Sequence[Coupled], *, counted: bool = True) -> Tried:
+    """Which sites' first channels cannot be removed. ``counted``: attributes that count them may follow.
 
     A trial removes the first channel of several sites at once; the copy must run, give outputs of the same shapes and,
     where the sites are exact, what the original gives with the consumers of those channels zeroed. The sites of
@@ -43,12 +54,18 @@ def faults(traced: Traced, coupled: Sequence[Coupled]) -> dict[str, str]:
         Sperner, "Ein Satz über Untermengen einer endlichen Menge", 1928 (how few trials tell all from each other).
         Hwang, "A Method for Detecting All Defective Members in a Population by Group Testing", JASA 1972 (halving).
     """
-    found: dict[str, str] = {}
+    tried = Tried()
 
     def settle(chosen: Sequence[Coupled]) -> None:
+        chosen = [replace(c, site=tried.sites.get(c.site.id, c.site)) for c in chosen]
         reason = _fault(traced, chosen) if chosen else ""
         if reason and len(chosen) == 1:
-            found[chosen[0].site.id] = reason
+            (one,) = chosen
+            repaired = _repaired(traced, one) if counted and reason.startswith(CODE) and not one.site.counts else None
+            if repaired is None:
+                tried.reasons[one.site.id] = reason
+            else:
+                tried.sites[one.site.id] = repaired
         elif reason:
             settle(chosen[: len(chosen) // 2])
             settle(chosen[len(chosen) // 2 :])
@@ -59,8 +76,17 @@ def faults(traced: Traced, coupled: Sequence[Coupled]) -> dict[str, str]:
     for exact in (True, False):
         family = [c for c in coupled if c.exact is exact and not c.picked]
         for numbers in separating(len(family)):
-            settle([family[i] for i in numbers if family[i].site.id not in found])
-    return found
+            settle([family[i] for i in numbers if family[i].site.id not in tried.reasons])
+    return tried
+
+
+def _repaired(traced: Traced, coupled: Coupled) -> Site | None:
+    """The site with attributes that must follow the number of its channels, if with them one can go."""
+    for counts in counts_of(traced.model, coupled.site, coupled.consumers):
+        site = coupled.site.model_copy(update={"counts": counts})
+        if not _fault(traced, [replace(coupled, site=site)]):
+            return site
+    return None
 
 
 def separating(count: int) -> Iterator[tuple[int, ...]]:
@@ -84,14 +110,14 @@ def _fault(traced: Traced, coupled: Sequence[Coupled]) -> str:
     exact = all(c.exact for c in coupled)
     if not exact and any(c.picked for c in coupled):
         return "its channels are picked by position and normalised together, so that a removal cannot be checked"
-    keep = [Keep(member, tuple(range(1, c.site.shape[0]))) for c in coupled for member in c.site.members]
+    keep = [e for c in coupled for e in keep_channels(c.site, tuple(range(1, c.site.shape[0])))]
     try:
         got = outputs_of(apply_structure(traced.model, keep), traced.few)
     except UnsupportedSite as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises on fewer channels is the reason
         lines = str(error).strip().splitlines()
-        return f"the model's code needs them all: {where(error)}{lines[0] if lines else type(error).__name__}"
+        return f"{CODE}: {where(error)}{lines[0] if lines else type(error).__name__}"
     if [g.shape for g in got] != traced.shapes:
         return f"without one of them the model's outputs change their shape from {[*map(tuple, traced.shapes)]} to {[tuple(g.shape) for g in got]}"
     if exact and not equivalent(got, _masked(traced, [m for c in coupled for m in c.consumers])):

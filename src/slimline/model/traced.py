@@ -36,6 +36,7 @@ class Traced:
         """The graph for a batch of two, as the exporter gives it."""
         module = self.exported.module()
         assert isinstance(module, fx.GraphModule)
+        module.graph.eliminate_dead_code()  # weights of an attention that nobody looks at would tie its heads
         return module
 
     @cached_property

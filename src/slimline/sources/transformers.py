@@ -121,4 +121,16 @@ def build(path: Path, config: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"{path}: transformers refuses it: {' '.join(str(error).split())[:300]}") from error
     settings: Any = model.config
     settings.use_cache = False
-    return HuggingFace(model).eval()
+    return HuggingFace(with_linear_layers(model)).eval()
+
+
+def with_linear_layers(model: nn.Module) -> nn.Module:
+    """``model`` with a linear layer in the place of each ``Conv1D`` of the library's, which is one whose weight lies the other way round (GPT-2)."""
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, Conv1D)]:
+        layer = nn.utils.skip_init(nn.Linear, *module.weight.shape)
+        layer.weight, layer.bias = nn.Parameter(module.weight.detach().T.contiguous()), module.bias
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer)
+    return model

@@ -380,6 +380,44 @@ def test_dynamic_linear_layers_multiply_integers() -> None:
     agree(artifact, program, samples, 0.05)  # the input is rounded to 8 bits when it runs
 
 
+class Recurrences(nn.Module):
+    """Two layers, both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(8, 16, num_layers=2, bidirectional=True, batch_first=True), nn.Linear(32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.rnn(x)[0])
+        return out
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_dynamic_lstms_multiply_integers(bits: int) -> None:
+    """The recurrent weights may have fewer bits, and need not ask for it themselves."""
+    samples = Samples.of(torch.randn(4, 9, 8, generator=torch.Generator().manual_seed(4)))
+    base = build(Recurrences, samples)
+    weights = [n for n in base.weights if n.startswith("rnn.")]
+    formats = {n: Affine() if "weight_ih" in n else Affine(bits=bits) for n in weights}
+    edits = [Encode(n, f, f.encode(base.parameter(n)), execute="dynamic" if "weight_ih" in n else "float") for n, f in formats.items()]
+    program = freeze(quantize(base, edits))
+    artifact = TARGET.lower(program, samples[:2])
+    operations = [o for o in TARGET.operations(artifact, samples, runs=2) if o.weight in weights]
+    assert {o.weight for o in operations} == set(weights)
+    assert {(o.type, o.executes) for o in operations} == {("DynamicQuantizeLSTM", "integer")}
+    agree(artifact, program, samples, 0.02)  # what enters is rounded to 8 bits at every step
+    float_artifact = TARGET.lower(freeze(base), samples[:2])
+    assert {o.weight for o in TARGET.operations(float_artifact, samples, runs=2) if o.type == "LSTM"} == set(weights)
+    assert artifact.size_bytes < (0.5 if bits == 8 else 0.4) * float_artifact.size_bytes
+
+
+def test_a_dynamic_lstm_with_a_float_weight_is_refused_by_name() -> None:
+    samples = Samples.of(torch.randn(4, 9, 8))
+    program = stored(build(lambda: Recurrent(nn.LSTM), samples), Affine(), "dynamic", samples, only=["rnn.weight_hh_l0"])
+    with pytest.raises(UnsupportedFormat, match=r"rnn\.weight_hh_l0.*not all of them are integers"):
+        TARGET.lower(program, samples[:2])
+
+
 def test_dynamic_convolutions_are_refused_by_name() -> None:
     samples = images()
     program = stored(build(Net, samples), Affine(), "dynamic", samples, only=["conv.weight"])

@@ -18,9 +18,10 @@ from slimline.model.quantizers import mangled
 from slimline.targets._onnx_compact import declare, dense
 from slimline.targets._onnx_export import export
 from slimline.targets._onnx_names import detached, name_transposed, tidy
+from slimline.targets._onnx_recurrent import dynamic_layers, name_layers
 
 OPSET_INT2, IR_VERSION_INT2 = 25, 13
-PACKED = {4: (TensorProto.INT4, "int4"), 2: (TensorProto.INT2, "int2")}
+PACKED = {4: "int4", 2: "int2"}
 GROUPS = (16, 32, 64, 128, 256)  # block sizes that MatMulNBits takes
 
 
@@ -34,7 +35,9 @@ def lower(program: Program, example: Samples, *, integer_biases: bool = True) ->
     """
     model = export(program, example)
     graph = Rewriter(model, integer_biases)
-    for parameter, encode in program.encoded.items():
+    name_layers(graph, program)
+    together = dynamic_layers(graph, program.encoded)
+    for parameter, encode in ((p, e) for p, e in program.encoded.items() if p not in together):
         realise(graph, parameter, encode)
     keep_float(graph)
     graph.finish()
@@ -72,6 +75,16 @@ class Rewriter:
         tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
         self.initializers[name] = tensor
         return name
+
+    def pack(self, name: str, bits: int) -> None:
+        """Store an int8 initializer in fewer bits."""
+        import ml_dtypes
+
+        values = self.array(name)
+        if values.dtype == np.int8:
+            self.initializers[name] = numpy_helper.from_array(values.astype(getattr(ml_dtypes, PACKED[bits])), name)
+            if bits == 2:
+                self.model.opset_import[0].version, self.model.ir_version = OPSET_INT2, IR_VERSION_INT2
 
     def before(self, node: onnx.NodeProto, anchor: onnx.NodeProto) -> None:
         self.leading.setdefault(id(anchor), []).append(node)
@@ -148,13 +161,7 @@ def _stored(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: 
     cast = f"{stem}__{'int8' if to == TensorProto.INT8 else 'float'}"
     if cast not in {o for n in graph.first for o in n.output}:
         if format.bits < 8:
-            import ml_dtypes
-
-            values = graph.array(name)
-            if values.dtype == np.int8:
-                graph.initializers[name] = numpy_helper.from_array(values.astype(getattr(ml_dtypes, PACKED[format.bits][1])), name)
-                if format.bits == 2:
-                    graph.model.opset_import[0].version, graph.model.ir_version = OPSET_INT2, IR_VERSION_INT2
+            graph.pack(name, format.bits)
         graph.first.append(helper.make_node("Cast", [name], [cast], to=to))
     return cast
 

@@ -16,7 +16,8 @@ from slimline.model.quantizers import mangled
 from slimline.targets._onnx_export import OPSET
 
 IR_VERSION = 10  # what opset 21 came with
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "MatMulInteger", "LSTM", "GRU", "Gather")
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "MatMulInteger", "Gather")
+RECURRENT = ("LSTM", "GRU", "DynamicQuantizeLSTM")  # what consumes several weights, and has been named after all of them
 VALUES = ("values", "packed", "transposed")  # what follows a weight's name where its integers are stored
 
 
@@ -116,7 +117,7 @@ def _rename(model: onnx.ModelProto, stems: Mapping[str, str], example: Samples) 
 def _owners(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, stems: Mapping[str, str]) -> Iterator[tuple[int, str]]:
     """Nodes that consume a weight, with the weight's name; found through what only reads constants (casts, scales, transposes).
 
-    A weight's second consumer is ``WEIGHT@2`` and so on: node names are unique.
+    A weight's second consumer is ``WEIGHT@2`` and so on: node names are unique. A recurrent layer is named ``WEIGHT+WEIGHT``.
     """
     carries: dict[str, str] = {}
     constant = {tensor.name for tensor in graph.initializer}
@@ -128,8 +129,8 @@ def _owners(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto, stems: Mapp
         elif tensor.name in stems.values() or tensor.name.rpartition(".")[2].startswith("weight"):
             carries[tensor.name] = tensor.name
     for node in nodes:
-        found = [carries[i] for i in node.input if i in carries]
-        if found and node.op_type in WEIGHTED:
+        found = [node.name] if node.op_type in RECURRENT and node.name else [carries[i] for i in node.input if i in carries]
+        if found and node.op_type in (*WEIGHTED, *RECURRENT):
             seen[found[0]] = seen.get(found[0], 0) + 1
             yield id(node), found[0] if seen[found[0]] == 1 else f"{found[0]}@{seen[found[0]]}"
         elif all(i in constant for i in node.input if i):

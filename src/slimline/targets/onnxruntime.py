@@ -79,7 +79,7 @@ class OnnxRuntime:
         if execute == "integer":
             return op in (*CONVOLUTIONS, "linear") and grid is not None and grid.granularity == "per_channel"
         if execute == "dynamic":
-            return op == "linear" and isinstance(format, Affine) and format.bits == 8 and format.granularity == "per_channel"
+            return op in ("linear", "lstm") and isinstance(format, Affine) and format.bits == 8 and format.granularity == "per_channel"
         return op == "linear" or grid is None or grid.granularity != "per_group"
 
     def lower(self, program: Program, example: Samples) -> Artifact:
@@ -161,17 +161,11 @@ class OnnxRuntime:
         for node in graph.node:
             samples = times.get(node.name, [])[WARM_UP:]
             executes = "integer" if node.op_type.startswith(INTEGER_TYPES) else "float"
-            found.append(
-                Operation(
-                    node.name,
-                    node.op_type,
-                    executes,
-                    owners.get(_original(node.name), ""),
-                    float(np.median(samples)) if samples else None,
-                    PROVIDER,
-                    sum(constants.get(i, 0) for i in node.input),
-                )
-            )
+            milliseconds = float(np.median(samples)) if samples else None
+            weight, *others = owners.get(_original(node.name), "").split("+")
+            found.append(Operation(node.name, node.op_type, executes, weight, milliseconds, PROVIDER, sum(constants.get(i, 0) for i in node.input)))
+            # The other weights of a recurrent layer: its time and bytes are with the first.
+            found += [Operation(node.name, node.op_type, executes, other, None, PROVIDER, 0) for other in others]
         return tuple(found)
 
     def latency(self, artifacts: Sequence[Artifact], example: Samples, *, batch: int = 1, threads: int = 1, seconds: float = 2.0) -> tuple[Latency, ...]:
@@ -218,13 +212,13 @@ def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
     """
     import onnx
 
-    from slimline.targets._onnx_names import WEIGHTED
+    from slimline.targets._onnx_names import RECURRENT, WEIGHTED
 
     model = onnx.load_from_string(artifact.payload)
     owners: dict[str, str] = {}
     for place, node in enumerate(model.graph.node):
         weight, node.name = node.name.partition("@")[0], f"node_{place}"
-        if weight and node.op_type in WEIGHTED:  # other tools name every node
+        if weight and node.op_type in (*WEIGHTED, *RECURRENT):  # other tools name every node
             owners[node.name] = weight
             owners |= dict.fromkeys(node.output, weight)
         elif node.op_type in FUSED_AFTER:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def export_plan(
         ModelError: a file is not the one that the run wrote.
         LoweringError: the target refuses the model.
     """
-    content = _read(directory)
+    content = read_run(directory, FILES)
     kind = find("targets", target)
     kind.require()
     if out.exists() and any(out.iterdir()) and not force:
@@ -78,13 +79,19 @@ def export_plan(
     return figures
 
 
-def _read(directory: Path) -> dict[str, bytes]:
+def read_run(directory: Path, files: Sequence[str]) -> dict[str, bytes]:
+    """These files of a finished run, each as the run wrote it.
+
+    Raises:
+        UsageError: there is no finished run.
+        ModelError: a file has changed.
+    """
     manifest = directory / "manifest.json"
-    missing = [n for n in FILES if not (directory / n).is_file()]
+    missing = [n for n in files if not (directory / n).is_file()]
     if missing or not manifest.is_file():
         raise UsageError(f"There is no finished run in {directory} ({', '.join(missing) or 'manifest.json'} is missing).", hint="Give the --out folder of `slimline compress`.")  # fmt: skip
     digests = json.loads(manifest.read_text())["files"]
-    content = {name: (directory / name).read_bytes() for name in FILES}
+    content = {name: (directory / name).read_bytes() for name in files}
     for name, payload in content.items():
         if digests.get(name) != sha256(payload):
             raise ModelError(f"{directory / name} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")  # fmt: skip

@@ -334,12 +334,17 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     from safetensors.torch import save
 
     from slimline.core.edits import Keep
+    from slimline.core.site import INPUT
+    from slimline.model.apply import kept_positions
 
     built, plan = outcome.finalist.built, outcome.finalist.trial.plan
     tensors: dict[str, torch.Tensor] = {}
-    for edit in found.workshop.structure_edits(plan.stage("structure")):
-        if isinstance(edit, Keep):
-            tensors[f"keep/{edit.member.parameter}/{edit.member.dim}"] = torch.tensor(edit.index, dtype=torch.int64)
+    edits = found.workshop.structure_edits(plan.stage("structure"))
+    for name, dims in kept_positions(found.workshop.model, edits).items():
+        tensors |= {f"keep/{name}/{dim}": torch.tensor(positions, dtype=torch.int64) for dim, positions in dims.items()}
+    for edit in edits:
+        if isinstance(edit, Keep) and edit.member.parameter.startswith(INPUT):
+            tensors[f"keep/{edit.member.parameter}/{edit.member.dim}"] = torch.tensor(edit.member.positions(edit.index), dtype=torch.int64)
     if built.stored is not None:
         for name, encode in built.stored.encoded.items():
             tensors |= {f"parts/{name}/{part}": t.contiguous() for part, t in encode.parts.items()}

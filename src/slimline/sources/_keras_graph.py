@@ -108,7 +108,7 @@ class _Build:
     def model(self, config: Mapping[str, Any], inputs: list[Any], where: str, prefix: str) -> list[Any]:
         """Outputs of a model; ``where`` its weights lie in the file, ``prefix`` of its layers' names."""
         layers = _layers(config)
-        places = dict(self.groups(layers, where))
+        places = {_name(x): group for x, group in zip(layers, group_names(layers, where), strict=True)}
         if config["class_name"] == "Sequential":
             values = inputs
             for layer in layers:
@@ -162,13 +162,14 @@ class _Build:
             ) from error
         return result if isinstance(result, list) else [result]
 
-    def groups(self, layers: Sequence[Mapping[str, Any]], where: str) -> Iterator[tuple[str, str]]:
-        """Layer name -> its group in the weights file: the class in snake case, counted."""
-        counts: Counter[str] = Counter()
-        for layer in layers:
-            stem = snake_case(str(layer["class_name"]))
-            yield _name(layer), f"{where}{stem}_{counts[stem]}" if counts[stem] else f"{where}{stem}"
-            counts[stem] += 1
+
+def group_names(layers: Sequence[Mapping[str, Any]], where: str) -> Iterator[str]:
+    """The layers' groups in the weights file: the class in snake case, counted."""
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        stem = snake_case(str(layer["class_name"]))
+        yield f"{where}{stem}_{counts[stem]}" if counts[stem] else f"{where}{stem}"
+        counts[stem] += 1
 
 
 def snake_case(name: str) -> str:

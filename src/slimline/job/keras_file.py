@@ -1,0 +1,103 @@
+"""A finished plan as a Keras file again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+
+from slimline.core.plan import Plan
+from slimline.core.samples import Samples
+from slimline.errors import ModelError, OutputError
+from slimline.job.context import flat
+from slimline.job.export import read_run
+from slimline.measure.agreement import agreement
+from slimline.model.recover import evaluate
+from slimline.model.trace import quiet
+from slimline.sources._keras_writing import compressed_file, parameters_of
+from slimline.sources.keras import KerasModel
+from slimline.store.cache import fingerprint
+
+FILES = ("plan.json", "plan.safetensors", "program.pt2")
+ALIKE = 1e-3  # of the largest output
+
+
+def write_keras(directory: Path, original: Path, out: Path, *, force: bool = False) -> dict[str, Any]:
+    """The figures of the ``.keras`` file that ``out`` becomes: ``original`` with the widths and weights of ``directory``'s plan.
+
+    Weights have the values that the artefact stores, as float32: the file is smaller by what was pruned, and Keras computes in float. It is opened again
+    and must give what the compressed model gives.
+
+    Raises:
+        UsageError: no finished run there.
+        ModelError: the plan is for another model, or its structure is none that the layers of the file can have.
+        OutputError: ``out`` is there already.
+    """
+    content = read_run(directory, FILES)
+    if out.exists() and not force:
+        raise OutputError(f"{out} is there already.", hint="Give another --out, or --force.")
+    with quiet():
+        exported = torch.export.load(io.BytesIO(content["program.pt2"]))
+    assert exported.example_inputs is not None
+    example = Samples(tuple(exported.example_inputs[0]), dict(exported.example_inputs[1]))
+    model = KerasModel.read(original)
+    plan = Plan.model_validate_json(content["plan.json"])
+    mark = fingerprint(model.module(example), {})
+    if (mark.architecture, mark.weights) != (plan.model.architecture, plan.model.weights):
+        raise ModelError(f"The plan in {directory} was not made for {original}, or the file has changed since.", hint="Give the file that was compressed.")
+    tensors = load_tensors(content["plan.safetensors"])
+    payload = compressed_file(model, example, _kept(tensors), {n.removeprefix("float/"): t for n, t in tensors.items() if n.startswith("float/")})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    trial = out.with_name(f".{out.name}.keras")
+    try:
+        trial.write_bytes(payload)
+        again = KerasModel.read(trial)
+        with quiet():
+            expected = flat(evaluate(exported.module(), example))
+        found = flat(evaluate(again.module(example), example))
+        close = agreement(found, expected)
+        largest = max(float(t.abs().max()) for t in expected)
+        if not close.max_abs <= ALIKE * max(largest, 1e-6):
+            raise ModelError(
+                f"The Keras model would give other outputs than the compressed one (they differ by {close.max_abs:.2g}).",
+                hint="Compress again with --without scale,channel_prune, or export to a runtime's own file.",
+            )
+        trial.replace(out)
+    finally:
+        trial.unlink(missing_ok=True)
+    return {
+        "schema": 1,
+        "file": out.name,
+        "size_bytes": len(payload),
+        "original_bytes": original.stat().st_size,
+        "parameters": parameters_of(again),
+        "original_parameters": parameters_of(model),
+        "agreement": close.model_dump(),
+        "samples": len(example),
+    }
+
+
+def _kept(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[int, torch.Tensor]]:
+    found: dict[str, dict[int, torch.Tensor]] = {}
+    for name, positions in tensors.items():
+        if name.startswith("keep/"):
+            parameter, _, dim = name.removeprefix("keep/").rpartition("/")
+            found.setdefault(parameter, {})[int(dim)] = positions
+    return found
+
+
+def as_lines(figures: Mapping[str, Any], out: Path) -> str:
+    """For a terminal."""
+    close = figures["agreement"]
+    return "\n".join(
+        [
+            f"{out}, for Keras",
+            f"  size       {figures['size_bytes']:,} bytes ({figures['original_bytes']:,} before), in float32",
+            f"  parameters {figures['parameters']:,} ({figures['original_parameters']:,} before)",
+            f"  agreement  cosine {close['cosine']:.5f}, at most {close['max_abs']:.2g} from the compressed model, on {figures['samples']} example samples",
+        ]
+    )

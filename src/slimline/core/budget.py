@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
 TIE = 0.15  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
+CHANGED = 3.0  # allowances of answers that may differ from the original's, where too few samples can tell a drop
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _MILLISECONDS = {"US": 1e-3, "MS": 1.0, "S": 1e3}

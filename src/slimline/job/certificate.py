@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from slimline.core.budget import CHANGED
 from slimline.core.result import (
     Certificate,
     DropInterval,
@@ -27,7 +28,6 @@ from slimline.model.recover import evaluate
 from slimline.store.private import private
 
 UNCERTIFIABLE = 0.8  # of the allowance: an interval that alone takes so much leaves no drop to be certified
-CHANGED = 3.0  # allowances of answers that may differ from the original's where no test can be passed
 
 
 @dataclass

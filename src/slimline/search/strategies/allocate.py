@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from slimline.core.budget import Budget, Quantity
+from slimline.core.budget import CHANGED, Budget, Quantity
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.search.allocator import allocate
@@ -68,11 +68,11 @@ class Allocate:
 def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> tuple[float, float]:
     """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not.
 
-    Of those trials that no milder one beats.
+    Of those trials that no milder one beats. Where nothing is trained, changed answers count too: few samples show them long before a drop.
     """
     weights = budget.weights(space.costs(space.nothing))
     known = sorted(
-        (t.measured_loss, sum(w * t.measurement.cost(q) for q, w in weights.items()), t.measurement.quality, choice)
+        (t.measured_loss, sum(w * t.measurement.cost(q) for q, w in weights.items()), t.measurement.quality, _changed(t), choice)
         for t in trials
         if t.measured_loss is not None and t.measurement is not None and t.measurement.quality is not None and (choice := space.choice(t.plan)) is not None
     )
@@ -80,11 +80,21 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     if len(front) < 2:
         return LEAST, MOST
     base = front[0][2]  # the mildest of all stands for the original
-    kept = left(space.recovery.steps)
-    allowed = EDGE * budget.max_drop.allowed(base)
-    last = max(i for i, (_, _, quality, _) in enumerate(front) if i == 0 or kept * (base - quality) <= allowed)
-    low, high = (max(LEAST, space.loss(front[i][3], corrections)) for i in (last, min(last + 1, len(front) - 1)))
+    allowed = budget.max_drop.allowed(base)
+
+    def keeps(quality: float, changed: float) -> bool:
+        if space.recovery.steps:
+            return left(space.recovery.steps) * (base - quality) <= EDGE * allowed
+        return base - quality <= allowed and changed <= CHANGED * allowed
+
+    last = max(i for i, (_, _, quality, changed, _) in enumerate(front) if i == 0 or keeps(quality, changed))
+    low, high = (max(LEAST, space.loss(front[i][4], corrections)) for i in (last, min(last + 1, len(front) - 1)))
     return low, max(high, 1.05 * low)
+
+
+def _changed(trial: Trial) -> float:
+    """The share of answers that are not the original's, as far as that is known."""
+    return 0.0 if trial.fidelity is None or trial.fidelity.top1 is None else 1 - trial.fidelity.top1
 
 
 def _decided(plan: Plan) -> frozenset[tuple[str, str]]:

@@ -4,12 +4,13 @@ import functools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from slimline.core.result import DropInterval
 from slimline.errors import DataError
-from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
+from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.quality import f1
 
 
@@ -217,3 +218,21 @@ def test_the_best_of_many_is_corrected_by_the_expected_minimum_of_their_errors()
     assert shrunk(best, discordance, n, k) == pytest.approx(0.01, abs=0.1 * error)
     assert shrunk(0.01, discordance, n, 1) == 0.01
     assert shrunk(0.01, discordance, n, 3) < shrunk(0.01, discordance, n, 30)
+
+
+def test_a_step_in_the_middle_is_kept_where_the_daring_one_may_fail() -> None:
+    assert best_sequence([1.0, 0.8, 0.5], [0.99, 0.95, 0.6]) == (0, 1, 2)
+    assert best_sequence([1.0, 0.8, 0.5], [0.99, 0.3, 0.95]) == (0, 2), "a step that fails itself stands in the way"
+    assert best_sequence([0.5, 0.8, 1.0], [0.99, 0.9, 0.9]) == (0,), "what is likeliest and cheapest needs no other"
+
+
+def test_the_chance_follows_simulated_certificates() -> None:
+    generator = np.random.default_rng(0)
+    seen, tested, discordance, true, allowed = 2000, 4000, 0.06, 0.004, 0.01
+    shares = [(discordance + true) / 2, (discordance - true) / 2, 1 - discordance]
+    expected, passed = [], []
+    for _ in range(1000):
+        first, second = ((lost - won) / n for n in (seen, tested) for lost, won, _ in [generator.multinomial(n, shares)])
+        expected.append(chance(first, discordance, seen, tested, allowed))
+        passed.append(second + expected_half_width(discordance, tested) <= allowed)
+    assert abs(np.mean(passed) - np.mean(expected)) < 0.1

@@ -22,7 +22,7 @@ from slimline.job.context import STATE, Job, as_outputs, flat
 from slimline.job.found import Found, timed
 from slimline.job.recovery import Finalist, objective
 from slimline.measure.agreement import agreement
-from slimline.measure.certify import bootstrap_interval, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
+from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
 from slimline.store.private import private
@@ -60,7 +60,7 @@ def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) ->
 
 
 def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:
-    """The certificate's sequence, at most three: from the most conservative to the best objective, those likely to pass; the safest if none is."""
+    """The certificate's sequence, at most three, from the likeliest to pass to the best objective: that with the least expected objective."""
     budget = job.request.budget
 
     def price(finalist: Finalist) -> float:
@@ -72,35 +72,28 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
         return [min(kept, key=price)][:1]
     allowed = budget.max_drop.allowed(base)
     count = len(job.evaluation) if job.evaluation is not None else 0
+    holdout = job.source.data("holdout")
+
+    def seen(f: Finalist) -> tuple[float, float]:
+        """Drop to expect on the holdout, and the share of samples on which it differs from the original."""
+        discordance = 0.05 if f.scores is None or found.baseline_scores is None else float((f.scores - found.baseline_scores).abs().mean())
+        assert f.trial.measurement is not None and f.trial.measurement.quality is not None
+        rivals = len(finalists) if f.trial.plan.digest in found.recovered else 1  # the race was decided by these very samples
+        return shrunk(base - f.trial.measurement.quality, discordance, count, rivals), discordance
 
     def margin(f: Finalist) -> float:
         """Drop to expect on the holdout, plus the half-width there."""
-        discordance = 0.05 if f.scores is None or found.baseline_scores is None else float((f.scores - found.baseline_scores).abs().mean())
-        assert f.trial.measurement is not None and f.trial.measurement.quality is not None
-        drop = shrunk(base - f.trial.measurement.quality, discordance, count, len(finalists))
-        return drop + half_width(job, found, [f.scores])
+        return seen(f)[0] + half_width(job, found, [f.scores])
 
-    safest = min(kept, key=margin)
-    likely = sorted([f for f in kept if margin(f) <= allowed], key=margin)
+    def likely(f: Finalist) -> float:
+        return chance(*seen(f), count, len(holdout) if holdout is not None else count, allowed)
+
     least = min(half_width(job, found, [f.scores]) for f in kept)
-    if not likely and least > UNCERTIFIABLE * allowed:  # the holdout is too small to certify anything: no test can choose, so fidelity does
+    if least > UNCERTIFIABLE * allowed and min(map(margin, kept)) > allowed:
+        # The holdout is too small to certify anything: no test can choose, so fidelity does.
         close = [f for f in kept if faithful(job, f.trial, base, allowed)]
-        return [min(close, key=price)] if close else [safest]
-    # In a fixed sequence a last, daring step costs nothing: if it fails, the one before is delivered.
-    seen = [
-        f
-        for f in kept
-        if f.trial.measurement is not None
-        and f.trial.measurement.quality is not None
-        and base - f.trial.measurement.quality <= allowed - 0.5 * half_width(job, found, [f.scores])
-    ]
-    steps = [safest]
-    for finalist in [*likely, *sorted((f for f in seen if f not in likely), key=margin)]:
-        if price(finalist) < 0.995 * price(steps[-1]) and finalist is not safest:
-            steps.append(finalist)
-    if len(steps) > 3:
-        steps = [steps[0], steps[-2], steps[-1]]
-    return steps
+        return [min(close, key=price) if close else min(kept, key=margin)]
+    return [kept[i] for i in best_sequence([price(f) for f in kept], [likely(f) for f in kept])]
 
 
 def faithful(job: Job, trial: Trial, base: float, allowed: float) -> bool:

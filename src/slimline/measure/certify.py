@@ -7,6 +7,7 @@ allowance that is the chance of a false ``pass``, whatever the number of samples
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -237,6 +238,44 @@ def expected_half_width(discordance: float, samples: int) -> float:
     """
     n = max(samples, 1)
     return Z * math.sqrt(max(discordance, 1 / n) / n) + 1 / n
+
+
+def chance(drop: float, discordance: float, seen: int, tested: int, allowed: float) -> float:
+    """Probability that the test on ``tested`` samples passes, if ``drop`` was seen on ``seen`` others and the models differ on a share ``discordance``.
+
+    Normal approximation: both drops scatter around the same true one.
+
+    Example:
+        >>> round(chance(0.001, 0.05, 5000, 10_000, 0.01), 2), round(chance(0.006, 0.05, 5000, 10_000, 0.01), 2)
+        (0.91, 0.52)
+    """
+    spread = math.sqrt(max(discordance, 1 / max(seen, 1)) * (1 / max(seen, 1) + 1 / max(tested, 1)))
+    return float(stats.norm.cdf((allowed - expected_half_width(discordance, tested) - drop) / spread))
+
+
+def best_sequence(prices: Sequence[float], chances: Sequence[float], most: int = 3) -> tuple[int, ...]:
+    """The fixed sequence with the least expected price: the likeliest to pass first, then by falling price; what comes before the first failure is taken.
+
+    A step between the likeliest and the most daring one is worth its own risk, since the last one often fails.
+
+    Example:
+        >>> best_sequence([1.0, 0.8, 0.5], [0.99, 0.9, 0.5])
+        (0, 1, 2)
+        >>> best_sequence([1.0, 0.98, 0.5], [0.99, 0.9, 0.9])
+        (0, 2)
+    """
+    first = max(range(len(prices)), key=lambda i: (chances[i], -prices[i]))
+    cheaper = sorted((i for i in range(len(prices)) if prices[i] < 0.995 * prices[first]), key=lambda i: -prices[i])
+
+    def gain(steps: tuple[int, ...]) -> float:
+        total, reached, before = 0.0, 1.0, first
+        for i in steps:
+            reached *= chances[i]
+            total += reached * (prices[before] - prices[i])
+            before = i
+        return total
+
+    return (first, *max((c for n in range(most) for c in itertools.combinations(cheaper, n)), key=gain))
 
 
 def shrunk(drop: float, discordance: float, samples: int, candidates: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ from slimline.search.space import Option
 from slimline.search.timing import per_layer
 from slimline.search.workshop import Built
 
-LATEST = 1.04  # of the time budget, after which nothing is solved again for the report
+PRICING = 0.02  # of the time budget, and at least five seconds (ResNet-20: four): how long may be solved again for the report
 SURELY = 0.98  # of the objective: less is better by more than noise
 
 
@@ -190,7 +191,10 @@ def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
     if choice is None or job.request.plan is not None:
         return ()
     drop = outcome.interval.observed if outcome.interval is not None else None
-    made = prices(found.space, job.request.budget, choice, found.trials, drop=drop, over=lambda: job.clock.over(LATEST))
+    start = time.monotonic()
+    made = prices(
+        found.space, job.request.budget, choice, found.trials, drop=drop, over=lambda: time.monotonic() - start > max(5.0, PRICING * job.clock.seconds)
+    )
     if not made or made[-1].quantity != "loss":
         job.note("what more of each budget would buy: no time was left to solve again")
     return made

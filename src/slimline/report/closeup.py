@@ -56,7 +56,14 @@ def disturbances(seen: CloseUp) -> list[tuple[str, ...]]:
     for d in seen.disturbed[1:]:
         more = (d.before - d.after) - (plain.before - plain.after)
         rows.append(
-            (d.name, f"{d.before:.4f}", f"{d.after:.4f}", f"{difference_text(abs(more), plain.before)} {'more' if more > 0 else 'less'} lost than without")
+            (
+                d.name,
+                f"{d.before:.4f}",
+                f"{d.after:.4f}",
+                "as much lost as without"
+                if abs(more) < 5e-5
+                else f"{difference_text(abs(more), plain.before)} {'more' if more > 0 else 'less'} lost than without",
+            )
         )
     return rows
 

@@ -169,6 +169,9 @@ def one(spec: str, keep: float) -> dict[str, Any]:
     row: dict[str, Any] = {"name": spec, "stage": "build"}
     try:
         model, candidates = {"torchvision": of_torchvision, "timm": of_timm, "transformers": of_transformers}[package](name)
+        for parameter in model.parameters():  # heads that begin as zeros would agree whatever came before
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
         for given in candidates:
             try:
                 samples = Samples.of(given)

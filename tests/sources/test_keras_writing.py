@@ -90,3 +90,11 @@ def test_what_no_keras_layer_can_be_is_refused() -> None:
         written(model, example, [], lambda values: values.pop("dense.weight"))
     with pytest.raises(ModelError, match=r"an \.h5 file"):
         written(*opened("dense", ".h5"), [])
+
+
+def test_the_state_of_an_optimizer_is_left_out() -> None:
+    model, example = opened("dense")
+    parsed = {**model.parsed, "weights": {**model.parsed["weights"], "optimizer/vars/1": len(model.tensors)}}
+    trained = KerasModel(model.path, parsed, [*model.tensors, torch.ones(16, 12)], model.inputs, model.names)
+    assert written(trained, example, halved(model, example))[0] == written(model, example, halved(model, example))[0]
+    assert parameters_of(trained) == parameters_of(model)

@@ -17,6 +17,7 @@ from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
+from slimline.numerics.scores import are_probabilities, logits
 
 Model = Callable[..., Any]
 TEMPERATURE = 2.0
@@ -96,13 +97,15 @@ def distil(
 
 
 def distillation_loss(outputs: Any, answers: Any) -> torch.Tensor:
-    """Cross-entropy of softened class scores ``[N, C]`` (times T², minus the teacher's entropy); relative squared error of anything else."""
+    """Cross-entropy of softened class scores (or probabilities) ``[N, C]`` (times T², minus the teacher's entropy); relative squared error of anything else."""
     total = torch.zeros(())
     for a, b in zip(_pytree.tree_leaves(outputs), _pytree.tree_leaves(answers), strict=True):
         if not isinstance(a, torch.Tensor) or not a.is_floating_point():
             continue
         a, b = a.float(), b.float()
         if b.ndim >= 2 and b.shape[1] > 1 and b.ndim in (2, 4):
+            given = are_probabilities(b)
+            a, b = logits(a, given), logits(b, given)
             total = (
                 total
                 + functional.kl_div((a / TEMPERATURE).log_softmax(1), (b / TEMPERATURE).log_softmax(1), log_target=True, reduction="none").sum(1).mean()

@@ -18,6 +18,7 @@ from slimline.core.site import INPUT, Member, Site
 from slimline.model.entry import feature_dims
 from slimline.model.layer_calls import LayerCall, LayerCalls
 from slimline.numerics.importance import per_channel
+from slimline.numerics.scores import are_probabilities, logits
 
 MOST_INPUTS = 1536  # of a layer whose second moments are kept whole; beyond it only within each channel
 MOST_INPUT_VALUES = 8_000_000  # kept of each input
@@ -126,8 +127,9 @@ def own_divergence(outputs: Any, draw: torch.Generator) -> torch.Tensor:
     """A scalar whose squared gradients say how the outputs' own distribution reacts; see ``collect``."""
     leaves = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor) and t.is_floating_point()]
     if len(leaves) == 1 and leaves[0].ndim == 2 and leaves[0].shape[1] > 1:
-        labels = torch.multinomial(leaves[0].detach().float().softmax(1), 1, generator=draw)[:, 0]
-        return F.cross_entropy(leaves[0].float(), labels)
+        scores = logits(leaves[0].float(), are_probabilities(leaves[0]))
+        labels = torch.multinomial(scores.detach().softmax(1), 1, generator=draw)[:, 0]
+        return F.cross_entropy(scores, labels)
     projected = [(t * torch.randn(t.shape, generator=draw)).sum() / max(len(t), 1) for t in leaves]
     return torch.stack(projected).sum()
 

@@ -10,7 +10,7 @@ import copy
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def compressed_file(model: KerasModel, example: Samples, kept: Kept, values: Map
     places = _places(model, example, kept)
     biases = _check_names(model, lifted, values)
     tensors = _rearranged(model, _filled(lifted, places, values), places)
-    weights: dict[str, np.ndarray[Any, Any]] = {path: tensors[number] for path, number in model.parsed["weights"].items()}
+    weights: dict[str, np.ndarray[Any, Any]] = {path: tensors[number] for path, number in _of_layers(model)}
     config = copy.deepcopy(dict(model.parsed["config"]))
     owners = {path.rpartition("/vars/")[0]: path for path in weights}
     for layer, where in _layers(config, "layers/"):
@@ -234,7 +234,7 @@ def _archive(config: Mapping[str, Any], version: str, weights: Mapping[str, Any]
     inner = io.BytesIO()
     with h5py.File(inner, "w") as file:
         for path, array in weights.items():
-            file.create_dataset(path, data=np.ascontiguousarray(array))
+            file.create_dataset(path, data=np.asarray(array, order="C"))  # a scalar stays one
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         parts = {METADATA: json.dumps({"keras_version": version}).encode(), CONFIG: json.dumps(config).encode(), WEIGHTS: inner.getvalue()}
@@ -244,6 +244,10 @@ def _archive(config: Mapping[str, Any], version: str, weights: Mapping[str, Any]
 
 
 def parameters_of(model: KerasModel) -> int:
-    """Stored weights of the layers."""
-    counted: Sequence[torch.Tensor] = [t for t in model.tensors if t.is_floating_point()]
-    return sum(t.numel() for t in counted)
+    """Weights of the layers."""
+    return sum(model.tensors[number].numel() for _, number in _of_layers(model) if model.tensors[number].is_floating_point())
+
+
+def _of_layers(model: KerasModel) -> Iterator[tuple[str, int]]:
+    """What is stored, without the state of an optimizer: it fits the old shapes, and is begun anew."""
+    return ((path, number) for path, number in model.parsed["weights"].items() if not path.startswith("optimizer/"))

@@ -24,6 +24,7 @@ from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.errors import DataError, ModelError, SlimlineError, UsageError
+from slimline.numerics.scores import are_probabilities, logits
 from slimline.sources import validate
 
 HoldoutSource = Literal["user", "from_search", "from_train"]
@@ -281,7 +282,7 @@ class TaskFile:
         labels = _pytree.tree_leaves(targets)
         if scores is None or scores.ndim != 2 or scores.shape[1] < 2 or len(labels) != 1 or not _are_labels(labels[0]):
             return None
-        return nn.functional.cross_entropy(scores, labels[0].long())
+        return nn.functional.cross_entropy(logits(scores, are_probabilities(scores)), labels[0].long())
 
     def _function(self, name: str) -> tuple[Source, Callable[..., Any]] | None:
         for source in (self.elsewhere, self.source):

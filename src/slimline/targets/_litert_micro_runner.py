@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-CHANNELS_LAST = b"channels_last"
+VALUES = runpy.run_path(str(Path(__file__).with_name("_tflite_values.py")))  # by its path, since this is run by its own, without Slimline
+as_stored, as_numbers, channels_last = VALUES["as_stored"], VALUES["as_numbers"], VALUES["channels_last"]
 ROOM = 1 << 20  # beyond ten times the file, which is the interpreter's own guess
 
 
@@ -25,8 +28,7 @@ class Runner:
         graph = model.Subgraphs(0)
         self.inputs = [self._port(graph, graph.Inputs(i), self.interpreter.get_input_details(i)) for i in range(graph.InputsLength())]
         self.outputs = [self._port(graph, graph.Outputs(i), self.interpreter.get_output_details(i)) for i in range(graph.OutputsLength())]
-        entries = [model.Metadata(i) for i in range(model.MetadataLength())]
-        self.last = {int(i) for e in entries if e.Name() == CHANNELS_LAST for i in model.Buffers(e.Buffer()).DataAsNumpy()}
+        self.last = channels_last(model)
 
     def _port(self, graph: Any, tensor: int, detail: Mapping[str, Any]) -> dict[str, Any]:
         quantization = detail["quantization_parameters"]
@@ -47,22 +49,6 @@ class Runner:
     def set(self, stored: Sequence[Array], sample: int) -> None:
         for place, array in enumerate(stored):
             self.interpreter.set_input(np.ascontiguousarray(array[sample : sample + 1]), place)
-
-
-def as_stored(array: Array, last: bool, detail: Mapping[str, Any]) -> Array:
-    """An input as the file takes it: channels moved, numbers made integers."""
-    if last:
-        array = np.moveaxis(array, 1, -1)
-        array = array[:, None] if array.ndim == 3 else array
-    scale, zero = detail["quantization"]
-    if scale and detail["dtype"] == np.int8:
-        array = np.clip(np.round(array / np.float32(scale)) + zero, -128, 127)
-    return np.ascontiguousarray(array.astype(detail["dtype"], copy=False))
-
-
-def as_numbers(array: Array, detail: Mapping[str, Any]) -> Array:
-    scale, zero = detail["quantization"]
-    return (array.astype(np.float32) - np.float32(zero)) * np.float32(scale) if scale and array.dtype == np.int8 else array
 
 
 def load(file: str, threads: int) -> Callable[[Mapping[str, Array]], Sequence[Array]]:

@@ -10,10 +10,10 @@ import pydantic
 from slimline.core.edits import Edit, Encode
 from slimline.core.formats import Affine, Codebook, Float
 from slimline.core.plan import Method
-from slimline.core.site import Kind, Site
+from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
 from slimline.model.integer import integer_edits, integer_use
-from slimline.model.masking import LEAST, Execute, has_moments, runs_in_integers
+from slimline.model.masking import LEAST, Compact, Execute, has_moments, runs_in_integers
 from slimline.numerics.codebook import Init
 from slimline.numerics.rounding import Rounding
 from slimline.numerics.sparse import entries_of, settle_shared
@@ -21,7 +21,7 @@ from slimline.numerics.sparse import entries_of, settle_shared
 SIZES = (16, 8, 4)
 
 
-class SharedWeights(Method):
+class SharedWeights(Compact):
     """Each weight is one of ``k`` entries that k-means finds: ``log2(k)`` bits each, at levels that lie where the weights do.
 
     ``init``: where k-means starts; ``hessian`` weighs every weight by its input's energy. ``rounding``: which entry a weight takes,
@@ -34,7 +34,6 @@ class SharedWeights(Method):
     """
 
     name: ClassVar[str] = "codebook"
-    kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     summary: ClassVar[str] = "2 to 4 bits a weight at levels found by k-means, 3 bits among them: less loss than even steps of the same bits; not faster"
     reference: ClassVar[str] = "Han et al. 2016 (Deep Compression); Choi et al. 2017 (Hessian-weighted k-means)"
 
@@ -43,11 +42,6 @@ class SharedWeights(Method):
     rounding: Rounding = "second_order"
     values: Literal["int8", "float32"] = "int8"
     execute: Execute = "integer"
-
-    @property
-    def gains(self) -> tuple[str, ...]:
-        """Bytes alone: no runtime here has kernels that skip zeros or multiply shared values."""
-        return ("size", "download")
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
@@ -66,9 +60,7 @@ class SharedWeights(Method):
         Raises:
             UnsupportedSite: calibration cannot give what these options need, or the operation does not run in integers.
         """
-        use = model.weights.get(site.id)
-        if use is None:
-            raise UnsupportedSite(f"codebook at {site.id}: the program has no such weight.")
+        use = model.use(site.id)
         if self.execute == "integer":
             if self.values == "float32":
                 raise UnsupportedSite(f"codebook at {site.id}: float entries do not execute in integers.", hint="Use values=int8, or execute=float.")

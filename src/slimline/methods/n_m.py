@@ -10,15 +10,15 @@ import pydantic
 from slimline.core.edits import Edit
 from slimline.core.formats import Masked
 from slimline.core.plan import Method
-from slimline.core.site import Kind, Site
+from slimline.core.site import Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
-from slimline.model.masking import LEAST, Execute, Values, has_moments, masked_edits, runs_in_integers, values_of
+from slimline.model.masking import LEAST, Compact, Execute, Values, has_moments, masked_edits, runs_in_integers, values_of
 from slimline.numerics.sparse import Importance
 
 PATTERNS = ((2, 4), (4, 8))
 
 
-class NM(Method):
+class NM(Compact):
     """Keeps ``n`` of every ``m`` weights in a row of inputs (of a convolution: input channels at one place of the kernel).
 
     Options as in ``unstructured``; values are int8, which that hardware takes. At the same sparsity a pattern always loses more than free choice; it is for hardware that multiplies
@@ -30,7 +30,6 @@ class NM(Method):
     """
 
     name: ClassVar[str] = "n_m"
-    kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     summary: ClassVar[str] = "zeros half of the weights in a 2:4 or 4:8 pattern, for hardware that executes it; elsewhere fewer bytes, no time"
     reference: ClassVar[str] = "Mishra et al. 2021; Frantar and Alistarh 2023 (SparseGPT)"
 
@@ -47,11 +46,6 @@ class NM(Method):
             raise UnsupportedFormat(f"n_m: keeping {self.n} of every {self.m} is no pattern.")
         return self
 
-    @property
-    def gains(self) -> tuple[str, ...]:
-        """Bytes alone: no runtime here has kernels that skip zeros or multiply shared values."""
-        return ("size", "download")
-
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
         """2:4, and 4:8 where the inputs are a multiple of 8."""
@@ -67,9 +61,7 @@ class NM(Method):
             UnsupportedSite: the inputs are no multiple of ``m``, calibration cannot give what these options need, or the
                 operation does not run in integers.
         """
-        use = model.weights.get(site.id)
-        if use is None:
-            raise UnsupportedSite(f"n_m at {site.id}: the program has no such weight.")
+        use = model.use(site.id)
         if len(use.shape) < 2 or use.op in ("embedding", "lstm", "gru"):
             raise UnsupportedSite(f"n_m at {site.id}: a {use.op} has no products along inputs that a pattern could cut.")
         format = Masked.pattern(self.n, self.m, values_of(self.values, use.axis, self.entries), axis=1 - use.axis)

@@ -10,15 +10,14 @@ import pydantic
 from slimline.core.edits import Edit
 from slimline.core.formats import Masked
 from slimline.core.plan import Method
-from slimline.core.site import Kind, Site
-from slimline.errors import UnsupportedSite
-from slimline.model.masking import LEAST, Execute, Values, has_moments, masked_edits, runs_in_integers, values_of
+from slimline.core.site import Site
+from slimline.model.masking import LEAST, Compact, Execute, Values, has_moments, masked_edits, runs_in_integers, values_of
 from slimline.numerics.sparse import Importance
 
 SPARSITIES = (0.75, 0.9, 0.5)  # the first stands for all where there is time for one
 
 
-class Unstructured(Method):
+class Unstructured(Compact):
     """Keeps the share ``1 - sparsity`` of a layer's weights, those that matter most.
 
     ``importance``: ``magnitude``; ``taylor`` and ``movement`` from the loss's gradients; ``second_order``, by which the kept weights also
@@ -31,7 +30,6 @@ class Unstructured(Method):
     """
 
     name: ClassVar[str] = "unstructured"
-    kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     summary: ClassVar[str] = (
         "zeros single weights: the fewest bytes per lost accuracy, above all in the download; not faster, since runtimes here have no sparse kernels"
     )
@@ -42,11 +40,6 @@ class Unstructured(Method):
     values: Values = "int4"
     entries: int = pydantic.Field(default=16, ge=3, le=128)
     execute: Execute = "integer"
-
-    @property
-    def gains(self) -> tuple[str, ...]:
-        """Bytes alone: no runtime here has kernels that skip zeros or multiply shared values."""
-        return ("size", "download")
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
@@ -64,8 +57,6 @@ class Unstructured(Method):
         Raises:
             UnsupportedSite: calibration cannot give what these options need, or the operation does not run in integers.
         """
-        use = model.weights.get(site.id)
-        if use is None:
-            raise UnsupportedSite(f"unstructured at {site.id}: the program has no such weight.")
+        use = model.use(site.id)
         format = Masked(values=values_of(self.values, use.axis, self.entries), sparsity=self.sparsity)
         return masked_edits(self.name, model, site, statistics, format, self.importance, self.execute)

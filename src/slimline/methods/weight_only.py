@@ -79,9 +79,7 @@ class WeightOnly(Method):
         Raises:
             UnsupportedSite: no such weight, a group that does not divide it, or no second moments for second-order rounding.
         """
-        use = model.weights.get(site.id)
-        if use is None:
-            raise UnsupportedSite(f"weight_only at {site.id}: the program has no such weight.")
+        use = model.use(site.id)
         weight = model.parameter(site.id).detach()
         if self.group and (use.op != "linear" or weight.shape[-1] % self.group):
             raise UnsupportedSite(

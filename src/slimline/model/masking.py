@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from slimline.core.edits import Edit, Encode
 from slimline.core.formats import Affine, Codebook, Float, Masked
-from slimline.core.site import Site
+from slimline.core.plan import Method
+from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH, ProgramStatistics
@@ -18,6 +19,16 @@ from slimline.numerics.sparse import Importance, encode_masked, score, second_or
 Values = Literal["float32", "int8", "int4", "shared"]
 Execute = Literal["integer", "float"]
 LEAST = 1024  # elements: below, what a mask or a codebook saves is less than the graph's own bytes
+
+
+class Compact(Method):
+    """Base of what stores weights in fewer bytes and makes nothing faster: no runtime here has kernels that skip zeros or multiply shared values."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
+
+    @property
+    def gains(self) -> tuple[str, ...]:
+        return ("size", "download")
 
 
 def values_of(values: Values, axis: int, entries: int = 16) -> Float | Affine | Codebook:
@@ -52,9 +63,7 @@ def masked_edits(
     Raises:
         UnsupportedSite: no such weight, no calibration for what was asked, a pattern that does not fit.
     """
-    use = model.weights.get(site.id)
-    if use is None:
-        raise UnsupportedSite(f"{method} at {site.id}: the program has no such weight.")
+    use = model.use(site.id)
     if execute == "integer":
         if format.grid is None:
             raise UnsupportedSite(f"{method} at {site.id}: {format.name} weights do not execute in integers.", hint="Use execute=float, or integer values.")

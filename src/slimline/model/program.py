@@ -21,6 +21,7 @@ from torch.utils import _pytree
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.core.site import Op
+from slimline.errors import UnsupportedSite
 from slimline.model.folding import fold_norms
 from slimline.model.operations import (
     COMPUTING,
@@ -169,6 +170,17 @@ class Program:
                 first.setdefault(use.parameter, use)
             self._weights = MappingProxyType(first)
         return self._weights
+
+    def use(self, parameter: str) -> WeightUse:
+        """How a weight is used.
+
+        Raises:
+            UnsupportedSite: there is no such weight.
+        """
+        found = self.weights.get(parameter)
+        if found is None:
+            raise UnsupportedSite(f"{parameter}: the program has no such weight.")
+        return found
 
     def _find_weights(self) -> Iterator[WeightUse]:
         names, shapes = self.names, self.shapes

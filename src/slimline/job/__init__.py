@@ -25,9 +25,10 @@ from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, open_job
 from slimline.job.found import Found, timed
+from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
 from slimline.job.recovery import Finalist, finish, objective, recover
-from slimline.job.references import final_round, references
+from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
 from slimline.job.specialised import Specialised, elsewhere
@@ -190,9 +191,24 @@ def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist]
     base, result, measured = final_round(job, found, outcome, compared)
     aside = None if interrupted else elsewhere(job, found, outcome)
     report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted, elsewhere=aside)
-    write_outputs(job.directory, report, files_of(job, found, outcome))
+    files = files_of(job, found, outcome)
+    write_outputs(job.directory, report, files)
+    if job.request.references_full and not interrupted:
+        report = _with_full_references(job, found, outcome, compared, report)
+        write_outputs(job.directory, report, files)
     job.journal.append("done", {"verdict": report.verdict, "plan": outcome.finalist.trial.plan.digest}, job.clock.elapsed)
     return report
+
+
+def _with_full_references(job: Job, found: Found, outcome: Outcome, compared: list[Compared], report: Report) -> Report:
+    """The report once the references were trained too; interrupted meanwhile, the report as it is."""
+    try:
+        recovered = recover_references(job, found, outcome, compared, report.references)
+    except KeyboardInterrupt:
+        job.note("--references full: interrupted; the references that are shown were not trained")
+        recovered = report.references
+    schedule = report.schedule.model_copy(update={"spent": dict(job.spent)})
+    return report.model_copy(update={"references": recovered, "schedule": schedule, "not_checked": tuple(job.notes)})
 
 
 def _best_so_far(job: Job, found: Found) -> Report:

@@ -116,8 +116,6 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     if device.targets and device.latency is None and request.budget.latency_ms is not None:
         raise UsageError(f"--max-latency: {device.name} has no latency table.", hint=f'Measure one: slimline devices calibrate {device.name} --run "CMD".')
     find("strategies", request.strategy)
-    if request.references_full:
-        raise UsageError("--references full is not there yet: references are measured without recovery.", hint="Leave it out.")
     model = source.model()
     splits = {name: source.data(name) for name in ("train", "search")}
     example = source.example()

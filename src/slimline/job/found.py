@@ -20,10 +20,12 @@ from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.measure.agreement import agreement
 from slimline.model.augment import Augmentation
+from slimline.model.recover import Distillation
 from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
 
 TRIAL_SECONDS = 0.4
+Training = tuple[Distillation, bool]  # how, and whether with quantizers in the loop
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Found:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
     recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan; with what rounding will add
+    training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order
     tuned: int = 0  # finalists that were trained with their quantizers
 
 

@@ -127,11 +127,12 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
         learning_rate=_rate(found, digest),
     )
     if with_quantizers:
-        how = dataclasses.replace(how, learning_rate=Distillation(steps=0).learning_rate * QAT_RATE, weight_decay=0.0)
-    if not _trained(
+        how = through_quantizers(how)
+    if not trained(
         job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.92
     ):
         return None
+    found.training.setdefault(digest, []).append((how, with_quantizers))
     quality = _quality_now(job, found, entry, module, with_quantizers)
     drop = found.baseline_measurement.quality - quality
     if not with_quantizers:
@@ -145,14 +146,23 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     return drop
 
 
+def through_quantizers(how: Distillation) -> Distillation:
+    """The same with quantizers in the loop: gentler, and without decay, which would move weights between their levels."""
+    return dataclasses.replace(how, learning_rate=Distillation(steps=0).learning_rate * QAT_RATE, weight_decay=0.0)
+
+
 def _rate(found: Found, digest: str) -> float:
     """Learning rate in proportion to the root of what was lost."""
     trial = next(t for t in found.trials if t.plan.digest == digest)
-    lost = max(trial.measured_loss or 0.0, 0.0) / FULL_RATE  # rounding can put a divergence just below zero
-    return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(lost), 0.1))
+    return rate_for(trial.measured_loss or 0.0)
 
 
-def _trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
+def rate_for(lost: float) -> float:
+    """Learning rate after a loss of ``lost`` nats; rounding can put that just below zero."""
+    return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(max(lost, 0.0) / FULL_RATE), 0.1))
+
+
+def trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
     """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time."""
     stored = job.cache.get(name)
     if stored is not None:
@@ -255,6 +265,7 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
     if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
         found.modules.pop(plan.digest, None)
         found.quantized.pop(plan.digest, None)
+        found.training.pop(plan.digest, None)
         built = found.workshop.build(plan)
         artifact = found.workshop.lower(built)
         quality, scores, fidelity = scored(job, found, artifact)
@@ -262,10 +273,11 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
     if quality is not None and base is not None and enough is not None and base - quality > enough and plan.stage("numerics"):
         tuned = _with_quantizers(job, found, built, plan)
         if tuned is not None:
-            other = found.workshop.lower(tuned)
+            other = found.workshop.lower(tuned[0])
             better, better_scores, closer = scored(job, found, other)
             if better is not None and better > quality:
-                built, artifact, quality, scores, fidelity = tuned, other, better, better_scores, closer
+                built, artifact, quality, scores, fidelity = tuned[0], other, better, better_scores, closer
+                found.training.setdefault(plan.digest, []).append((tuned[1], True))
     verify_execution(job, built, artifact)
     latency = paired_latency(job, found, artifact, 2 * TRIAL_SECONDS)
     measured = measure(job, found.workshop, artifact, latency, quality, built.program)
@@ -295,8 +307,8 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
 
 
-def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built | None:
-    """A copy trained with quantizers in the loop; ``None`` where there is no time or nothing to train on."""
+def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[Built, Distillation] | None:
+    """A copy trained with quantizers in the loop, and how; ``None`` where there is no time or nothing to train on."""
     samples = job.train if job.train is not None else job.calibration
     share = QAT_SHARES[min(found.tuned, len(QAT_SHARES) - 1)] / QAT_COST if job.train is not None else 1.0
     steps = int(found.schedule.recovery_steps * share)
@@ -313,7 +325,7 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> Built 
         weight_decay=0.0,
     )
     with timed(job, "training with quantizers in the loop", 0.85):
-        if not _trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.95):
+        if not trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.95):
             return None
     found.tuned += 1
-    return Built(plan, built.module, built.program, training)
+    return Built(plan, built.module, built.program, training), how

@@ -39,6 +39,8 @@ class Compared:
     parameters: int
     macs: int
     note: str = ""
+    plan: Plan | None = None
+    steps: int = 0
 
 
 def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
@@ -53,13 +55,13 @@ def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
                 continue
             try:
                 built = found.workshop.build(plan)
-                made.append(Compared(name, found.workshop.lower(built), _parameters(built.program), built.program.macs()))
+                made.append(Compared(name, found.workshop.lower(built), parameters_of(built.program), built.program.macs(), plan=plan))
             except SlimlineError as error:
                 job.note(f"the reference {name}: {error.message}")
     return made
 
 
-def _parameters(program: Any) -> int:
+def parameters_of(program: Any) -> int:
     return sum(t.numel() for t in program.parameters().values() if t.is_floating_point())
 
 
@@ -155,7 +157,7 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
         )
         found_references: dict[str, Reference] = {}
         for c, latency in zip(compared, latencies[2:], strict=True):
-            found_references[c.name] = _reference(job, found, outcome, c, latency)
+            found_references[c.name] = reference(job, found, outcome, c, latency)
     smallest, fastest = found_references.get(f"{PLAIN}, smallest"), found_references.get(f"{PLAIN}, fastest")
     if smallest is not None and fastest is not None:
         both = {"size_bytes": smallest.size_bytes, "download_bytes": smallest.download_bytes, "memory_bytes": smallest.memory_bytes}
@@ -166,7 +168,7 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
     return base, result, found_references
 
 
-def _reference(job: Job, found: Found, outcome: Outcome, compared: Compared, latency: Latency) -> Reference:
+def reference(job: Job, found: Found, outcome: Outcome, compared: Compared, latency: Latency) -> Reference:
     quality, fidelity = None, None
     if outcome.samples is not None:
         outputs = job.target.run(compared.artifact, outcome.samples, threads=2)
@@ -180,6 +182,7 @@ def _reference(job: Job, found: Found, outcome: Outcome, compared: Compared, lat
         download_codec=archive.codec,
         download_above_entropy=archive.above_entropy,
         memory_bytes=job.target.memory(compared.artifact, job.example),
+        recovery_steps=compared.steps,
         parameters=compared.parameters,
         macs=compared.macs,
         latency_ms=latency,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.registry import find
 from slimline.core.samples import Samples
@@ -54,6 +55,12 @@ def loss_samples(job: Job, found: Found) -> Samples:
     return source[: found.schedule.samples_loss]
 
 
+def divergence_of(job: Job, artifact: Artifact, samples: Samples, reference: Any) -> float:
+    """Nats, of the artefact's outputs from the original's (``reference``), the mean of all floating-point ones."""
+    outputs = job.target.run(artifact, samples, threads=2)
+    return float(torch.stack([divergence(a, b) for a, b in zip(outputs, flat(reference), strict=True) if a.is_floating_point()]).mean())
+
+
 def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, reference: Any) -> Trial:
     start = time.monotonic()
     choice = found.space.choice(plan)
@@ -64,8 +71,7 @@ def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, 
         artifact = found.workshop.lower(built)
         verify_execution(job, built, artifact)
         latency = paired_latency(job, found, artifact, TRIAL_SECONDS)
-        outputs = job.target.run(artifact, samples, threads=2)
-        loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, flat(reference), strict=True) if a.is_floating_point()]).mean())
+        loss = divergence_of(job, artifact, samples, reference)
         quality, _, fidelity = scored(job, found, artifact)
         measured = measure(job, found.workshop, artifact, latency, quality, built.program)
         close = agreement(job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else ())

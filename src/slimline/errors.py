@@ -12,8 +12,7 @@
      ├── TargetNotInstalled    the runtime is missing; holds the command             exit 5
      ├── ArchiveError          an archive that is damaged, hostile or of another version  exit 2
      ├── SignatureMismatch     files that are not as they were signed                exit 3
-     ├── JournalError          the journal of an earlier run cannot be continued     exit 2
-     └── WorkerDied            a worker process ended without a result               exit 1
+     └── JournalError          the journal of an earlier run cannot be continued     exit 2
 
 Callers meet ``SlimlineError`` and nothing foreign. The message is one paragraph
 that names the thing, the value and the limit; ``hint`` says what to type next.
@@ -94,9 +93,3 @@ class SignatureMismatch(SlimlineError):
 
 class JournalError(SlimlineError):
     """A journal that cannot be read or belongs to another job."""
-
-
-class WorkerDied(SlimlineError):
-    """A worker process ended without a result (killed, out of memory, a crash in native code); the message names its item."""
-
-    exit_code = 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from slimline.core.formats import Format
 from slimline.core.samples import Samples
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from slimline.core.trial import Latency
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Task(Protocol):
@@ -198,9 +195,3 @@ class Target(Protocol):
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """The float32 baseline through the runtime's own quantizer, one setting after the other; nothing where it has none."""
         ...
-
-
-class Executor(Protocol):
-    """Runs independent work."""
-
-    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]: ...

@@ -27,7 +27,7 @@ PART = ".part"
 class Cache:
     """``key -> tensors and a JSON value`` in one folder (mode 0700), for one run at a time (the journal's lock sees to that).
 
-    A damaged entry (cut off, or its bytes changed) counts as absent and is removed; ``damaged`` holds the keys of those met so far.
+    A damaged entry (cut off, or its bytes changed) counts as absent and is removed.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,6 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.damaged: list[str] = []
         private(folder)
         for left in folder.glob(f"*{PART}"):  # by a run that was killed while writing
             left.unlink(missing_ok=True)
@@ -58,7 +57,6 @@ class Cache:
             return tensors, json.loads(about["value"])
         except (SafetensorError, OSError, KeyError, ValueError):
             path.unlink(missing_ok=True)
-            self.damaged.append(key)
             return None
 
     def put(self, key: str, tensors: Mapping[str, torch.Tensor], value: Any = None) -> None:

@@ -306,3 +306,11 @@ def test_slices_of_another_length_are_refused_and_none_are_none(tmp_path: Path) 
     with pytest.raises(DataError, match=r"slices\('search'\) in .* returned 3 values for 40 samples"):
         task(tmp_path, base=SLICED.replace("return {", "return [1, 2, 3]\n    return {")).slices("holdout")
     assert task(tmp_path, base=SLICED.replace("def slices", "def other")).slices("holdout") == {}
+
+
+def test_labels_of_wide_unsigned_integers_divide_as_any_others(tmp_path: Path) -> None:
+    body = "import numpy as np\nreturn (np.zeros((40, 4), 'float32'), (np.arange(40) % 4).astype('uint16')) if split == 'search' else None"
+    t = task(tmp_path, data(body))
+    search, holdout = t.data("search"), t.data("holdout")
+    assert search is not None and holdout is not None
+    assert search.targets.dtype == torch.int64 and search.targets.bincount().tolist() == holdout.targets.bincount().tolist() == [5, 5, 5, 5]

@@ -9,7 +9,10 @@ import torch
 
 transformers = pytest.importorskip("transformers")
 
+from safetensors.torch import load_file, save_file  # noqa: E402
+
 from slimline.core.edits import Replace  # noqa: E402
+from slimline.errors import ModelError  # noqa: E402
 from slimline.measure.agreement import agreement  # noqa: E402
 from slimline.methods.channel_prune import ChannelPrune  # noqa: E402
 from slimline.methods.dynamic_int8 import DynamicInt8  # noqa: E402
@@ -81,3 +84,12 @@ def test_without_a_layer_and_in_integers_it_is_exported(tmp_path: Path, data: Pa
     artifact = workshop.target.lower(quantized, example)
     assert agreement(workshop.target.run(artifact, example), quantized.run(example).outputs).cosine > 0.999
     assert artifact.size_bytes < 0.5 * workshop.target.lower(freeze(workshop.original), example).size_bytes
+
+
+def test_weights_that_the_folder_does_not_hold_are_not_made_up(tmp_path: Path, data: Path) -> None:
+    MODELS["bert"]().save_pretrained(tmp_path / "bert")
+    file = tmp_path / "bert" / "model.safetensors"
+    kept = {k: v for k, v in load_file(file).items() if not k.startswith("classifier.")}
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"holds no weights for classifier\.bias, classifier\.weight of BertForSequenceClassification"):
+        open_source(str(tmp_path / "bert"), data=data).model()

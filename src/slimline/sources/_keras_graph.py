@@ -18,6 +18,7 @@ from slimline.sources._lift import Lift, Pair
 
 FILLED_BY = (_keras_rules, _keras_sequences)  # importing them fills the table
 MODELS = ("Functional", "Model", "Sequential")
+ORDERED = ("inputs", "query", "value", "key")  # tensors that can be given by name, in the order of their places
 LAMBDA = "A Lambda layer holds Python code in the file; Slimline runs none: replace it by layers, or build the model in a FILE.py."
 
 
@@ -59,9 +60,15 @@ def unknown_layers(config: Mapping[str, Any]) -> Counter[str]:
         kind, registered = str(layer["class_name"])[:60], layer.get("registered_name") or ""
         if kind in MODELS:
             found += unknown_layers(layer)
-        elif kind not in RULES or ">" in registered or str(layer.get("module", "keras")).startswith("keras.src.ops"):
+        elif kind not in RULES or ">" in registered or not _of_keras(layer):
             found[registered[:60] if ">" in registered else kind] += 1
     return found
+
+
+def _of_keras(layer: Mapping[str, Any]) -> bool:
+    """Whether a class is Keras's own layer, not one of the user's of the same name or an operation; older files do not say."""
+    module = layer.get("module") or "keras"
+    return str(module).split(".")[0] in ("keras", "tf_keras", "tensorflow") and not str(module).startswith("keras.src.ops")
 
 
 def input_shapes(config: Mapping[str, Any]) -> list[tuple[str, list[int | None] | None, str]]:
@@ -97,6 +104,13 @@ def _references(tree: Any) -> list[Reference]:
     return [r for child in children for r in _references(child)]
 
 
+def _arguments(call: Any) -> tuple[Any, dict[str, Any]]:
+    """What a layer is called with, by position and by name: of version 3, or ``[[name, node, tensor, {...}], ...]`` of older ones."""
+    if isinstance(call, dict):
+        return call.get("args", []), dict(call.get("kwargs", {}))
+    return call, {k: v for x in call if isinstance(x, list) and len(x) > 3 and isinstance(x[3], dict) for k, v in x[3].items()}
+
+
 @dataclass(eq=False)
 class _Build:
     lift: Lift
@@ -128,14 +142,15 @@ class _Build:
 
     def call(self, layer: Mapping[str, Any], number: int, call: Any, known: dict[tuple[str, int], list[Any]], places: Mapping[str, str], prefix: str) -> bool:
         """Apply one call of a layer if everything that it reads is there."""
-        wanted = _references(call)
-        if any((n, k) not in known for n, k, _ in wanted):
-            return False
-        arguments = call.get("kwargs", {}) if isinstance(call, dict) else next((x[3] for x in call if isinstance(x, list) and len(x) > 3), {})
-        arguments = {k: v for k, v in arguments.items() if v is not None and k != "training" and not _references(v)}
-        masks = [k for k, v in (call.get("kwargs", {}) if isinstance(call, dict) else {}).items() if _references(v) and k not in ("key", "value", "query")]
+        given, named = _arguments(call)
+        held = {k: v for k, v in named.items() if _references(v)}
+        masks = [k for k in held if k not in ORDERED]
         if masks:
             raise ModelError(f"The layer {_name(layer)} is given {', '.join(masks)}, which is not read.")
+        wanted = _references([given, *(held[k] for k in ORDERED if k in held)])
+        if any((n, k) not in known for n, k, _ in wanted):
+            return False
+        arguments = {k: v for k, v in named.items() if v is not None and k != "training" and k not in held}
         values = [known[(n, k)][t] for n, k, t in wanted]
         known[(_name(layer), number)] = self.apply(layer, places[_name(layer)], prefix, values, arguments)
         return True

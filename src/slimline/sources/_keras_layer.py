@@ -46,14 +46,19 @@ class Layer:
     version: int = 3
 
     def weights(self, *parts: str) -> list[torch.Tensor]:
-        """All weights, those of the named parts one after the other."""
-        if self.listed is not None:
-            return list(self.listed)
-        found = []
-        for part in parts or ("",):
+        """All weights, those of the named parts one after the other.
+
+        Raises:
+            Unliftable: they are integers, whose scales no rule reads.
+        """
+        found = list(self.listed or ())
+        for part in (parts or ("",)) if self.listed is None else ():
             stem = f"{part}/vars/" if part else "vars/"
             count = sum(p.startswith(stem) for p in self.places)
             found += [self.places[f"{stem}{i}"] for i in range(count)]
+        integers = next((t.dtype for t in found if not t.is_floating_point()), None)
+        if integers is not None:
+            raise Unliftable(f"it holds weights of {str(integers).removeprefix('torch.')}, as a model that is quantized already; give the float32 one")
         return found
 
     def get(self, name: str, default: Any = None) -> Any:

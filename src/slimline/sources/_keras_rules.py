@@ -209,17 +209,16 @@ def transposed(layer: Layer, lift: Lift, values: list[Any]) -> Any:
         raise Unliftable("it is a transposed convolution with gaps or an output padding")
     x = first(lift, only(values), layer.channels_last)
     kind: Any = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[count]
-    module = nn.utils.skip_init(kind, weights[0].shape[-1], weights[0].shape[-2], kernel, stride=stride, bias=len(weights) > 1)
+    surplus = [k - s for k, s in zip(kernel, stride, strict=True)]
+    short = [max(-t, 0) for t in surplus]  # where the stride leaves gaps, the last of them counts too
+    module = nn.utils.skip_init(kind, weights[0].shape[-1], weights[0].shape[-2], kernel, stride=stride, output_padding=tuple(short), bias=len(weights) > 1)
     module.weight = _owned(lift, weights[0], "transposed", lambda t: t.permute(count + 1, count, *range(count)))
     if len(weights) > 1:
         module.bias = _owned(lift, weights[1], "same", lambda t: t)
     y = lift.module(layer.name, module, x)
-    surplus = [k - s for k, s in zip(kernel, stride, strict=True)]
     if layer.get("padding", "valid") == "same":
         cut = [max(t, 0) // 2 for t in surplus]
-        y = padded(lift, y, [-c for c in cut], [-(t - c) for t, c in zip(surplus, cut, strict=True)])
-    elif any(t < 0 for t in surplus):
-        y = padded(lift, y, [0] * count, [max(-t, 0) for t in surplus])
+        y = padded(lift, y, [-c for c in cut], [-(max(t, 0) - c) for t, c in zip(surplus, cut, strict=True)])
     return activate(layer, lift, image(y, layer.channels_last), layer.get("activation"))
 
 
@@ -323,6 +322,8 @@ def rescale(layer: Layer, lift: Lift, values: list[Any]) -> Any:
 @rule(*MERGES)
 def merge(layer: Layer, lift: Lift, values: list[Any]) -> Any:
     bare, seconds = together(lift, values)
+    rank = max(b.ndim for b in bare)
+    bare = [b if b.ndim == rank else lift.call(torch.reshape, b, [lift.size(b, 0), *[1] * (rank - b.ndim), *b.shape[1:]]) for b in bare]
     out = functools.reduce(lambda a, b: lift.call(MERGES[layer.kind], a, b), bare)
     out = lift.call(torch.div, out, float(len(bare))) if layer.kind == "Average" else out
     return Image(out) if seconds else out

@@ -27,6 +27,7 @@ def _check(layer: Layer, kind: str, config: dict[str, Any]) -> None:
             ("another activation than tanh", config.get("activation", "tanh") != "tanh"),
             ("another gate activation than sigmoid", config.get("recurrent_activation", "sigmoid") != "sigmoid"),
             ("a reset gate applied before the product", kind == "GRU" and not config.get("reset_after", True)),
+            ("states that it keeps between batches", config.get("stateful", False)),
             ("its time axis first", config.get("time_major", False)),
             ("first states", bool(layer.arguments)),
         )

@@ -14,6 +14,7 @@ from torch import nn
 from slimline.core.samples import Samples
 from slimline.errors import DataError, ModelError, UsageError
 from slimline.sources import validate
+from slimline.sources._tensor_file import WIDTHS
 from slimline.sources.task_file import FUNCTIONS, Source, TaskFile
 
 MOST_BYTES = 2**28
@@ -93,16 +94,15 @@ class ForeignModel(TaskFile):
         Raises:
             ModelError: neither is there.
         """
-        try:
-            return self._renamed(super().example())
-        except ModelError:
+        if self._function("example") is None and all(self.given(split) is None for split in ("search", "train", "holdout")):
             declared = self.declared()
             if declared is None:
                 raise ModelError(
                     f"{self.file} does not say how large its inputs are, so it cannot be run.",
                     hint="Give --data FILE.py that defines data(split) or example().",
-                ) from None
+                )
             return declared
+        return self._renamed(super().example())
 
     def given(self, split: str) -> Samples | None:
         found = super().given(split)
@@ -131,9 +131,8 @@ def random_samples(shapes: Sequence[tuple[Sequence[int | str | None] | None, str
         total += 2 * math.prod(sizes) * 8
         if total > MOST_BYTES:
             return None
-        integer = kind.startswith(("int", "uint", "bool"))
-        dtype = getattr(torch, kind) if integer else torch.float32
-        values.append(torch.zeros((2, *sizes), dtype=dtype) if integer else torch.randn((2, *sizes), generator=generator))
+        dtype = getattr(torch, kind) if kind in WIDTHS else torch.float32
+        values.append(torch.randn((2, *sizes), generator=generator).to(dtype) if dtype.is_floating_point else torch.zeros((2, *sizes), dtype=dtype))
     return Samples(tuple(values), {}) if values else None
 
 

@@ -298,7 +298,7 @@ class TaskFile:
             return None
         with _importable(source.paths), _explained(source.path, f"{origin} in {source.path}", DataError):
             pairs = _pairs(returned, origin)
-        parts = [_made(origin, self._converted(source, origin, inputs), self._converted(source, origin, targets)) for inputs, targets in pairs]
+        parts = [_made(origin, self._converted(source, origin, inputs), _signed(self._converted(source, origin, targets))) for inputs, targets in pairs]
         samples = _concatenated(parts, origin)
         validate.check_samples(samples, split)
         return samples
@@ -409,6 +409,12 @@ def _tensors(tree: Any) -> Any:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*map(_tensors, tree))
     return type(tree)(map(_tensors, tree)) if isinstance(tree, tuple | list) else tree
+
+
+def _signed(tree: Any) -> Any:
+    """Targets whose wide unsigned integers, which torch can neither sort nor compare, are int64."""
+    wide = (torch.uint16, torch.uint32, torch.uint64)
+    return _pytree.tree_map(lambda t: t.long() if isinstance(t, torch.Tensor) and t.dtype in wide else t, tree)
 
 
 def _made(origin: str, inputs: Any, targets: Any = None) -> Samples:

@@ -15,6 +15,7 @@ from slimline.errors import ModelError, UsageError
 from slimline.sources.foreign import ForeignModel
 
 LARGEST_CONFIG = 2**24
+SHOWN = 5  # names in a message
 WANTED = ("logits", "last_hidden_state", "start_logits", "prediction_logits", "image_embeds", "text_embeds")
 
 
@@ -102,7 +103,7 @@ def build(path: Path, config: Mapping[str, Any]) -> nn.Module:
     """The model of the class that the configuration names.
 
     Raises:
-        ModelError: the library has no such class, or refuses the folder.
+        ModelError: the library has no such class, or refuses the folder, or the folder does not hold all weights.
     """
     import transformers
 
@@ -114,11 +115,18 @@ def build(path: Path, config: Mapping[str, Any]) -> nn.Module:
             hint="Write a FILE.py whose model() makes it.",
         )
     try:
-        model: nn.Module = kind.from_pretrained(  # type: ignore[attr-defined]  # a class of a library without stubs
-            str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        model, loaded = kind.from_pretrained(  # type: ignore[attr-defined]  # a class of a library without stubs
+            str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:
         raise ModelError(f"{path}: transformers refuses it: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(loaded["missing_keys"])
+    if missing:  # the library would go on with random numbers
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise ModelError(
+            f"{path} holds no weights for {', '.join(missing[:SHOWN])}{more} of {kind.__name__}.",
+            hint="Train the model for its task and save it whole: model.save_pretrained(FOLDER).",
+        )
     settings: Any = model.config
     settings.use_cache = False
     return HuggingFace(with_linear_layers(model)).eval()

@@ -201,3 +201,29 @@ def test_claims() -> None:
     assert TARGET.executes(Float(), "conv2d", "float") and TARGET.executes(Affine(bits=4), "linear", "float")
     assert not TARGET.executes(Affine(bits=4), "linear", "integer") and not TARGET.executes(Affine(), "lstm", "float")
     assert not TARGET.executes(Affine(granularity="per_group", group=32), "linear", "float")
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-7])
+def test_a_channel_of_next_to_nothing_keeps_its_bias_in_integers(size: float) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 10 * 6, 4))
+    with torch.no_grad():
+        module[0].weight[2].mul_(size)  # type: ignore[union-attr, operator]
+        module[0].bias[2] = 2.0  # type: ignore[union-attr, index]
+    program = stored(exported(module, images()), images(), StaticInt8())
+    assert apart(program, images()) < 0.02
+
+
+def test_average_pooling_beyond_the_edge_is_refused() -> None:
+    class Pooled(nn.Module):
+        def __init__(self, size: int, stride: int, padding: int = 0) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 1), nn.AvgPool2d(size, stride, padding, ceil_mode=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.pool(self.conv(x))
+            return out
+
+    with pytest.raises(LoweringError, match="ceil_mode"):
+        TARGET.lower(exported(Pooled(3, 2), images()), images())
+    assert apart(exported(Pooled(2, 2), images()), images()) < 1e-5  # nothing reaches beyond

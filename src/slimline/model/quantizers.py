@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from slimline.core.edits import Encode, Numerics, QuantizeValue, SetParameter
 from slimline.core.formats import Affine, Format
+from slimline.errors import UnsupportedSite
 from slimline.model.operations import PADS, is_transparent
 from slimline.model.program import Program
 
@@ -85,6 +86,9 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
     A value that several sites want quantized gets the first edit's scale: producer and consumer
     must share one, or the runtime would requantize between them. An output of the model is quantized
     only where an edit asks for a value that nothing else reads.
+
+    Raises:
+        UnsupportedSite: two weights whose names differ in dots and underscores alone, which the stored form cannot keep apart.
     """
     new = program.copy()
     new.form = "training"
@@ -94,6 +98,11 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
             with torch.no_grad():
                 new.parameter(edit.parameter).copy_(edit.value)
     encodes = {e.parameter: e for e in edits if isinstance(e, Encode)}
+    stems: dict[str, str] = {}
+    for parameter in encodes:
+        other = stems.setdefault(mangled(parameter), parameter)
+        if other != parameter:
+            raise UnsupportedSite(f"{parameter} and {other}: their names differ in dots and underscores alone.", hint="Rename one of the modules.")
     values: dict[str, QuantizeValue] = {}
     for value in edits:
         if isinstance(value, QuantizeValue):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from slimline.errors import LoweringError
+
 IDENTIFIER = b"TFL3"
 VERSION = 3
 CHANNELS_LAST = "channels_last"  # name of the metadata entry that lists such inputs
@@ -105,6 +107,8 @@ class File:
 
     def _tensor(self, schema: Any, model: Any, index: int, tensor: Tensor, compact: bool) -> Any:
         made = schema.TensorT()
+        if tensor.dtype not in TYPES and tensor.dtype != "int4":
+            raise LoweringError(f"{tensor.name or 'A value'} is {tensor.dtype}: a .tflite file of this kind has no such type.", hint="Use float32 or integers.")
         made.type = getattr(schema.TensorType, "INT4" if tensor.dtype == "int4" else TYPES[tensor.dtype])
         made.shape = list(tensor.shape)
         made.hasRank = True

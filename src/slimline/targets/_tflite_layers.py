@@ -19,6 +19,7 @@ from slimline.targets._tflite_lowering import ACTIVATIONS, Lowering, Value, give
 aten = torch.ops.aten
 SAME, VALID = 0, 1
 INT32 = np.iinfo(np.int32)
+LARGEST_BIAS = 2**30  # steps: half of what an int32 holds, so that the sum has room
 Layout = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -160,10 +161,11 @@ def weighted(lowering: Lowering, node: fx.Node, source: fx.Node, layout: Layout,
     floats = np.zeros(outputs, np.float32) if bias is None else lowering.array(bias)
     if integer and target is not None:
         quantizer, fused, grid = target
-        stored = lowering.weight(weight, layout, axis, key)
+        step = np.float64(lowering.grid(value).scale[0])
+        stored = lowering.weight(weight, layout, axis, key, np.abs(floats.astype(np.float64)) / (step * LARGEST_BIAS))
         weight_grid = lowering.file.tensors[stored].grid
         assert weight_grid is not None
-        scale = np.float64(lowering.grid(value).scale[0]) * np.array(weight_grid.scale, np.float64)
+        scale = step * np.array(weight_grid.scale, np.float64)
         integers = np.clip(np.round(floats / scale), INT32.min, INT32.max).astype(np.int32)
         constants = [stored, lowering.file.constant(integers, grid=Grid(tuple(np.broadcast_to(scale, (len(weight_grid.scale),)).tolist())))]
         output = Tensor(operator.shape, "int8", grid)
@@ -263,6 +265,8 @@ def average_pool(lowering: Lowering, node: fx.Node) -> None:
         _mean(lowering, node, (2, 3), True)
         return
     window = Window.of(size, out, kernel, stride, (1, 1), padding)
+    if any(after > p for (_, after), p in zip(window.pads, padding, strict=True)):  # these are divided by fewer values than the others
+        raise LoweringError("avg_pool2d with ceil_mode: windows that reach beyond the edge have no operator in the .tflite lowering.")
     value = lowering.channels_last(lowering.integer_input(given(node)[0]) or lowering.float_value(given(node)[0]))
     if window.padded:
         value = pad(lowering, value, around(window.pads))

@@ -279,8 +279,11 @@ class Lowering:
         tensor = encode.format.decode(encode.parts) if encode is not None else self.program.parameter(str(node.target))
         return tensor.detach().float().numpy()
 
-    def weight(self, node: fx.Node, layout: Any, axis: int, key: str = "") -> int:
-        """A weight's constant as it is stored; ``layout`` reorders an array, after which its channels lie along ``axis``."""
+    def weight(self, node: fx.Node, layout: Any, axis: int, key: str = "", least: np.ndarray[Any, Any] | None = None) -> int:
+        """A weight's constant as it is stored; ``layout`` reorders an array, after which its channels lie along ``axis``.
+
+        ``least``: the smallest scale of each channel in which its bias fits. Channels of (next to) nothing have a smaller one, and are put on that.
+        """
         if (node, key) in self._weights:
             return self._weights[node, key]
         encode = self.encoding(node)
@@ -293,9 +296,13 @@ class Lowering:
                     f"{encode.format.name} at {encode.parameter}: a .tflite file has no such constant.", hint="Use 8 or 4 bits per channel."
                 )
             parts = encode.format.integers(encode.parts)
-            scale = parts["scale"].reshape(-1).tolist()
-            stored = Grid(tuple(scale), 0, axis if len(scale) > 1 else 0)
-            made = self.file.constant(layout(parts["values"].numpy()), encode.parameter, stored, bits=grid.bits)
+            scale, values = parts["scale"].reshape(-1).numpy(), layout(parts["values"].numpy())
+            if least is not None:
+                wider = np.maximum(scale, (least if len(scale) > 1 else least.max()).astype(scale.dtype))
+                shrunk = (scale / wider).reshape([-1 if d == axis and len(scale) > 1 else 1 for d in range(values.ndim)])
+                scale, values = wider, np.round(values * shrunk).astype(values.dtype)
+            stored = Grid(tuple(scale.tolist()), 0, axis if len(scale) > 1 else 0)
+            made = self.file.constant(values, encode.parameter, stored, bits=grid.bits)
         self._weights[node, key] = made
         return made
 

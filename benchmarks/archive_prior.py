@@ -54,7 +54,8 @@ class Residual(nn.Module):
         self.fc = nn.Linear(b, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))).mean((2, 3)))
+        out: torch.Tensor = self.fc(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))).mean((2, 3)))
+        return out
 
 
 class Attention(nn.Module):
@@ -72,7 +73,8 @@ class Attention(nn.Module):
         h = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         x = self.norm(x + self.dense(h))
         x = self.norm(x + self.output(F.gelu(self.intermediate(x))))
-        return self.classifier(x.mean(1))
+        out: torch.Tensor = self.classifier(x.mean(1))
+        return out
 
 
 def networks() -> Iterator[tuple[nn.Module, torch.Tensor]]:

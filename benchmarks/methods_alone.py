@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional
 
 import slimline
+from slimline.core.contracts import Task
 from slimline.core.result import Report
 from slimline.sources.task_file import TaskFile
 
@@ -128,7 +129,8 @@ def images() -> tuple[nn.Module, Labelled]:
     return trained(Enlarged(), splits, 30, sizes=(24, 32, 40, 48, 48)), Labelled(splits)
 
 
-CASES: dict[str, tuple[str, str, Callable[[], tuple[nn.Module, Labelled]]]] = {
+Case = tuple[str, str, Callable[[], tuple[nn.Module, Task]]]
+CASES: dict[str, Case] = {
     "digits 64-384-384-10": ("low_rank", "size", lambda: table(datasets.load_digits, 384, 2)),
     "digits 64-128-10": ("feature_select", "size", lambda: table(datasets.load_digits, 128, 1)),
     "breast cancer 30-64-2": ("feature_select", "size", lambda: table(datasets.load_breast_cancer, 64, 1)),
@@ -143,8 +145,7 @@ CASES: dict[str, tuple[str, str, Callable[[], tuple[nn.Module, Labelled]]]] = {
 
 def row(name: str, method: str, report: Report) -> str:
     a, b = report.baseline, report.compressed
-    assert a.quality is not None
-    assert b.quality is not None
+    assert b is not None and a.quality is not None and b.quality is not None
     bound = "" if report.drop is None else f", drop at most {report.drop.upper_95:.4f}"
     chosen = ", ".join(f"{d.site}: {d.method} {d.options}" for d in report.decisions if d.method == method)[:120]
     costs = f"bytes {a.size_bytes:>9,} -> {b.size_bytes:>9,}   ms {a.latency_ms.median:.4f} -> {b.latency_ms.median:.4f}   multiply-adds {a.macs:>11,} -> {b.macs:>11,}"
@@ -165,7 +166,7 @@ def main() -> None:
     torch.manual_seed(0)
     if options.task is not None:
         source = TaskFile.load(str(options.task))
-        cases = {source.name: (options.method, options.minimize, lambda: (source.model(), source))}
+        cases: dict[str, Case] = {source.name: (options.method, options.minimize, lambda: (source.model(), source))}
     else:
         wanted = set(filter(None, options.only.split(",")))
         cases = {n: c for n, c in CASES.items() if not wanted or c[0] in wanted}

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from slimline.core.plan import Plan
 from slimline.core.result import Reference
 from slimline.errors import SlimlineError
@@ -52,6 +54,7 @@ def _recovered(job: Job, found: Found, compared: Compared, plan: Plan, trainings
     lost = divergence_of(job, compared.artifact, samples, evaluate(job.model, samples))
     module = found.workshop.structure(plan) if plan.stage("structure") else None
     built: Built | None = None
+    net: nn.Module
     steps = 0
     for how, with_quantizers in trainings:
         if module is None or (with_quantizers and plan.stage("numerics")):

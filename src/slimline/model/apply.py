@@ -139,8 +139,8 @@ def _slice(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], kept: Mappi
         old = tensor_of(model, name)
         value = old.detach()
         for dim, positions in dims.items():
-            value = value.index_select(dim, torch.tensor(positions, device=value.device))
-        value = value.contiguous().clone()
+            value = value.index_select(dim, torch.tensor(positions, device=value.device))  # a tensor of its own
+        value = value.contiguous()
         new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
         for alias in aliases[name]:
             owner, _, leaf = alias.rpartition(".")

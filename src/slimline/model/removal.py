@@ -46,7 +46,7 @@ def faults(traced: Traced, coupled: Sequence[Coupled], *, counted: bool = True) 
     """Which sites' first channels cannot be removed. ``counted``: attributes that count them may follow.
 
     A trial removes the first channel of several sites at once; the copy must run, give outputs of the same shapes and,
-    where the sites are exact, what the original gives with the consumers of those channels zeroed. The sites of
+    once for each site that is exact, what the original gives with the consumers of those channels zeroed. The sites of
     a trial that fails are halved until the faulty ones are alone. For any two sites A and B one trial removes
     from A and not from B, so that no site passes only because another shrank with it; picked ones are tried alone.
 
@@ -55,10 +55,13 @@ def faults(traced: Traced, coupled: Sequence[Coupled], *, counted: bool = True) 
         Hwang, "A Method for Detecting All Defective Members in a Population by Group Testing", JASA 1972 (halving).
     """
     tried = Tried()
+    compared: set[str] = set()  # with the masked original, once each
 
     def settle(chosen: Sequence[Coupled]) -> None:
         chosen = [replace(c, site=tried.sites.get(c.site.id, c.site)) for c in chosen]
-        reason = _fault(traced, chosen) if chosen else ""
+        ids = {c.site.id for c in chosen}
+        reason = _fault(traced, chosen, compare=not ids <= compared) if chosen else ""
+        compared.update(ids if not reason else ())
         if reason and len(chosen) == 1:
             (one,) = chosen
             repaired = _repaired(traced, one) if counted and reason.startswith(CODE) and not one.site.counts else None
@@ -84,7 +87,7 @@ def _repaired(traced: Traced, coupled: Coupled) -> Site | None:
     """The site with attributes that must follow the number of its channels, if with them one can go."""
     for counts in counts_of(traced.model, coupled.site, coupled.consumers):
         site = coupled.site.model_copy(update={"counts": counts})
-        if not _fault(traced, [replace(coupled, site=site)]):
+        if not _fault(traced, [replace(coupled, site=site)], compare=True):
             return site
     return None
 
@@ -105,8 +108,8 @@ def separating(count: int) -> Iterator[tuple[int, ...]]:
     yield from (tuple(i for i, code in enumerate(codes) if digit in code) for digit in range(size))
 
 
-def _fault(traced: Traced, coupled: Sequence[Coupled]) -> str:
-    """Why the first channels of these sites cannot be removed together, or nothing."""
+def _fault(traced: Traced, coupled: Sequence[Coupled], *, compare: bool) -> str:
+    """Why the first channels of these sites cannot be removed together, or nothing. ``compare``: where that can be told, outputs too."""
     exact = all(c.exact for c in coupled)
     if not exact and any(c.picked for c in coupled):
         return "its channels are picked by position and normalised together, so that a removal cannot be checked"
@@ -120,7 +123,7 @@ def _fault(traced: Traced, coupled: Sequence[Coupled]) -> str:
         return f"{CODE}: {where(error)}{lines[0] if lines else type(error).__name__}"
     if [g.shape for g in got] != traced.shapes:
         return f"without one of them the model's outputs change their shape from {[*map(tuple, traced.shapes)]} to {[tuple(g.shape) for g in got]}"
-    if exact and not equivalent(got, _masked(traced, [m for c in coupled for m in c.consumers])):
+    if compare and exact and not equivalent(got, _masked(traced, [m for c in coupled for m in c.consumers])):
         return "the model's code picks channels by position: without one of them others take its place"
     return ""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from slimline.core.budget import Budget
+from slimline.core.budget import Budget, Violation
 from slimline.core.formats import Affine
 from slimline.core.plan import Decision, Fingerprint, Recovery
 from slimline.core.samples import Samples
@@ -119,3 +119,18 @@ def test_without_training_changed_answers_bound_the_edge(space: Space) -> None:
         quality = trial.measurement.model_copy(update={"quality": BASE}) if trial.measurement is not None else None
         trials.append(trial.model_copy(update={"measurement": quality, "fidelity": Agreement(top1=max(top1, 0.0), cosine=1.0, max_abs=0.0)}))
     assert max(t.measured_loss or 0.0 for t in trials[8:12]) < 0.2
+
+
+def test_where_losses_are_far_larger_than_predicted_milder_candidates_are_tried(space: Space) -> None:
+    budget = Budget(minimize="size", max_drop="0.1")
+    space = replace(space, places=tuple(replace(p, options=tuple(replace(o, loss=o.loss / 1000) for o in p.options)) for p in space.places))
+    trials: list[Trial] = []
+    while (plan := Allocate(12).propose(space, budget, trials)) is not None:
+        trial = measured(space, plan)
+        loss = 3000 * (trial.measured_loss or 0.0)
+        assert trial.measurement is not None
+        over = (Violation(quantity="drop", value=loss, limit=0.1),) if loss > 0.1 else ()
+        trials.append(
+            trial.model_copy(update={"measured_loss": loss, "measurement": trial.measurement.model_copy(update={"quality": BASE - loss}), "violations": over})
+        )
+    assert any(not t.violations and t.measured_loss for t in trials[6:])

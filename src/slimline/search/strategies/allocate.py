@@ -68,18 +68,19 @@ class Allocate:
 def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> tuple[float, float]:
     """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not.
 
-    Of those trials that no milder one beats. Where nothing is trained, changed answers count too: few samples show them long before a drop.
+    Of those trials that no milder one beats; if none keeps it, milder ones than all of them are looked for. Where nothing is trained, changed answers count too: few samples show them long before a drop.
     """
     weights = budget.weights(space.costs(space.nothing))
-    known = sorted(
-        (t.measured_loss, sum(w * t.measurement.cost(q) for q, w in weights.items()), t.measurement.quality, _changed(t), choice)
+    known = [
+        (t.measured_loss, sum(w * t.measurement.cost(q) for q, w in weights.items()), t.measurement.quality, t, choice)
         for t in trials
         if t.measured_loss is not None and t.measurement is not None and t.measurement.quality is not None and (choice := space.choice(t.plan)) is not None
-    )
+    ]
+    known.sort(key=lambda k: k[:2])
     front = [k for i, k in enumerate(known) if all(k[1] < other[1] for other in known[:i])]
     if len(front) < 2:
         return LEAST, MOST
-    base = front[0][2]  # the mildest of all stands for the original
+    base = front[0][2] + sum(v.value for v in front[0][3].violations if v.quantity == "drop")  # the mildest of all stands for the original
     allowed = budget.max_drop.allowed(base)
 
     def keeps(quality: float, changed: float) -> bool:
@@ -87,7 +88,10 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
             return left(space.recovery.steps) * (base - quality) <= EDGE * allowed
         return base - quality <= allowed and changed <= CHANGED * allowed
 
-    last = max(i for i, (_, _, quality, changed, _) in enumerate(front) if i == 0 or keeps(quality, changed))
+    last = max((i for i, (_, _, quality, trial, _) in enumerate(front) if keeps(quality, _changed(trial))), default=None)
+    if last is None:
+        mildest = space.loss(front[0][4], corrections)
+        return mildest / 100, mildest
     low, high = (max(LEAST, space.loss(front[i][4], corrections)) for i in (last, min(last + 1, len(front) - 1)))
     return low, max(high, 1.05 * low)
 

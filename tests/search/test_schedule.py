@@ -28,8 +28,8 @@ def test_recovery_fits_its_share_of_the_time(probe: Probe) -> None:
 
 
 def test_small_noise_of_the_probe_changes_nothing() -> None:
-    exact = make_schedule(120, 100, Probe(1e-5, 0.004, 1.4), options=60, samples=512, train=900, batch=64)
-    noisy = make_schedule(120, 99, Probe(1.2e-5, 0.0046, 1.55), options=60, samples=512, train=900, batch=64)
+    exact = make_schedule(120, 100, Probe(1e-5, 0.004, 1.35), options=60, samples=512, train=900, batch=64)
+    noisy = make_schedule(120, 99, Probe(1.2e-5, 0.0046, 1.45), options=60, samples=512, train=900, batch=64)
     assert exact == noisy
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from slimline.archive.container import download
 from slimline.core.contracts import Artifact
-from slimline.core.plan import Method, Recovery
+from slimline.core.plan import Decision, Method, Recovery
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
 from slimline.core.trial import Measurement
-from slimline.errors import BudgetNotMet
+from slimline.errors import BudgetNotMet, SlimlineError
 from slimline.job.context import Job
 from slimline.job.found import TRIAL_SECONDS, Found, measure, timed
 from slimline.job.recovery import CALIBRATION_BATCH
@@ -57,7 +58,7 @@ def prepare(job: Job) -> Found:
     if quality is not None:
         budget.max_drop.allowed(quality)
     offered = {s.id: offers(job, s) for s in sites}
-    schedule, bf16, batch = _schedule(job, workshop, sum(map(len, offered.values())))
+    schedule, bf16, batch = _schedule(job, workshop, offered)
     offered = offered if job.request.plan is not None else _affordable(job, sites, offered)
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
@@ -160,7 +161,7 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
     )
 
 
-def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, bool, int]:
+def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> tuple[Schedule, bool, int]:
     """From the journal if it is there (a resumed run keeps it), else from a probe."""
     kept = job.journal.last("schedule")
     if kept is not None:
@@ -180,15 +181,13 @@ def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, boo
             half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 else step
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
-        start = time.perf_counter()
-        job.target.lower(workshop.program, job.example)
-        candidate = 3.3 * (time.perf_counter() - start + 2 * TRIAL_SECONDS)  # building and scoring take more than lowering and timing: 7 s in all on ResNet-20
+        candidate = _candidate_seconds(job, workshop, offered)
     samples = len(source)
     schedule = make_schedule(
         job.clock.seconds,
         job.clock.left,
         Probe(forward, step, candidate),
-        options=options,
+        options=sum(map(len, offered.values())),
         samples=samples,
         train=len(job.train) if job.train is not None else 0,
         batch=batch,
@@ -197,6 +196,33 @@ def _schedule(job: Job, workshop: Workshop, options: int) -> tuple[Schedule, boo
         schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, forward)})
     job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "forward": forward}, job.clock.elapsed)
     return schedule, bf16, batch
+
+
+def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> float:
+    """What one candidate takes: the mildest structure of one place with the first numerics of every weight, built, lowered, run on the evaluation samples and packed.
+
+    The first is built twice as slow as those after it (what is observed once, modules that are loaded), so a second one is timed.
+    """
+    kinds = {s.id: s.kind for s in workshop.sites}
+    none: tuple[Decision, ...] = ()
+    structures = [(Decision(site=s, method=m),) for s, options in offered.items() if kinds[s] in ("channels", "block") for m in options[:1]][:2]
+    numerics = tuple(
+        Decision(site=s, method=m) for s, options in offered.items() if kinds[s] == "weight" for m in [m for m in options if m.stage == "numerics"][:1]
+    )
+    seconds = 0.0
+    for structure in [*structures, none, none][:2]:
+        start = time.perf_counter()
+        for decisions in ((*structure, *numerics), structure, numerics, none):  # not everything that is offered can be carried out, alone or together
+            try:
+                artifact = workshop.lower(workshop.build(workshop.plan(decisions)))
+            except SlimlineError:
+                continue
+            break
+        job.target.latency([artifact], job.example, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=2 * TRIAL_SECONDS)
+        job.target.run(artifact, job.evaluation if job.evaluation is not None else job.example, threads=2)
+        download(artifact.content, exact=False)
+        seconds = time.perf_counter() - start
+    return seconds
 
 
 def _calibration_steps(job: Job, forward: float) -> int:

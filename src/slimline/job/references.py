@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch.utils import _pytree
+
 from slimline.archive.container import download
 from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
@@ -25,6 +27,7 @@ from slimline.search.strategies.uniform import uniform_choice
 
 PLAIN = "plain int8"  # the reference that the table shows: its archive is the smallest one, as the result's; others' and the original's are the fastest, a few percent larger
 UNIFORM_KEEP = 0.7  # of all channels, with int8: what handwork begins with
+ALONE_SAMPLES = 2_000  # of the holdout, on which uniform pruning and each method alone are scored
 FINAL_SECONDS = 1.5  # of latency measurement for each artefact of the last round
 PLAIN_SHARE = 0.12  # of the time budget that the reference "plain int8" may take
 TRIAL = 0.4  # seconds of latency measurement per setting
@@ -170,11 +173,15 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
 
 def reference(job: Job, found: Found, outcome: Outcome, compared: Compared, latency: Latency) -> Reference:
     quality, fidelity = None, None
+    note = compared.note
     if outcome.samples is not None:
-        outputs = job.target.run(compared.artifact, outcome.samples, threads=2)
-        shaped = as_outputs(outputs, found.original)
-        quality = job.score(shaped, outcome.samples, outcome.baseline_outputs)[0]
-        fidelity = agreement(outputs, flat(outcome.baseline_outputs))
+        count = len(outcome.samples)
+        if not compared.name.startswith(PLAIN) and not job.request.references_full and count > ALONE_SAMPLES:
+            count, note = ALONE_SAMPLES, f"{note + '; ' if note else ''}quality on {ALONE_SAMPLES:,} of the holdout samples"
+        samples, original = outcome.samples[:count], _pytree.tree_map(lambda t: t[:count], outcome.baseline_outputs)
+        outputs = job.target.run(compared.artifact, samples, threads=2)
+        quality = job.score(as_outputs(outputs, found.original), samples, original)[0]
+        fidelity = agreement(outputs, flat(original))
     archive = download(compared.artifact.content, exact=compared.name.startswith(PLAIN))
     return Reference(
         size_bytes=compared.artifact.size_bytes,
@@ -188,5 +195,5 @@ def reference(job: Job, found: Found, outcome: Outcome, compared: Compared, late
         latency_ms=latency,
         quality=quality,
         fidelity=fidelity,
-        note=compared.note,
+        note=note,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slimline.core.result import Schedule
 
-SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.15, 0.55  # shares of the time left after the start; the rest measures, certifies and reports
+SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.6  # shares of the time left after the start; the rest measures, certifies and reports
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 32, 512
@@ -48,7 +48,7 @@ def _coarse(count: float) -> int:
     if count < 10:
         return 0
     power = 10 ** int(math.log10(count))
-    return int(max(m for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if m * power <= count) * power)
+    return int(max(m for m in (1, 1.2, 1.5, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8) if m * power <= count) * power)
 
 
 class Clock:

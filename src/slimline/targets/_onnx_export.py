@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 from typing import Any
 
 import onnx
@@ -24,7 +26,7 @@ def export(program: Program, example: Samples) -> onnx.ModelProto:
     shapes: Any = tuple({0: batch} for _ in two.args) if not two.kwargs else None
     if two.kwargs:
         shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
-    module = with_stand_ins(program)
+    module = with_batches_cut(program, with_stand_ins(program))
     try:
         return _export(module, two, shapes, direct=True)
     except LoweringError:
@@ -82,6 +84,37 @@ def with_stand_ins(program: Program) -> torch.fx.GraphModule:
             new = module.graph.call_function(ops.dequantize_per_tensor.default, (node, 1.0, 0, -128, 127, torch.int8))
         node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
     module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def with_batches_cut(program: Program, module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """The module; a copy where the batch dimension is cut into equal chunks (of images that went through a network together, as in RAFT).
+
+    onnxscript 0.7.2 fails on a chunk whose size is not known before the program runs: a reshape and picks stand in.
+    """
+    aten = torch.ops.aten
+
+    def cut(node: torch.fx.Node) -> bool:
+        if node.target is not aten.chunk.default or (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) != 0:
+            return False
+        source, count = node.args[0], node.args[1]
+        assert isinstance(source, torch.fx.Node) and isinstance(count, int)
+        return program.shapes[source.name][0] % count == 0 and all(u.target is operator.getitem for u in node.users)
+
+    if not any(cut(n) for n in module.graph.nodes):
+        return module
+    module = copy.deepcopy(module)
+    for node in [n for n in module.graph.nodes if cut(n)]:
+        source, count = node.args[0], node.args[1]
+        with module.graph.inserting_before(node):
+            parts = module.graph.call_function(aten.unflatten.int, (source, 0, [count, -1]))
+        for user in list(node.users):
+            with module.graph.inserting_before(user):
+                picked = module.graph.call_function(aten.select.int, (parts, 0, user.args[1]))
+            user.replace_all_uses_with(picked)
+            module.graph.erase_node(user)
+        module.graph.erase_node(node)
     module.recompile()
     return module
 

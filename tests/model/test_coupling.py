@@ -57,6 +57,34 @@ class Shuffle(nn.Module):
         return self.head(self.c(x).mean((2, 3)))
 
 
+class Shuffles(nn.Module):
+    """Each of the two divides what the other has joined and mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b1, self.b2, self.c = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(16, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        for layer in (self.b1, self.b2):
+            left, right = x.chunk(2, 1)
+            x = torch.cat([left, layer(right)], 1)
+            x = x.view(x.shape[0], 2, x.shape[1] // 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape)
+        return self.head(self.c(x).mean((2, 3)))
+
+
+class Flipped(nn.Module):
+    """Channels in the opposite order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.b(torch.flip(self.a(x), [1])).mean((2, 3)))
+
+
 class Grouped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -155,6 +183,8 @@ NETS = {
     "residual": (Residual, IMAGE, {"stem": 8, "conv1": 12}),
     "dense": (Dense, IMAGE, {"a": 6, "b": 4, "c": 8}),
     "shuffle": (Shuffle, IMAGE, {"a": 6, "c": 4}),
+    "shuffles": (Shuffles, IMAGE, {"a": 4, "c": 4}),
+    "flipped": (Flipped, IMAGE, {"a": 8, "b": 6}),
     "grouped": (Grouped, IMAGE, {"a": 6, "g": 4}),
     "separable": (Separable, IMAGE, {"a": 8, "p": 6}),
     "unet": (UNet, IMAGE, {"a": 6, "b": 10, "up": 4}),
@@ -274,6 +304,31 @@ def test_channels_picked_by_position_are_refused() -> None:
     assert "conv#channels" not in {s.id for s in sites if 3 in s.members[0].positions((2, 3))}
     assert all(s.members[0].start > 3 for s in sites)
     assert "conv#channels" in {r.where for r in refusals}
+
+
+def test_channels_whose_order_depends_on_their_number_are_refused() -> None:
+    class Rolled(Flipped):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.b(torch.roll(self.a(x), 3, 1)).mean((2, 3)))
+
+    sites, refusals = find_channel_sites(Rolled().eval(), Samples.of(IMAGE))
+    assert "a#channels" not in {s.id for s in sites}
+    assert "by position" in refusal(refusals, "a#channels")
+
+
+def test_a_class_token_before_the_image_is_no_channel_picked_by_position() -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.token, self.norm, self.head = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.rand(1, 1, 8)), nn.LayerNorm(8), nn.Linear(8, 2)
+            self.position = nn.Parameter(torch.rand(1, 5, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x).flatten(2).transpose(1, 2)
+            return self.head(self.norm(torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position)[:, 0])
+
+    sites, refusals = find_channel_sites(Token().eval(), Samples.of(IMAGE))
+    assert [s.shape for s in sites] == [(8,)], refusals
 
 
 def test_an_average_over_all_channels_ties_them() -> None:

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from slimline.core.edits import keep_channels
 from slimline.core.samples import Samples
 from slimline.model import removal
+from slimline.model.apply import apply_structure
 from slimline.model.coupling import assemble, find_channel_sites
 from slimline.model.labels import Labels
+from slimline.model.program import Program
 from slimline.model.removal import Coupled, faults, separating
 from slimline.model.traced import Traced
 
@@ -151,3 +154,29 @@ def test_one_sample_is_taken_where_it_gives_what_it_gives_among_two() -> None:
     samples = Samples.of(torch.randn(2, 6))
     taken: Sequence[int] = [len(Traced(m, samples).few) for m in (nn.Linear(6, 3), Joined(), Two())]
     assert taken == [1, 2, 2]
+
+
+class Partial(nn.Module):
+    """A shortcut over the first channels only, whose number the block that reads them holds, as in ReXNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_channels = 6
+        self.expand = nn.Sequential(nn.Conv2d(6, 12, 1), nn.ReLU())
+        self.project = nn.Sequential(nn.Conv2d(12, 10, 1), nn.BatchNorm2d(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.project(self.expand(x))
+        return torch.cat([y[:, : self.in_channels] + x, y[:, self.in_channels :]], 1)
+
+
+def test_a_number_that_a_reading_block_holds_follows() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), Partial(), nn.Conv2d(10, 4, 1), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    sites, refusals = find_channel_sites(model, Samples.of(IMAGE))
+    site = next((s for s in sites if s.id == "0#channels"), None)
+    assert site is not None, refusals
+    assert [(c.module, c.name, c.width) for c in site.counts] == [("1", "in_channels", 1)]
+    pruned = apply_structure(model, keep_channels(site, (0, 1, 4)))
+    assert pruned[1].in_channels == 3 and pruned[1].project[0].weight.shape[0] == 7
+    torch.testing.assert_close(Program.export(pruned, Samples.of(IMAGE))(Samples.of(IMAGE)), pruned(IMAGE), rtol=1e-4, atol=1e-5)

@@ -32,6 +32,7 @@ class Member(Data):
     ``dim`` of ``parameter``, from ``start`` on, reshaped to ``view`` = (outer, channels, inner):
     channel ``c`` owns the positions ``start + (o * channels + c) * inner + i``. Flattening
     ``(C, 7, 7)`` before a linear layer gives ``(1, C, 49)``; the four gates of an LSTM ``(4, H, 1)``.
+    Where no view tells, as after a shuffle, ``places`` holds the positions of each channel, and ``view`` their numbers (1, channels, each).
     A ``parameter`` may also be an input of the model, ``#input.0``: ``dim`` counts the batch dimension.
 
     Example:
@@ -43,9 +44,12 @@ class Member(Data):
     dim: int
     view: tuple[int, int, int]
     start: int = 0
+    places: tuple[tuple[int, ...], ...] = ()
 
     def positions(self, channels: tuple[int, ...]) -> list[int]:
         """Positions along ``dim`` that the given channels own, in ascending order."""
+        if self.places:
+            return sorted(p for c in channels for p in self.places[c])
         outer, count, inner = self.view
         return [self.start + (o * count + c) * inner + i for o in range(outer) for c in sorted(channels) for i in range(inner)]
 

@@ -84,7 +84,7 @@ class ChannelPrune(Method):
         if self.importance in ("l1", "l2"):
             own = [m for m in site.members if m.parameter in parameters and parameters[m.parameter].ndim > 1]
             power = 1 if self.importance == "l1" else 2
-            return torch.stack([per_channel(magnitude(tensor_of(model, m.parameter), m.dim, power), m.view, m.start) for m in own]).sum(0)
+            return torch.stack([per_channel(magnitude(tensor_of(model, m.parameter), m.dim, power), m.view, m.start, m.places) for m in own]).sum(0)
         if statistics is None:
             raise UnsupportedSite(f"{site.id}: importance {self.importance} needs calibration statistics.")
         readers = readers_of(model, site)
@@ -104,5 +104,5 @@ def _second_order(model: nn.Module, site: Site, readers: tuple[Member, ...], sta
     for member in known:
         weight, moment = tensor_of(model, member.parameter), statistics.moments[member.parameter]
         # All inputs are scored, each along the weight's own dimension; the channel's are then summed.
-        total += per_channel(second_order(weight.flatten(1), moment, weight.shape[1]), member.view, member.start)
+        total += per_channel(second_order(weight.flatten(1), moment, weight.shape[1]), member.view, member.start, member.places)
     return total

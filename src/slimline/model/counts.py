@@ -16,6 +16,8 @@ FOLLOWING = nn.Linear | nn.Embedding | nn.modules.conv._ConvNd | nn.modules.batc
 def counts_of(model: nn.Module, site: Site, consumers: Sequence[Member]) -> Iterator[tuple[Count, ...]]:
     """Attributes that may count the channels, as sets to try: those of the layers that make them, these and all around them, these and one name.
 
+    At last one name in all modules around those that make or read them, as a block's own ``in_channels``.
+
     They are whole numbers that equal the number of channels or the size of a dimension made of them. ``consumers``: the members that read them.
     """
     count = site.shape[0]
@@ -32,4 +34,9 @@ def counts_of(model: nn.Module, site: Site, consumers: Sequence[Member]) -> Iter
     )
     around = [c for path in dict.fromkeys(p.rpartition(".")[0] for p in layers) if path not in layers for c in found(path, site.members)]
     named = [(*own, *(c for c in around if c.name == name)) for name in dict.fromkeys(c.name for c in around)]
+    touched = dict.fromkeys(m.parameter.rpartition(".")[0] for m in site.members)
+    above = [path.rpartition(".")[0] for path in touched]
+    above = [p for p in dict.fromkeys([*above, *(p.rpartition(".")[0] for p in above)]) if p and p not in touched]
+    further = [c for path in above for c in found(path, site.members)]
+    named += [(*own, *(c for c in further if c.name == name)) for name in dict.fromkeys(c.name for c in further)]
     yield from (s for s in dict.fromkeys([own, (*own, *around), *named]) if s)

@@ -88,7 +88,9 @@ def assemble(labels: Labels, model: nn.Module) -> tuple[list[Coupled], list[Refu
             if axis.parameter == name:
                 for c in np.unique(vector):
                     reasons.setdefault(int(c), f"the storage of {name} is shared in another shape")
-    mixed, picked = (np.unique(np.concatenate([[0], *(component[m.numpy()] for m in marks)])) for marks in (labels.mixed, labels.picked))
+    mixed = np.unique(np.concatenate([[0], *(component[m.numpy()] for m in labels.mixed)]))
+    picks = [component[marked.numpy()] for marked, dim in labels.picked if _varies(component[marked.numpy()], dim)]
+    picked = np.unique(np.concatenate([[0], *(p.ravel() for p in picks)]))
     groups, refusals = _group(axes, labels, reasons)
     made: list[Coupled] = []
     names: dict[str, int] = {}
@@ -125,19 +127,31 @@ def _components(labels: Labels) -> Vector:
         if component[label] in fixed or not all(int(o) in labels.summaries for o in others):
             edges.append(torch.stack([torch.full_like(channels, label), channels]).long())
     component = solve() if labels.summaries else component
-    # One division after the other: tying the first may already have tied the second.
+    # One division after the other: what ties the parts of one may have balanced the next.
     for parts in labels.factored:
         values = component[parts.numpy()]
-        if len(np.unique(values)) == values.size and parts.shape[0] > 1:
+        if parts.shape[0] > 1 and not _balanced(values.reshape(len(values), -1)):
             flat = parts.reshape(-1, parts.shape[-1]).long()
             edges.append(torch.stack([flat[:1].expand_as(flat).reshape(-1), flat.reshape(-1)]))
             component = solve()
     return component
 
 
+def _balanced(parts: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> bool:
+    """Whether parts stay of one size whichever component goes: each lies equally often in all of them, or is all of some of them."""
+    components, places = np.unique(parts, return_inverse=True)
+    counts = np.zeros((len(parts), len(components)), np.int64)
+    np.add.at(counts, (np.arange(len(parts))[:, None], places.reshape(parts.shape)), 1)
+    return bool(((counts == counts[0]).all(0) | ((counts == 0) | (counts == parts.shape[1])).all(0)).all())
+
+
+def _varies(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]], dim: int) -> bool:
+    return bool((values != values.take([0], dim)).any())
+
+
 def _element_axis(values: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[int, Vector] | None:
     """The dimension along which a parameter's components vary, if it is a single one."""
-    varying = [d for d in range(values.ndim) if (values != values.take([0], d)).any()]
+    varying = [d for d in range(values.ndim) if _varies(values, d)]
     if not varying:
         return 0, np.full(values.shape[0], values.flat[0])
     if len(varying) > 1:
@@ -201,8 +215,19 @@ def _members(axes: Mapping[Axis, Vector], groups: Sequence[Vector]) -> list[dict
     for axis, vector in axes.items():
         owner = group[vector]
         for g in np.unique(owner[owner >= 0]):
-            found[g][axis] = _views(axis, number[vector], np.flatnonzero(owner == g), len(groups[g]))
+            places = np.flatnonzero(owner == g)
+            found[g][axis] = _views(axis, number[vector], places, len(groups[g])) or _scattered(axis, number[vector], places, len(groups[g]))
     return found
+
+
+def _scattered(axis: Axis, number: Vector, places: Vector, count: int) -> tuple[Member, ...] | None:
+    """Where every channel lies along an axis, as often as every other, in no order that views express."""
+    order = number[places]
+    each, rest = divmod(len(places), count)
+    if rest or (np.bincount(order, minlength=count) != each).any():
+        return None
+    owned = places[np.argsort(order, kind="stable")].reshape(count, each)
+    return (Member(parameter=axis.parameter, dim=axis.dim, view=(1, count, each), places=tuple(map(tuple, owned.tolist()))),)
 
 
 def _views(axis: Axis, number: Vector, places: Vector, count: int) -> tuple[Member, ...] | None:

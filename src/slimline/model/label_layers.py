@@ -103,7 +103,7 @@ def index(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tenso
     for dim, place in enumerate(indices):
         labelling.freeze(labelling.read(place), "its values are used as indices")
         if place is not None and varies(labels, dim):
-            labelling.picked.append(distinct(core(labels)))
+            labelling.picked.append((core(labels), dim))
     picked: torch.Tensor = labels[tuple(slice(None) if i is None else labelling.env[i] for i in indices)]
     return picked.reshape(result.shape)
 

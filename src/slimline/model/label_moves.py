@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from slimline.model.label_tensors import core, distinct, factors, like, spread, varies
+from slimline.model.label_tensors import core, factors, like, spread, varies
 from slimline.model.operations import argument, operation_name
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _note_division(labelling: Labels, node: fx.Node, name: str, source: torch.Te
         if len(parts) > 1 and len({p.shape[dim] for p in parts}) == 1:
             labelling.factored.append(torch.stack([core(p).movedim(dim, 0).reshape(p.shape[dim], -1)[:, 0] for p in parts]))
         else:
-            labelling.picked.append(distinct(core(source)))
+            labelling.picked.append((core(source), dim))
 
 
 def concatenate(labelling: Labels, node: fx.Node) -> torch.Tensor | None:

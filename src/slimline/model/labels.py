@@ -48,6 +48,7 @@ PASSED = frozenset(
         "lift_fresh_copy",
         "hardswish",
         "rrelu",
+        "zero",
     }
 )
 ELEMENTWISE = frozenset({"floor_divide", "masked_fill", "_assert_tensor_metadata"})
@@ -92,7 +93,8 @@ class Labels(fx.Interpreter):
 
     Afterwards ``axes`` holds the labels along every dimension that channels reach, in graph order,
     ``edges`` the pairs of labels that are one, ``frozen`` the labels that must stay with the reason,
-    ``mixed`` those that a normalisation over channels saw, ``picked`` those picked by position, ``summaries`` the label of a sum or mean over
+    ``mixed`` those that a normalisation over channels saw, ``picked`` labels with the dimension along which the code picks by position (of no
+    consequence if they turn out to be the same all along it, as a class token's and an image's channels do), ``summaries`` the label of a sum or mean over
     channels with theirs (of no consequence if it only meets its like, and values that it is broadcast over, as in a norm written out),
     ``factored`` label tensors ``[outer, ..., inner]`` of dimensions that the code divides.
 
@@ -107,7 +109,7 @@ class Labels(fx.Interpreter):
         self.edges: list[torch.Tensor] = []
         self.frozen: list[tuple[torch.Tensor, str]] = []
         self.mixed: list[torch.Tensor] = []
-        self.picked: list[torch.Tensor] = []
+        self.picked: list[tuple[torch.Tensor, int]] = []
         self.factored: list[torch.Tensor] = []
         self.summaries: dict[int, torch.Tensor] = {}
         self.axes: dict[Axis, torch.Tensor] = {}

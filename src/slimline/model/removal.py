@@ -33,6 +33,11 @@ class Coupled:
     exact: bool
     picked: bool
 
+    @property
+    def scattered(self) -> bool:
+        """Whether its channels lie somewhere in no order: that the first can go does not tell that any other can."""
+        return any(m.places for m in self.site.members)
+
 
 @dataclass(frozen=True, eq=False)
 class Tried:
@@ -109,11 +114,20 @@ def separating(count: int) -> Iterator[tuple[int, ...]]:
 
 
 def _fault(traced: Traced, coupled: Sequence[Coupled], *, compare: bool) -> str:
-    """Why the first channels of these sites cannot be removed together, or nothing. ``compare``: where that can be told, outputs too."""
-    exact = all(c.exact for c in coupled)
-    if not exact and any(c.picked for c in coupled):
+    """Why the first channels of these sites (of scattered ones every other channel too) cannot be removed together, or nothing.
+
+    ``compare``: where that can be told, outputs too.
+    """
+    if not all(c.exact for c in coupled) and any(c.picked for c in coupled):
         return "its channels are picked by position and normalised together, so that a removal cannot be checked"
-    keep = [e for c in coupled for e in keep_channels(c.site, tuple(range(1, c.site.shape[0])))]
+    reason = _without(traced, [(c, (0,)) for c in coupled], compare=compare)
+    scattered = [(c, tuple(range(1, c.site.shape[0], 2))) for c in coupled if c.scattered]
+    return reason or (_without(traced, scattered, compare=compare) if scattered else "")
+
+
+def _without(traced: Traced, removed: Sequence[tuple[Coupled, tuple[int, ...]]], *, compare: bool) -> str:
+    """Why these channels of these sites cannot be removed together, or nothing."""
+    keep = [e for c, gone in removed for e in keep_channels(c.site, tuple(i for i in range(c.site.shape[0]) if i not in gone))]
     try:
         got = outputs_of(apply_structure(traced.model, keep), traced.few)
     except UnsupportedSite as error:
@@ -123,16 +137,16 @@ def _fault(traced: Traced, coupled: Sequence[Coupled], *, compare: bool) -> str:
         return f"{CODE}: {where(error)}{lines[0] if lines else type(error).__name__}"
     if [g.shape for g in got] != traced.shapes:
         return f"without one of them the model's outputs change their shape from {[*map(tuple, traced.shapes)]} to {[tuple(g.shape) for g in got]}"
-    if compare and exact and not equivalent(got, _masked(traced, [m for c in coupled for m in c.consumers])):
+    if compare and all(c.exact for c, _ in removed) and not equivalent(got, _masked(traced, removed)):
         return "the model's code picks channels by position: without one of them others take its place"
     return ""
 
 
-def _masked(traced: Traced, consumers: Sequence[Member]) -> list[torch.Tensor]:
-    """What the model gives if nothing reads the first channels."""
+def _masked(traced: Traced, removed: Sequence[tuple[Coupled, tuple[int, ...]]]) -> list[torch.Tensor]:
+    """What the model gives if nothing reads these channels."""
     masked: dict[str, torch.Tensor] = {}
-    for member in consumers:
+    for member, gone in [(m, gone) for c, gone in removed for m in c.consumers]:
         value = masked.setdefault(member.parameter, tensor_of(traced.model, member.parameter).detach().clone())
-        value.index_fill_(member.dim, torch.tensor(member.positions((0,))), 0.0)
+        value.index_fill_(member.dim, torch.tensor(member.positions(gone)), 0.0)
     with torch.no_grad():
         return tensors_of(torch.func.functional_call(traced.model, masked, traced.few.args, traced.few.kwargs, tie_weights=True))

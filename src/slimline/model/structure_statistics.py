@@ -103,7 +103,7 @@ class StructureStatistics:
 
     def mask_gradients(self, members: tuple[Member, ...]) -> torch.Tensor:
         """Derivative of the loss by a mask on each channel that the members (one site's readers) share: ``[batches, channels]``."""
-        parts = [per_channel(self.products[m.parameter, m.dim], m.view, m.start) for m in members if (m.parameter, m.dim) in self.products]
+        parts = [per_channel(self.products[m.parameter, m.dim], m.view, m.start, m.places) for m in members if (m.parameter, m.dim) in self.products]
         return torch.stack(parts).sum(0)
 
 

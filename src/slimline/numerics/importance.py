@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 RIDGE = 1e-6  # of the mean variance: inputs that others predict exactly
 
 
-def per_channel(values: torch.Tensor, view: tuple[int, int, int], start: int = 0) -> torch.Tensor:
+def per_channel(values: torch.Tensor, view: tuple[int, int, int], start: int = 0, places: Sequence[Sequence[int]] = ()) -> torch.Tensor:
     """Sum over the positions that each channel owns.
 
     ``values`` is ``[..., size]`` along a weight's dimension, the result ``[..., channels]``; ``view``
-    is (outer, channels, inner) as in ``core.site.Member``.
+    is (outer, channels, inner), and ``places`` stands for it where it is given, as in ``core.site.Member``.
 
     Example:
         >>> per_channel(torch.arange(6.0), (1, 3, 2)).tolist()
         [1.0, 5.0, 9.0]
     """
+    if places:
+        return values[..., torch.tensor(places)].sum(-1)
     outer, count, inner = view
     part = values[..., start : start + outer * count * inner]
     return part.reshape(*values.shape[:-1], outer, count, inner).sum((-3, -1))

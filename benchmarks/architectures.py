@@ -261,6 +261,16 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def cells(row: dict[str, Any]) -> str:
+    """The same as a row of the table in ``docs/models.md``."""
+    if row["stage"] != "done":
+        return f"| `{row['name']}` | {row.get('sites', '')} | {len(row['refused']) if 'refused' in row else ''} | | **fails** ({row['stage']}): {row.get('error', '')} |"
+    a, b = row["parameters"]
+    return f"| `{row['name']}` | {row['sites']} | {len(row['refused'])} | {b / a:.0%} | {row['difference']:.0e}{'' if passed(row) else ' **fails**'} |".replace(
+        "%", " %"
+    )
+
+
 # -- all --------------------------------------------------------------------------------------------------
 
 
@@ -289,6 +299,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60, help="seconds for each")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all; what is left is done when called again")
     parser.add_argument("--out", type=Path, default=Path("build/architectures.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print rows of Markdown")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -306,7 +317,7 @@ def main() -> None:
             with given.out.open("a") as file:
                 file.write(json.dumps(rows[spec]) + "\n")
         if spec in rows:
-            print(line(rows[spec]), flush=True)
+            print((cells if given.table else line)(rows[spec]), flush=True)
     done = [rows[s] for s in wanted if s in rows]
     print(f"{sum(map(passed, done))} of {len(done)} passed; {len(wanted) - len(done)} not run")
 

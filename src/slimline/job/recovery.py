@@ -25,11 +25,12 @@ from slimline.search.workshop import Built
 from slimline.store.cache import key
 
 QAT_SHARES = 0.2, 0.1  # of the recovery's time, for training the first winner and the next with their quantizers in the loop
-QAT_COST = 1.1  # of a step with quantizers, in steps without
+QAT_COST = 1.15  # of a step with quantizers, in steps without
 QAT_RATE = 0.25  # of the learning rate
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
 FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
+ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 CALIBRATION_BATCH = 16
 
 
@@ -107,7 +108,7 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     with its quantizers from the start: in float there is nothing to bring back.
     """
     digest = entry.plan.digest
-    with_quantizers = not entry.plan.stage("structure") or (entry.steps > 0 and _numerics_loss(found, entry.plan) > ROUGH)
+    with_quantizers = not entry.plan.stage("structure") or (entry.steps > 0 and _rough(job, found, entry.plan))
     assert job.evaluation is not None and job.train is not None and found.baseline_measurement.quality is not None
     if digest not in found.modules:
         found.modules[digest] = found.workshop.structure(entry.plan)
@@ -201,6 +202,12 @@ def _numerics_loss(found: Found, plan: Plan) -> float:
     parts = [(p.site.kind, p.options[c].loss) for p, c in zip(found.space.places, choice, strict=True)]
     numerics, whole = sum(loss for kind, loss in parts if kind == "weight"), found.space.loss(choice)
     return numerics if measured is None or whole <= 0 else max(measured, 0.0) * min(1.0, numerics / whole)
+
+
+def _rough(job: Job, found: Found, plan: Plan) -> bool:
+    """Whether its numerics lose enough to be trained against."""
+    base = found.baseline_measurement.quality
+    return _numerics_loss(found, plan) > ROUGH or (base is not None and _rounding_drop(found, plan) > ROUGH_DROP * job.request.budget.max_drop.allowed(base))
 
 
 def _rounding_drop(found: Found, plan: Plan) -> float:
@@ -308,9 +315,9 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
 
 
 def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[Built, Distillation] | None:
-    """A copy trained with quantizers in the loop, and how; ``None`` where there is no time or nothing to train on."""
+    """A copy trained with quantizers in the loop, and how; ``None`` where the time for it is used up or there is nothing to train on."""
     samples = job.train if job.train is not None else job.calibration
-    share = QAT_SHARES[min(found.tuned, len(QAT_SHARES) - 1)] / QAT_COST if job.train is not None else 1.0
+    share = (*QAT_SHARES, 0.0)[found.tuned] / QAT_COST if job.train is not None else 1.0
     steps = int(found.schedule.recovery_steps * share)
     if samples is None or steps < 10:
         return None

@@ -24,6 +24,7 @@ TEMPERATURE = 2.0
 FEATURE_WEIGHT = 0.5
 WARM_UP = 0.05  # of the steps, over which the learning rate rises
 CLIP = 1.0
+PROBED = 50  # steps at most that are timed at the start
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,17 @@ def evaluate(model: Model, samples: Samples, *, batch: int = 250, bf16: bool = F
 
 
 def seconds_per_step(model: nn.Module, samples: Samples, batch: int, bf16: bool) -> float:
-    """Wall time of one training step of ``model`` against itself, after a warm-up; the model's copy is thrown away."""
+    """Wall time of one training step of ``model`` against itself: the fastest of a second's, at least four, after a warm-up; the model's copy is thrown away."""
     import copy
 
     student = copy.deepcopy(model).train()
-    how = Distillation(steps=5, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16)
+    how = Distillation(steps=PROBED, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16)
     times = [time.perf_counter()]
-    distil(student, student.parameters(), model, samples, how, on_step=lambda _: times.append(time.perf_counter()))
+
+    def enough() -> bool:
+        return len(times) > 5 and times[-1] - times[1] > 1.0
+
+    distil(student, student.parameters(), model, samples, how, stop=enough, on_step=lambda _: times.append(time.perf_counter()))
     return min(b - a for a, b in itertools.pairwise(times[1:]))
 
 

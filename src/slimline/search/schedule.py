@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slimline.core.result import Schedule
 
-SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.6  # shares of the time left after the start; the rest measures, certifies and reports
+SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.5  # shares of the time left after the start; the rest measures, certifies and reports
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 32, 512

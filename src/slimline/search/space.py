@@ -301,9 +301,9 @@ class Space:
     def fitted(self, trials: Sequence[tuple[Choice, Mapping[Quantity, float], float | None]]) -> Corrections:
         """Factors that make the estimates fit ``(choice, measured costs, measured loss)``.
 
-        Costs: the median ratio of measured to estimated. Losses: non-negative least squares of the
-        measured losses on the sums by kind, each trial weighted by its own size, since small losses
-        decide as much as large ones.
+        Costs: the median ratio of measured to estimated. Losses: the median ratio for all kinds together (what
+        seems harmless alone can lose a hundred times more in company: LeNet-5), and around it non-negative least squares of
+        the measured losses on the sums by kind, each trial weighted by its own size, since small losses decide as much as large ones.
         """
         import numpy as np
         from scipy.optimize import nnls
@@ -317,10 +317,11 @@ class Space:
         kinds: list[Kind] = [k for k in KINDS if any(r[k] > 0 for r, _ in rows)]
         if len(rows) < 3 or not kinds:
             return Corrections(costs, {})
-        a = np.array([[r[k] / loss for k in kinds] for r, loss in rows])
-        prior = np.eye(len(kinds)) * 0.3  # pulls towards 1: three trials cannot tell three factors apart
+        common = float(np.median([loss / total for r, loss in rows if (total := sum(r.values())) > 0]))
+        a = np.array([[common * r[k] / loss for k in kinds] for r, loss in rows])
+        prior = np.eye(len(kinds)) * 0.3  # pulls towards the common ratio: three trials cannot tell three factors apart
         factors, _ = nnls(np.vstack([a, prior]), np.concatenate([np.ones(len(rows)), 0.3 * np.ones(len(kinds))]))
-        return Corrections(costs, {k: max(float(f), 0.05) for k, f in zip(kinds, factors, strict=True)})
+        return Corrections(costs, {k: common * max(float(f), 0.05) for k, f in zip(kinds, factors, strict=True)})
 
     def _by_kind(self, choice: Choice) -> dict[Kind, float]:
         gone = self.gone(choice)

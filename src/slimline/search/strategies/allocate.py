@@ -17,7 +17,7 @@ from slimline.search.space import Choice, Corrections, Space
 
 ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
-UNRECOVERED = 4.0  # training brings back what structure loses, and little of what rounding does (ResNet-20), whose loss counts so much more
+UNRECOVERED = 2.5  # training brings back what structure loses, and little of what rounding does (ResNet-20), whose loss counts so much more
 EDGE = 0.5  # of the allowance: the rest is for the interval on the holdout, and because what was chosen looks better than it is
 LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
 

@@ -216,7 +216,7 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     for site in sites:
         edits += ChannelPrune(keep=keep, importance="l2", multiple=1).rewrite(model, site, None)
     if deeper:
-        blocks = find_block_sites(model, samples)
+        blocks, _ = find_block_sites(model, samples)
         row["blocks"] = len(blocks)
         edits += [Replace(block.module, Skip()) for block in blocks[1:2]]
     pruned = apply_structure(model, edits)

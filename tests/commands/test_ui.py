@@ -7,6 +7,8 @@ import hashlib
 import http.client
 import json
 import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,3 +184,18 @@ def test_it_listens_on_the_other_loopback_too(folder: Path) -> None:
         pytest.skip("this machine has no IPv6 loopback")
     assert found.address == f"http://[::1]:{found.server_port}/"
     found.server_close()
+
+
+def test_in_a_browser_the_script_runs_under_the_policy_and_two_runs_can_be_ticked(server: Server, tmp_path: Path) -> None:
+    browser = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip("there is no Chromium")
+    fixed = ("--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom")
+    for target, there in (
+        ("?model=digits (10,000 parameters, top1)".replace(" ", "%20"), 'name="run" value="small"'),
+        ("run?run=small", "All runs"),
+        ("compare?run=small&run=deep/large", "Two runs side by side"),
+    ):
+        done = subprocess.run([browser, *fixed, server.address + target], capture_output=True, text=True, timeout=60, check=False)
+        assert '<html lang="en" class="js">' in done.stdout and there in done.stdout, done.stderr[-2_000:]
+        assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr

@@ -72,7 +72,7 @@ def test_samples_of_the_classes_keep_their_indices_and_slices() -> None:
 
 
 def test_a_class_without_samples_and_targets_that_are_no_labels_are_named() -> None:
-    with pytest.raises(DataError, match=r"no search sample is of class 9.*There are 0, 1, 2, 3"):
+    with pytest.raises(DataError, match=r"No search sample is of class 9.*There are 0, 1, 2, 3"):
         Specialised(Task(), (1, 9)).data("search")
     with pytest.raises(DataError, match="needs labels"):
         Specialised(Task(targets=False), (1,)).data("search")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slimline.errors import DataError, UsageError
-from slimline.measure.quality import auroc, cosine, default, evaluate, f1, first_tensor, named, neg_mse, pixel_accuracy, precision, recall, top1, top5
+from slimline.measure.quality import auroc, chosen, cosine, default, evaluate, f1, first_tensor, named, neg_mse, pixel_accuracy, precision, recall, top1, top5
 
 MAKE = torch.Generator().manual_seed(0)
 SCORES = torch.randn(60, 7, generator=MAKE)
@@ -108,3 +108,20 @@ def test_quality_is_the_mean_of_per_sample_scores_or_the_float_itself() -> None:
 def test_a_metric_that_returns_no_number_is_a_data_error(wrong: object) -> None:
     with pytest.raises(DataError, match="metric"):
         evaluate(lambda o, t: wrong, SCORES, LABELS)  # type: ignore[arg-type, return-value]
+
+
+def test_a_name_goes_before_the_tasks_own_metric_and_that_before_the_default() -> None:
+    class Own:
+        def metric(self, outputs: object, targets: object) -> float:
+            return 0.5
+
+    class Bare:
+        has_metric = False
+
+    def never() -> object:
+        raise AssertionError("outputs are made for the default alone")
+
+    own = Own()
+    assert chosen("f1", own, never, LABELS) == ("f1", f1)
+    assert chosen("", own, never, LABELS) == chosen("metric", own, never, LABELS) == ("metric", own.metric)
+    assert chosen("", Bare(), lambda: SCORES, LABELS) == ("top1", top1) and chosen("", Bare(), lambda: SCORES, None) == ("cosine", cosine)

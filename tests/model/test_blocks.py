@@ -41,7 +41,8 @@ IMAGE = Samples.of(torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_se
 
 
 def test_only_blocks_with_an_identity_shortcut_called_once_are_found() -> None:
-    sites = find_block_sites(Net().eval(), IMAGE)
+    sites, refusals = find_block_sites(Net().eval(), IMAGE)
+    assert not refusals
     assert [s.id for s in sites] == ["blocks.0#block", "blocks.2#block"]
     assert sites[1].shape == (1, 8, 6, 6)
     assert {m.parameter for m in sites[0].members} == {"blocks.0.conv.weight", "blocks.0.conv.bias"}
@@ -56,15 +57,32 @@ def test_a_block_called_with_more_than_a_tensor_can_be_replaced() -> None:
 
 def test_of_equal_modules_the_outermost_is_the_site() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Block(4, 4)), nn.Sequential(Block(4, 4), Block(4, 4))).eval()
-    assert [s.id for s in find_block_sites(net, IMAGE)] == ["1#block", "2.0#block", "2#block", "2.1#block"]
+    assert [s.id for s in find_block_sites(net, IMAGE)[0]] == ["1#block", "2.0#block", "2#block", "2.1#block"]
 
 
 def test_transformer_layers_are_blocks_whether_they_normalise_first_or_last() -> None:
     def layer(first: bool) -> nn.Module:
         return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=first)
 
-    sites = find_block_sites(nn.Sequential(layer(True), layer(False)).eval(), Samples.of(torch.randn(2, 5, 8)))
+    sites, _ = find_block_sites(nn.Sequential(layer(True), layer(False)).eval(), Samples.of(torch.randn(2, 5, 8)))
     assert [s.id for s in sites] == ["0#block", "1#block"]
+
+
+class Counting(nn.Module):
+    """Reads an attribute of its block, as code that was not written for this does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x) * self.block.conv.out_channels
+
+
+def test_a_block_that_the_models_code_needs_is_refused_with_the_reason() -> None:
+    sites, (refusal,) = find_block_sites(Counting().eval(), IMAGE)
+    assert not sites and refusal.where == "block#block"
+    assert refusal.reason == "the model's code needs the block: 'Skip' object has no attribute 'conv'"
 
 
 def test_finding_changes_nothing() -> None:

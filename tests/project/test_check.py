@@ -121,3 +121,19 @@ def test_an_artefact_that_the_lock_does_not_have_is_inconclusive(accepted: Any, 
     Lock().write(accepted.project.lock)
     assert main(["check", "--quick"]) == 4
     assert lines(capsys.readouterr().out)["artefact against the lock"][0] == "inconclusive"
+
+
+def test_a_plan_for_some_classes_is_judged_on_these_alone(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted.put(ruined=4)
+    text = Path("slimline.yaml").read_text().replace("        max_latency: 100us\n", "") + "gate: {latency: null}\n"
+    for classes, status, outcome in (("[0, 1, 2, 3]", 0, "pass"), ("[0, 4]", 3, "fail")):
+        Path("slimline.yaml").write_text(text.replace("max_drop: 2%", f"max_drop: 2%\n        classes: {classes}"))
+        accepted.load()
+        accepted.put(ruined=4)
+        assert main(["check"]) == status
+        assert lines(capsys.readouterr().out)["class drop against the lock"][0] == outcome
+    Path("slimline.yaml").write_text(text.replace("max_drop: 2%", "max_drop: 2%\n        classes: [0, 7]"))
+    accepted.load()
+    accepted.put()
+    assert main(["check"]) == 2
+    assert "No holdout sample is of class 7, which the plan is to be for." in capsys.readouterr().err

@@ -21,7 +21,7 @@ models:
     weights: w.safetensors
     targets: [onnxruntime]
     budgets:
-      small: {max_size: 300KB, max_drop: 2%rel, time: 90s, methods: [static_int8]}
+      small: {max_size: 300KB, max_drop: 2%rel, time: 90s, methods: [static_int8], classes: [1, 5]}
       fast:
         max_latency: 800us
         minimize: latency
@@ -44,6 +44,7 @@ def test_each_budget_on_each_target_is_an_artefact(tmp_path: Path) -> None:
     options = small.options()
     assert options["model"] == str(tmp_path / "nets/task.py:small") and options["weights"] == tmp_path / "w.safetensors"
     assert (options["size_bytes"], options["seconds"], options["max_drop"]) == (300_000, 90, Drop(value=0.02, relative=True, percent=False))
+    assert options["classes"] == (1, 5) and fast.options()["classes"] == ()
     assert fast.options()["latency_ms"] == 0.8 and (small.line, fast.line) == (8, 9)
     assert project.file.gate.size == 0.05 and project.file.gate.class_drop is None and project.file.gate.latency == 0.1
     assert [i.name for i in project.items(("net/onnxruntime/fast",))] == [fast.name] and len(project.items(("net",))) == 2

@@ -135,7 +135,14 @@ def test_diff_compares_figures_and_decisions(made: Any, capsys: pytest.CaptureFi
     made.put(padding=31_000, decisions=({"site": "weight", "method": {"name": "weight_only", "bits": 4}},))
     assert main(["diff", f"lock:{NAME}", str(made.item.out)]) == 0
     said = capsys.readouterr().out
-    assert "1 sites are decided otherwise" in said and "larger" in said and "static_int8" in said and "weight_only" in said and "side by side" in said
+    assert (
+        "1 site is decided otherwise" in said
+        and f"first:  lock:{NAME}" in said
+        and "larger" in said
+        and "static_int8" in said
+        and "weight_only" in said
+        and "side by side" in said
+    )
     assert main(["diff", f"lock:{NAME}", "nowhere"]) == 2
     assert "There is no result in nowhere" in capsys.readouterr().err
 

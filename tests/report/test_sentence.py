@@ -5,7 +5,19 @@ from collections.abc import Callable
 import pytest
 
 from slimline.core.result import DropInterval, Report
-from slimline.report.sentence import bytes_text, change_text, count_text, difference_text, percent_text, points, ratio_text, sentence, time_text
+from slimline.report.sentence import (
+    bytes_text,
+    change_text,
+    count_text,
+    difference_text,
+    least_text,
+    most_text,
+    percent_text,
+    points,
+    ratio_text,
+    sentence,
+    time_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,20 @@ def test_a_pass_names_its_upper_limit(report: Report) -> None:
     assert report.sentence == (
         "Pass: 5.4x smaller (18 % of the original), 215 KB; 2.8x faster (35 % of the original), 0.262 ms; the drop is at most 0.74 points with 95 % confidence, 1.00 are allowed."
     )
+
+
+def test_a_certified_gain_is_told_as_one(report: Report) -> None:
+    text = sentence("pass", report.baseline, report.compressed, interval(-0.002, -0.001, -0.0003))
+    assert "; it is better than the original by at least 0.03 points with 95 % confidence, a drop of 1.00 is allowed." in text
+    assert "the drop is at most 0.00 points" in sentence("pass", report.baseline, report.compressed, interval(-0.002, -0.001, -0.00001))
+    text = sentence("inconclusive", report.baseline, report.compressed, interval(-0.03, -0.001, 0.028, 9_000))
+    assert "it seems better than the original by 0.10 points, the drop lies between -3.00 and 2.80 on 250 samples" in text
+
+
+def test_limits_below_zero_are_limits_of_what_was_gained() -> None:
+    assert [most_text(v, 0.9) for v in (0.0074, 0.0, -0.0003)] == ["at most 0.74 points lost", "at most 0.00 points lost", "at least 0.03 points gained"]
+    assert [least_text(v, 0.9) for v in (0.0074, -0.0003)] == ["at least 0.74 points lost", "at most 0.03 points gained"]
+    assert most_text(-2.0, -31.0) == "at least 2 gained"
 
 
 def test_a_refuted_drop_names_its_lower_limit_and_what_stood_in_the_way(report: Report) -> None:

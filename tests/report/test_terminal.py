@@ -87,6 +87,21 @@ def test_the_table_of_the_verdict_fits_eighty_columns(report: Report) -> None:
     assert "5.4x smaller (18 %)" in stream.getvalue() and "of the original)" not in stream.getvalue().split("against the original")[1]
 
 
+def test_eighty_columns_hold_each_clause_of_the_verdict_and_each_row_of_its_table(report: Report) -> None:
+    to, stream = console(terminal=True, width=80)
+    coded = report.compressed.model_copy(update={"download_codec": "slim 1, context mixing", "download_above_entropy": 0.0157}) if report.compressed else None
+    print_verdict(report.model_copy(update={"compressed": coded}), Path("build"), to)
+    said = [line.strip() for line in stream.getvalue().splitlines()]
+    assert "Pass: 5.4x smaller (18 % of the original), 215 KB;" in said and "2.8x faster (35 % of the original), 0.262 ms;" in said
+    table = said[
+        said.index(next(line for line in said if line.startswith("original"))) + 1 : said.index(next(line for line in said if line.startswith("The report")))
+    ]
+    assert [line.split()[0] for line in table if line] == ["file", "download", "memory", "latency", "multiply-adds", "parameters", "quality"]
+    piped, stream = console(width=80)
+    print_verdict(report, Path("build"), piped)
+    assert report.sentence in stream.getvalue().splitlines()
+
+
 def test_an_obstacle_is_told_once(reports: dict[str, Report]) -> None:
     for name in ("failed", "cut off"):
         to, stream = console(width=400)

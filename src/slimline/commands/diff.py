@@ -23,12 +23,13 @@ def command(a: str, b: str, file: Path) -> int:
     from slimline.project.file import Project
 
     first, second = (read_result(name, lambda: Project.load(file)) for name in (a, b))
-    table(("", first.name, second.name, "second against first"), figures(first, second))
+    click.echo(f"first:  {first.name}\nsecond: {second.name}\n")
+    table(("", "first", "second", "second against first"), figures(first, second))
     changed = decisions(first, second)
     click.echo()
     if changed:
-        click.echo(f"{len(changed)} sites are decided otherwise")
-        table(("site", first.name, second.name), changed)
+        click.echo(f"{len(changed)} site{'s are' if len(changed) != 1 else ' is'} decided otherwise")
+        table(("site", "first", "second"), changed)
     else:
         click.echo("Every site is decided alike.")
     for text in caveats(first, second):

@@ -39,7 +39,7 @@ def command(
         from slimline.sources.task_file import TaskFile
 
         task = None if data is None else TaskFile.load(str(data), metric=metric)
-        figures = export_plan(directory, target, where, task=task, metric=None if task is None else _metric(task), threads=threads, force=force)
+        figures = export_plan(directory, target, where, task=task, threads=threads, force=force)
         click.echo(json.dumps(figures, indent=2) if as_json else _as_lines(figures, where), file=stdout)
     return 0
 
@@ -51,14 +51,6 @@ def _keras(directory: Path, original: Path, out: Path, force: bool, as_json: boo
         figures = write_keras(directory, original, out, force=force)
         click.echo(json.dumps(figures, indent=2) if as_json else as_lines(figures, out), file=stdout)
     return 0
-
-
-def _metric(task: Any) -> Any:
-    from slimline.measure.quality import default, named
-
-    if task.has_metric:
-        return task.metric
-    return named(task.metric_name) if task.metric_name else lambda outputs, targets: default(outputs, targets)[1](outputs, targets)
 
 
 def _as_lines(figures: dict[str, Any], where: Path) -> str:

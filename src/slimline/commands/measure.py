@@ -42,7 +42,7 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     """Everything that can be measured of an artefact with nothing but its file and data."""
     from slimline.archive.container import download
     from slimline.measure.fresh import run_fresh
-    from slimline.measure.quality import default, evaluate, named
+    from slimline.measure.quality import chosen, evaluate
     from slimline.sources.validate import check_labels
 
     file, artifact, target = _opened(path)
@@ -55,20 +55,14 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     tree = _as_the_model_gives(outputs, task)
     targets = samples.targets if samples.targets is not None else _original_outputs(task, samples)
     check_labels(tree, targets, str(split))
-    metric = (
-        (task.metric_name, task.metric)
-        if task.has_metric
-        else (task.metric_name, named(task.metric_name))
-        if task.metric_name
-        else default(tree, samples.targets)
-    )
-    quality, _ = evaluate(metric[1], tree, targets)
+    name, metric = chosen(task.metric_name, task, lambda: tree, samples.targets)
+    quality, _ = evaluate(metric, tree, targets)
     latency: Latency = target.latency([artifact], samples[:1], batch=batch, threads=threads)[0]
     archive = download(artifact.content)
     return {
         "file": str(file), "target": artifact.target, "size_bytes": artifact.size_bytes, "download_bytes": archive.bytes, "download_codec": archive.codec,
         "memory_bytes": target.memory(artifact, samples[:batch]), "rss_bytes": rss_bytes, "latency_ms": latency.model_dump(),
-        "quality": quality, "metric": metric[0], "split": split, "samples": len(samples),
+        "quality": quality, "metric": name, "split": split, "samples": len(samples),
     }  # fmt: skip
 
 

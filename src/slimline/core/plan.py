@@ -60,7 +60,7 @@ class Method(Data):
     def label(self) -> str:
         """Short text for tables: the name and the options that differ from the defaults."""
         given = {k: v for k, v in self.model_dump(mode="json").items() if v != type(self).model_fields[k].default}
-        return self.name + (f"({', '.join(f'{k}={v}' for k, v in given.items())})" if given else "")
+        return self.name + (f"({', '.join(f'{k}={v:.3g}' if isinstance(v, float) else f'{k}={v}' for k, v in given.items())})" if given else "")
 
 
 class Decision(Data):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from slimline.core.data import Data
 
-Kind = Literal["weight", "channels", "block", "activation", "input", "model"]
+Kind = Literal["weight", "channels", "block", "input", "model"]
 Op = Literal[
     "conv1d",
     "conv2d",

@@ -23,7 +23,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
-from slimline.job.context import Job, Source, open_job
+from slimline.job.context import Job, Source, methods_of, open_job
 from slimline.job.found import Found, timed
 from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
@@ -246,9 +246,7 @@ def analyze(source: Source, request: Request) -> str:
     """Where the model can be compressed and what is offered there, as text; nothing is written."""
     model = source.model()
     sites, refused = find_sites(model, source.example())
-    from slimline.job.context import _methods
-
-    methods = _methods(request)
+    methods = methods_of(request)
     lines = [f"{source.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(sites)} sites"]
     for site in sites:
         stage = "numerics" if site.kind == "weight" else "structure"

@@ -122,7 +122,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     if hasattr(source, "slices"):
         source.slices("holdout")  # what is wrong with them is told now, not at the end
     calibration, evaluation = _parts(splits["train"], splits["search"], request.seed)
-    metric_name, metric = _metric(source, request, model, example, evaluation or calibration)
+    few = (evaluation or calibration or example)[:8]
+    metric_name, metric = quality.chosen(request.metric, source, lambda: evaluate(model, few), few.targets)
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
     if request.plan is not None:
         check_replayable(request.plan, mark)
@@ -151,7 +152,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         journal=journal,
         cache=Cache((request.shared or request.out) / STATE / "cache"),
         clock=clock,
-        methods=_methods(request),
+        methods=methods_of(request),
     )
     if device.targets:
         job.note(
@@ -162,7 +163,12 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     return job
 
 
-def _methods(request: Request) -> dict[str, type[Method]]:
+def methods_of(request: Request) -> dict[str, type[Method]]:
+    """The methods that may be used, by name; ``keep`` always.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
     known = registered("methods")
     for name in (*request.methods, *request.without):
         find("methods", name)
@@ -182,16 +188,6 @@ def _parts(train: Samples | None, search: Samples | None, seed: int) -> tuple[Sa
     order = torch.randperm(len(search), generator=generator)
     half = len(search) // 2
     return search[order[:half].sort().values][:CALIBRATION], search[order[half:].sort().values]
-
-
-def _metric(source: Source, request: Request, model: nn.Module, example: Samples, samples: Samples | None) -> tuple[str, quality.Metric]:
-    if request.metric and request.metric != "metric":
-        return request.metric, quality.named(request.metric)
-    if getattr(source, "has_metric", True):
-        return "metric", source.metric
-    few = (samples if samples is not None else example)[:8]
-    outputs = evaluate(model, few)
-    return quality.default(outputs, few.targets)
 
 
 def _thumb(samples: Samples) -> torch.Tensor:

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load as load_tensors
 
 from slimline.core.contracts import Operation, Target, Task
 from slimline.core.registry import find
 from slimline.core.samples import Samples
 from slimline.errors import ModelError, OutputError, UsageError
-from slimline.job.context import flat, sha256
+from slimline.job.context import as_outputs, flat, sha256
 from slimline.measure import quality
 from slimline.measure.agreement import agreement
 from slimline.measure.fresh import run_fresh
@@ -25,9 +24,7 @@ from slimline.report import operations as operations_json
 FILES = ("stored.pt2", "plan.safetensors", "report.json")
 
 
-def export_plan(
-    directory: Path, target: str, out: Path, *, task: Task | None = None, metric: quality.Metric | None = None, threads: int = 1, force: bool = False
-) -> dict[str, Any]:
+def export_plan(directory: Path, target: str, out: Path, *, task: Task | None = None, threads: int = 1, force: bool = False) -> dict[str, Any]:
     """The figures of ``directory``'s plan in ``target``, which lies in ``out`` afterwards: the artefact, ``operations.json`` and ``export.json``.
 
     Nothing is searched or trained; integers stay what they are. What the runtime cannot execute as it was is
@@ -71,7 +68,7 @@ def export_plan(
         "agreement": agreement(outputs, flat(expected)).model_dump(),
         "samples": len(samples),
         "split": split,
-        "quality": None if metric is None or samples.targets is None else quality.evaluate(metric, _shaped(outputs, expected), samples.targets)[0],
+        "quality": None if task is None or samples.targets is None else _quality(task, as_outputs(outputs, expected), samples.targets),
         "file": file.name,
     }
     (out / "operations.json").write_text(operations_json.dumps(target, kind.version(), found, threads))
@@ -107,10 +104,9 @@ def _samples(task: Task | None, example: Samples) -> tuple[str, Samples]:
     return "example", example
 
 
-def _shaped(outputs: tuple[torch.Tensor, ...], original: Any) -> Any:
-    from slimline.job.context import as_outputs
-
-    return as_outputs(outputs, original)
+def _quality(task: Task, outputs: Any, targets: Any) -> float:
+    _, metric = quality.chosen(getattr(task, "metric_name", ""), task, lambda: outputs, targets)
+    return quality.evaluate(metric, outputs, targets)[0]
 
 
 def _layers(found: tuple[Operation, ...]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from slimline.job.context import Job, Source, as_outputs
 from slimline.job.found import Found, timed
 from slimline.measure.certify import bootstrap_interval, drop_interval
 from slimline.measure.classes import class_drops
-from slimline.sources.task_file import Origin
+from slimline.sources.splits import Origin
 
 SHOWN = 20  # classes that lost most
 
@@ -82,12 +82,13 @@ class Specialised:
         labels = samples.targets
         if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
             raise DataError(
-                f"--classes needs labels [N] as targets, which data({split!r}) does not give.", hint="Leave --classes out, or return class numbers."
+                f"A plan for some classes needs labels [N] as targets, which data({split!r}) does not give.",
+                hint="Leave the classes out, or return class numbers.",
             )
         absent = [str(c) for c in self.classes if not bool((labels == c).any())]
         if absent:
             known = ", ".join(map(str, labels.unique().tolist()[:SHOWN]))
-            raise DataError(f"--classes: no {split} sample is of class {', '.join(absent)}.", hint=f"There are {known}.")
+            raise DataError(f"No {split} sample is of class {', '.join(absent)}, which the plan is to be for.", hint=f"There are {known}.")
         return torch.isin(labels, torch.tensor(self.classes, dtype=labels.dtype))
 
 

@@ -121,6 +121,9 @@ METRICS: dict[str, Metric] = {
 }
 
 
+OWN = "metric"  # what a task's own metric is called
+
+
 def named(name: str) -> Metric:
     """A built-in metric.
 
@@ -155,6 +158,20 @@ def default(outputs: Any, targets: Any) -> tuple[str, Metric]:
         f"No default metric fits outputs {tuple(scores.shape)} and targets {shapes}.",
         hint="Define metric(outputs, targets) in the task file, or give --metric NAME.",
     )
+
+
+def chosen(name: str, task: Any, outputs: Callable[[], Any], targets: Any) -> tuple[str, Metric]:
+    """Name and function: the built-in metric ``name``, else the task's own, else the default for what ``outputs`` gives.
+
+    ``task``: has a ``metric``, unless its ``has_metric`` is false. ``targets``: ``None`` where there are no labels.
+
+    Raises:
+        UsageError: no built-in metric of that name.
+        DataError: nothing fits.
+    """
+    if name and name != OWN:
+        return name, named(name)
+    return (OWN, task.metric) if getattr(task, "has_metric", True) else default(outputs(), targets)
 
 
 def evaluate(metric: Metric, outputs: Any, targets: Any) -> tuple[float, torch.Tensor | None]:

@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.utils import _pytree
 
 from slimline.core.samples import Samples
-from slimline.core.site import Member, Site
+from slimline.core.site import Member, Refusal, Site
 from slimline.model.operations import operation_name
 from slimline.model.traced import Traced, outputs_of
 
@@ -53,8 +53,8 @@ class _Call:
     shape: tuple[int, ...] = ()
 
 
-def find_block_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[Site, ...]:
-    """Modules with weights that an identity shortcut leads around, so that the identity can take their place; in graph order.
+def find_block_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
+    """Modules with weights that an identity shortcut leads around, so that the identity can take their place; in graph order. And those that it leads around and that must stay.
 
     Such a module is called once and gives one tensor of the shape of its first; other inputs (masks, positions) have
     other shapes. An addition carries its input to its output with no weights on the way, but for the norms of a transformer that normalises last. Each has been tried: without it the model runs
@@ -72,6 +72,7 @@ def find_block_sites(model: nn.Module, example: Samples, traced: Traced | None =
     calls = _watch(model, traced.samples)
     place = {node: i for i, node in enumerate(program.graph.nodes)}
     found: dict[tuple[fx.Node, fx.Node], tuple[int, Site]] = {}
+    refusals: list[Refusal] = []
     for name, module in model.named_modules():
         call = calls.get(name)
         if not name or call is None or call.times != 1 or not call.fits:
@@ -82,10 +83,13 @@ def find_block_sites(model: nn.Module, example: Samples, traced: Traced | None =
             continue  # several values enter or leave it in the graph
         if (entering, leaving) in found or not _has_shortcut(entering, leaving):
             continue
-        if _runs_without(traced, name) == traced.shapes:
+        fault = _fault_without(traced, name)
+        if fault:
+            refusals.append(Refusal(where=f"{name}#block", reason=fault))
+        else:
             members = tuple(Member(parameter=f"{name}.{p}", dim=0, view=(1, w.shape[0], 1)) for p, w in module.named_parameters() if w.ndim)
             found[entering, leaving] = (place[leaving], Site(id=f"{name}#block", kind="block", op="block", shape=(1, *call.shape[1:]), members=members))
-    return tuple(site for _, site in sorted(found.values(), key=lambda pair: pair[0]))
+    return tuple(site for _, site in sorted(found.values(), key=lambda pair: pair[0])), tuple(refusals)
 
 
 def _watch(model: nn.Module, samples: Samples) -> dict[str, _Call]:
@@ -129,14 +133,16 @@ def _has_shortcut(entering: fx.Node, leaving: fx.Node) -> bool:
     return False
 
 
-def _runs_without(traced: Traced, name: str) -> list[torch.Size] | None:
-    """The outputs' shapes with the identity in place of a module, or ``None`` if the model's code needs it."""
+def _fault_without(traced: Traced, name: str) -> str:
+    """Why the model does not do with the identity in place of a module, or nothing."""
     # A shallow copy of the modules on the path suffices: nothing is written.
     trial = _with(traced.model, name.split("."), Skip())
     try:
-        return [o.shape for o in outputs_of(trial, traced.few)]
-    except Exception:  # noqa: BLE001 - whatever the user's code raises: the module is no site
-        return None
+        shapes = [o.shape for o in outputs_of(trial, traced.few)]
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises without the module is the reason
+        lines = str(error).strip().splitlines()
+        return f"the model's code needs the block: {lines[0] if lines else type(error).__name__}"
+    return "" if shapes == traced.shapes else "the model's outputs change their shape without the block"
 
 
 def _with(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:

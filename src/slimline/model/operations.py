@@ -29,31 +29,34 @@ CONVOLUTIONS: Mapping[Any, Op] = MappingProxyType(
 RECURRENT: Mapping[Any, Op] = MappingProxyType({aten.lstm.input: "lstm", aten.gru.input: "gru"})
 RELU = frozenset({aten.relu.default, aten.relu_.default})
 CLAMP = frozenset({aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default, aten.clamp_.default, aten.relu6.default})
-# What moves or picks values without computing new ones (or adds zeros, which every grid has): one scale serves both sides.
-TRANSPARENT = frozenset(
+# What gives back the values that enter it, where no gradient flows and nothing is trained.
+SAME = frozenset(
     {
-        aten.view.default,
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.contiguous.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-        aten.max_pool3d.default,
-        aten.pad.default,
-        aten.constant_pad_nd.default,
         aten.dropout.default,
         aten.dropout_.default,
         aten.feature_dropout.default,
         aten.alias.default,
         aten.clone.default,
         aten.detach.default,
+        aten.contiguous.default,
     }
 )
+# What moves or picks values without computing new ones (or adds zeros, which every grid has): one scale serves both sides.
+TRANSPARENT = SAME | {
+    aten.view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.max_pool1d.default,
+    aten.max_pool2d.default,
+    aten.max_pool3d.default,
+    aten.pad.default,
+    aten.constant_pad_nd.default,
+}
 PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 NORMS = frozenset({aten.batch_norm.default})
 COMPUTING = frozenset(

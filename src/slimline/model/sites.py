@@ -33,7 +33,7 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
     """
     traced = Traced(model, example)
     inputs, immovable = find_input_sites(model, example, traced)
-    blocks = find_block_sites(model, example, traced)
+    blocks, needed = find_block_sites(model, example, traced)
     channels, refusals = find_channel_sites(model, example, traced)
     program = traced.program
     fold_norms(program.module)  # in place: nobody reads it after this
@@ -50,4 +50,4 @@ def find_sites(model: nn.Module, example: Samples) -> tuple[tuple[Site, ...], tu
     ]
     parts = (*blocks, *channels)
     whole = (Site(id="#model", kind="model", op="model", shape=(len(parts),), parts=parts),) if len(parts) > 1 else ()
-    return (*whole, *inputs, *blocks, *channels, *weights), (*immovable, *refusals, *small, *others)
+    return (*whole, *inputs, *blocks, *channels, *weights), (*immovable, *needed, *refusals, *small, *others)

@@ -18,19 +18,21 @@ PICTURES = 24
 
 
 def look_again(directory: Path, task: TaskFile) -> CloseUp:
-    """Run the original and the artefact on the task's holdout samples, plain and disturbed.
+    """Run the original and the artefact on the task's holdout samples (of the plan's classes, where it is for some only), plain and disturbed.
 
     Raises:
         UsageError: no finished run, or no holdout samples.
     """
     from slimline.core.contracts import Artifact
     from slimline.job.context import as_outputs
+    from slimline.job.specialised import Specialised
     from slimline.measure.closeup import close_up, disturbed
-    from slimline.measure.quality import METRICS, default, named
+    from slimline.measure.quality import METRICS, chosen
     from slimline.model import recover
 
     report, _ = result_of(directory)
-    samples = task.data("holdout")
+    source = Specialised(task, report.elsewhere.classes) if report.elsewhere is not None else task
+    samples = source.data("holdout")
     if report.artefact is None or samples is None:
         raise UsageError("There is no artefact." if report.artefact is None else f"{task.path} gives no holdout samples.", hint="A close-up needs both.")
     target = find("targets", report.target)()
@@ -41,10 +43,10 @@ def look_again(directory: Path, task: TaskFile) -> CloseUp:
         return original, as_outputs(target.run(artifact, inputs), original)
 
     original, compressed = both(samples)
-    metric = task.metric if task.has_metric else named(report.metric) if report.metric in METRICS else default(original, samples.targets)[1]
-    origin = task.origin("holdout")
+    _, metric = chosen(report.metric if report.metric in METRICS else "", task, lambda: original, samples.targets)
+    origin = source.origin("holdout")
     truth = samples.targets if samples.targets is not None else original
-    found = close_up(metric, original, compressed, truth, task.slices("holdout"), origin.index)
+    found = close_up(metric, original, compressed, truth, source.slices("holdout"), origin.index)
     return found.model_copy(update={"split": origin.split, "disturbed": disturbed(both, metric, samples)})
 
 

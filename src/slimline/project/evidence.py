@@ -89,18 +89,22 @@ def gather(project: Project, item: Item, entry: Locked | None, load: Callable[[I
     timed = item.budget.max_latency is not None or (project.file.gate.latency is not None and len(files) > 1)
     rounds = side.rounds(files) if timed else []
     return Evidence(
-        figures, locked, same, same or kept is not None, False, quality, side.task.holdout_source or "from_train", original, locked_drops,
+        figures, locked, same, same or kept is not None, False, quality, side.source, original, locked_drops,
         tuple((new_ms if same else rest[0] if rest else None, new_ms) for new_ms, *rest in rounds), recorded,
     )  # fmt: skip
 
 
 class _Side:
-    """A task with its samples and its runtime."""
+    """A task with its samples (of the plan's classes, where it is for some only) and its runtime."""
 
     def __init__(self, item: Item, task: TaskFile) -> None:
-        self.item, self.task = item, task
+        from slimline.job.specialised import Specialised
+
+        self.item = item
+        self.task = Specialised(task, item.budget.classes) if item.budget.classes else task
         self.target = find("targets", item.target)()
-        self.samples = task.data("holdout")
+        self.samples = self.task.data("holdout")
+        self.source: HoldoutSource = task.holdout_source or "from_train"
 
     def opened(self, file: Path) -> Artifact:
         """The artefact with the names of its inputs and outputs."""
@@ -123,14 +127,13 @@ class _Side:
         """The original's quality, and the first file's drops against it and against the second file; each file runs in a fresh process."""
         from slimline.job.context import as_outputs
         from slimline.measure.fresh import run_fresh
-        from slimline.measure.quality import default, evaluate, named
+        from slimline.measure.quality import chosen, evaluate
         from slimline.model import recover
 
         assert self.samples is not None
         original = recover.evaluate(self.task.model(), self.samples)
         truth = self.samples.targets if self.samples.targets is not None else original
-        name = self.item.model.metric
-        metric = named(name) if name else self.task.metric if self.task.has_metric else default(original, self.samples.targets)[1]
+        _, metric = chosen(self.item.model.metric, self.task, lambda: original, self.samples.targets)
         outputs = [original, *(as_outputs(run_fresh(self.target, f, self.opened(f).inputs, self.samples)[0], original) for f in files)]
         results = [evaluate(metric, o, truth) for o in outputs]
         gate, quality = project.file.gate, results[0][0]

@@ -86,6 +86,9 @@ class BudgetEntry(Data):
     strategy: str = pydantic.Field(default="allocate", description="How candidates are chosen.")
     methods: tuple[str, ...] = pydantic.Field(default=(), description="Only these methods.")
     without: tuple[str, ...] = pydantic.Field(default=(), description="Never these methods.")
+    classes: tuple[Annotated[int, pydantic.Field(ge=0)], ...] = pydantic.Field(
+        default=(), description="Labels that the plan is for, as one device sees them: search, training, certificate and gate look at these alone."
+    )
     batch: int = pydantic.Field(default=1, gt=0, description="Samples per call when latency is measured.")
     threads: int = pydantic.Field(default=1, gt=0, description="The runtime's threads in every measurement.")
     seed: int = pydantic.Field(default=0, ge=0)
@@ -157,7 +160,7 @@ class Item:
         b, m = self.budget, self.model
         return {
             "model": self.task, "weights": None if m.weights is None else self.path(m.weights), "data": None if m.data is None else self.path(m.data),
-            "metric": m.metric, "targets": (self.target,), "device": m.device, "methods": b.methods, "without": b.without, "batch": b.batch, "threads": b.threads,
+            "metric": m.metric, "targets": (self.target,), "device": m.device, "methods": b.methods, "without": b.without, "classes": b.classes, "batch": b.batch, "threads": b.threads,
             "seed": b.seed, "size_bytes": b.max_size, "download_bytes": b.max_download, "memory_bytes": b.max_memory, "latency_ms": b.max_latency, "macs": b.max_macs,
             "max_drop": b.max_drop, "minimize": b.minimize, "seconds": b.time, "strategy": b.strategy, "references": None, "out": self.out, "resume": False,
             "force": False, "dry_run": False,

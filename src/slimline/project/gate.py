@@ -12,7 +12,7 @@ from slimline.core.data import Data
 from slimline.core.result import DropInterval, Verdict
 from slimline.project.evidence import Drops, Evidence, Figures
 from slimline.project.file import Gate, Item
-from slimline.report.sentence import bytes_text, count_text, difference_text, percent_text, time_text
+from slimline.report.sentence import bytes_text, count_text, difference_text, least_text, most_text, percent_text, time_text
 
 Check = Literal["size", "download", "memory", "macs", "latency", "drop", "class drop", "artefact"]
 Against = Literal["budget", "lock"]
@@ -128,8 +128,8 @@ def drop_sentence(outcome: Verdict, interval: DropInterval, quality: float | Non
     )
     allowed = f"{difference_text(interval.allowed, quality)} are allowed"
     if outcome == "fail":
-        return f"{observed}; with 95 % confidence at least {difference_text(interval.lower_95, quality)} lost; {allowed}."
-    at_most = f"{observed}; with 95 % confidence at most {difference_text(interval.upper_95, quality)} lost; {allowed}"
+        return f"{observed}; with 95 % confidence {least_text(interval.lower_95, quality)}; {allowed}."
+    at_most = f"{observed}; with 95 % confidence {most_text(interval.upper_95, quality)}; {allowed}"
     if outcome == "pass":
         return f"{at_most}."
     why = (

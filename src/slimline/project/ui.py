@@ -23,7 +23,7 @@ from slimline.core.result import Report
 from slimline.errors import UsageError
 from slimline.project import difference
 from slimline.report import html, rows, runs
-from slimline.report.html import script_and_digest
+from slimline.report.pages import script_and_digest
 from slimline.report.runs import Run
 
 DEPTH = 6  # folders below the one that is served

@@ -15,10 +15,7 @@ import yaml
 from slimline.core.result import Report
 from slimline.report import rows
 from slimline.report.finished import CARD_MARK, Finished
-from slimline.report.markdown import _cell as cell
-from slimline.report.markdown import _code as code
-from slimline.report.markdown import _fence as fence
-from slimline.report.markdown import table_lines
+from slimline.report.markdown import cell, code, fence, table_lines
 
 TAGS = {"onnxruntime": "onnx", "openvino": "openvino", "torch": "pytorch", "litert": "tflite", "litert-micro": "tflite"}
 METRICS = {"top1": "accuracy"}  # names that the hub has for the same thing
@@ -99,7 +96,16 @@ def _body(run: Finished, license: str) -> str:
     ]
     if report.verdict != "pass":
         parts += [f"**The verdict is `{report.verdict}`.** Read what stood in the way before you use it.", ""]
-    parts += [*table_lines(*rows.summary(report)), "", "## How sure this is", "", cell(rows.certificate_words(report)), ""]
+    parts += [
+        *table_lines(*rows.summary(report)),
+        "",
+        cell(rows.download_words(report)),
+        "",
+        "## How sure this is",
+        "",
+        cell(rows.certificate_words(report)),
+        "",
+    ]
     if report.artefact is not None and report.target in USE:
         parts += ["## Use", "", "```python", USE[report.target].format(file=report.artefact.file).rstrip(), "```", ""]
     changed = Counter(d.method for d in report.decisions if d.method != "keep")

@@ -1,6 +1,6 @@
 """``report.html``: one self-contained page, readable without a network, without a script, on a phone and in the dark.
 
-The figures' geometry is in ``plots``; markup, style and script are in ``page/``. Everything that comes from
+The figures' geometry is in ``plots``; markup, style and script are in ``page/``, read by ``pages``. Everything that comes from
 outside (names of layers, paths, reasons) is escaped by the template, and the page's own content policy
 allows no script but the page's.
 """
@@ -8,14 +8,9 @@ allows no script but the page's.
 from __future__ import annotations
 
 import base64
-import functools
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
 from slimline.core.budget import Budget
@@ -23,10 +18,23 @@ from slimline.core.result import DecisionRecord, Point, Report
 from slimline.core.trial import Measurement
 from slimline.errors import UsageError
 from slimline.report import closeup, prices, rows
-from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, label, stairs
-from slimline.report.sentence import amount_text, bytes_text, change_text, count_text, difference_text, in_points, percent_text, points, time_text
+from slimline.report.layers import BITS, layers_of
+from slimline.report.pages import file, script_and_digest, template
+from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, placed
+from slimline.report.sentence import (
+    amount_text,
+    bytes_text,
+    change_text,
+    count_text,
+    difference_text,
+    in_points,
+    is_gain,
+    most_text,
+    percent_text,
+    points,
+    time_text,
+)
 
-BITS = (("float", "float"), ("8", "8 bits"), ("4", "4 bits"), ("2", "3 bits and fewer"), ("gone", "removed"))
 CORRELATION = 0.8  # rank correlation from which the estimates can be trusted to choose by
 
 
@@ -42,34 +50,14 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
     script, digest = script_and_digest()
     return template("page.html.j2").render(
         r=report, home=home, script=script, style=Markup(file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
-        plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=_layers(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
+        plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=layers_of(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
         blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
         binding=prices.binding(report), priced=prices.table(report), price_note=prices.NOTE,
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
-        lost=lambda value: difference_text(value, report.baseline.quality), percent=percent_text,
+        lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text,
+        download=rows.download_words(report),
     )  # fmt: skip
-
-
-@functools.cache
-def template(name: str) -> jinja2.Template:
-    """A page of ``page/``; everything that goes into it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(file), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(name)
-
-
-@functools.cache
-def script_and_digest() -> tuple[Markup, str]:
-    """The pages' script, and its sha256 as a content policy takes it."""
-    script = Markup(file("page.js"))
-    return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-@functools.cache
-def file(name: str) -> str:
-    return (resources.files("slimline.report") / "page" / name).read_text(encoding="utf-8")
 
 
 # -- at a glance ----------------------------------------------------------------------------------------
@@ -93,15 +81,10 @@ def _tiles(report: Report) -> list[Tile]:
         Tile("latency", change_text(base.latency_ms.median, result.latency_ms.median, "faster", "slower"), f"{time_text(base.latency_ms.median)} → {time_text(result.latency_ms.median)}, {percent_text(result.latency_ms.median / base.latency_ms.median)} of the original"),
     ]  # fmt: skip
     if drop is not None:
-        tiles.append(
-            Tile(
-                f"{report.metric} lost",
-                difference_text(drop.observed, base.quality),
-                f"at most {amount_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed",
-            )
-        )
+        known = f"{most_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed"
+        tiles.append(_lost_tile(report.metric, drop.observed, base.quality, known))
     elif base.quality is not None and result.quality is not None:
-        tiles.append(Tile(f"{report.metric} lost", difference_text(base.quality - result.quality, base.quality), "observed, not certified"))
+        tiles.append(_lost_tile(report.metric, base.quality - result.quality, base.quality, "observed, not certified"))
     f = report.fidelity
     if f is not None:
         tiles.append(
@@ -112,6 +95,10 @@ def _tiles(report: Report) -> list[Tile]:
             )
         )
     return tiles
+
+
+def _lost_tile(metric: str, drop: float, quality: float | None, detail: str) -> Tile:
+    return Tile(f"{metric} {'gained' if is_gain(drop, quality) else 'lost'}", difference_text(abs(drop), quality), detail)
 
 
 def _asked(report: Report) -> list[str]:
@@ -203,9 +190,11 @@ def _pareto(report: Report) -> list[Plot]:
     if len(drops) > 1:
         y = _drop_axis(report, [s.drop for s in drops if s.drop is not None])
         allowed = _allowed(report)
-        plots.append(_plot("size", "Size / drop", x_size, y, [(s.size, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("size"), allowed))
-        plots.append(_plot("latency", "Latency / drop", x_ms, y, [(s.ms, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("latency"), allowed))
-    both = _plot("both", "Size / latency", x_size, x_ms, [(s.size, s.ms, s.mark) for s in seen], limits.get("size"), limits.get("latency"))
+        plots.append(placed("size", "Size / drop", x_size, y, [(s.size, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("size"), allowed))
+        plots.append(
+            placed("latency", "Latency / drop", x_ms, y, [(s.ms, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("latency"), allowed)
+        )
+    both = placed("both", "Size / latency", x_size, x_ms, [(s.size, s.ms, s.mark) for s in seen], limits.get("size"), limits.get("latency"))
     return sorted([*plots, both], key=lambda p: p.key != report.minimize)
 
 
@@ -224,18 +213,6 @@ def _drop_axis(report: Report, drops: list[float]) -> Axis:
     return axis(values, _lost_title(report), lambda v: f"{100 * v:.3g}" if scale else f"{v:.3g}")
 
 
-def _plot(key: str, title: str, x: Axis, y: Axis, found: list[tuple[float, float, Mark]], limit_x: float | None, limit_y: float | None) -> Plot:
-    placed = [Mark(x.place(a), round(100 - y.place(b), 2), m.kind, m.tip, m.note, y.beyond(b) or x.beyond(a)) for a, b, m in found]
-    trials = [(m.x, m.y) for m in placed if m.kind in ("trial", "front", "chosen") and not m.beyond]
-    limits = []
-    if limit_x is not None and not x.beyond(limit_x):
-        limits.append(Line(x.place(limit_x), 0, x.place(limit_x), 100, "limit"))
-    if limit_y is not None and not y.beyond(limit_y):
-        at = round(100 - y.place(limit_y), 2)
-        limits.append(Line(0, at, 100, at, "allowed" if key != "both" else "limit"))
-    return Plot(key, title, x, y, label(placed), stairs(trials), tuple(limits), sum(m.beyond for m in placed))
-
-
 def _trials(report: Report) -> list[tuple[str, ...]]:
     """The plot as a table: plan, what it is, bytes, time, drop, remark."""
     return [
@@ -245,58 +222,6 @@ def _trials(report: Report) -> list[tuple[str, ...]]:
 
 
 # -- layer by layer -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A column of the strip: bars in percent of the largest in the model, ``None`` where it was not measured."""
-
-    tip: tuple[str, ...]
-    bits: str
-    key: str
-    bytes_before: float
-    bytes_after: float | None
-    ms_before: float
-    ms_after: float | None
-    width: float
-    rank: str
-
-    @property
-    def spoken(self) -> str:
-        return "; ".join(self.tip)
-
-
-def _layers(report: Report) -> list[Layer]:
-    weights = [d for d in report.decisions if d.op not in ("channels", "block", "input", "model")]
-    most_bytes = max((d.cost.bytes_before or 0 for d in weights), default=0) or 1
-    most_ms = max((max(d.cost.ms_before or 0.0, d.cost.ms_measured or 0.0) for d in weights), default=0.0) or 1.0
-    return [_layer(d, most_bytes, most_ms) for d in weights]
-
-
-def _layer(d: DecisionRecord, most_bytes: float, most_ms: float) -> Layer:
-    def share(value: float | None, most: float) -> float | None:
-        return None if value is None else round(min(100.0, 100 * value / most), 2)
-
-    gone = d.after == "removed"
-    key = "gone" if gone else "float" if d.bits is None or d.bits > 8 else "8" if d.bits > 4 else "4" if d.bits == 4 else "2"
-    kept = 0.0 if gone else _kept(d.before, d.after)
-    c = d.cost
-    facts = (
-        f"{d.site}: {rows.method_text(d)}", d.before if d.before == d.after else f"{d.before} → {d.after}", "" if d.bits is None else f"{rows.bits_text(d)}{' bits' if d.bits != 32 else ''}", "" if d.rank is None else f"rank {d.rank}",
-        "" if c.bytes_before is None else f"{c.bytes_before:,} → {'not measured' if c.bytes_measured is None else f'{c.bytes_measured:,}'} bytes",
-        "" if c.ms_before is None else f"{c.ms_before:.4f} → {'not measured' if c.ms_measured is None else f'{c.ms_measured:.4f}'} ms", d.why,
-    )  # fmt: skip
-    return Layer(
-        tip=tuple(f for f in facts if f), bits="×" if gone else "f" if d.bits is None or d.bits == 32 else str(d.bits), key=key, bytes_before=share(c.bytes_before, most_bytes) or 0.0, bytes_after=share(c.bytes_measured, most_bytes),
-        ms_before=share(c.ms_before, most_ms) or 0.0, ms_after=share(c.ms_measured, most_ms), width=kept, rank="" if d.rank is None else str(d.rank),
-    )  # fmt: skip
-
-
-def _kept(before: str, after: str) -> float:
-    """Percent of a weight's output channels that stayed, by its first dimension; 100 where the text is no shape."""
-    shape = re.compile(r"(\d+)( x \d+)*")
-    old, new = shape.fullmatch(before), shape.fullmatch(after)
-    return round(min(100.0, 100 * int(new[1]) / int(old[1])), 1) if old and new and int(old[1]) else 100.0
 
 
 def _group(d: DecisionRecord) -> tuple[str, float, str, str]:

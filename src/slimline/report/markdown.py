@@ -13,19 +13,21 @@ def render(report: Report) -> str:
     """The report as Markdown."""
     head, body = rows.summary(report)
     parts = [
-        f"# {_cell(report.model)}: {report.verdict}",
+        f"# {cell(report.model)}: {report.verdict}",
         "",
-        _cell(report.sentence),
+        cell(report.sentence),
         "",
         *table_lines(head, body),
         "",
+        cell(rows.download_words(report)),
+        "",
         "## Certificate",
         "",
-        _cell(rows.certificate_words(report)),
+        cell(rows.certificate_words(report)),
     ]
     aside, worst = rows.elsewhere(report)
     if aside:
-        parts += ["", "## Other classes", "", _cell(aside), *(["", *table_lines(*worst)] if worst[1] else [])]
+        parts += ["", "## Other classes", "", cell(aside), *(["", *table_lines(*worst)] if worst[1] else [])]
     if report.references:
         parts += ["", "## References", "", *table_lines(*rows.references(report))]
     if report.obstacles or rows.next_steps(report):
@@ -33,19 +35,19 @@ def render(report: Report) -> str:
             "",
             "## What stood in the way, and what to do",
             "",
-            *(f"- {_cell(o)}" for o in report.obstacles),
-            *(f"- next: {_cell(n)}" for n in rows.next_steps(report)),
+            *(f"- {cell(o)}" for o in report.obstacles),
+            *(f"- next: {cell(n)}" for n in rows.next_steps(report)),
         ]
     if report.prices:
-        parts += ["", "## What binds, and what more would buy", "", _cell(prices.binding(report)), "", *table_lines(*prices.table(report)), "", prices.NOTE]
+        parts += ["", "## What binds, and what more would buy", "", cell(prices.binding(report)), "", *table_lines(*prices.table(report)), "", prices.NOTE]
     parts += ["", "## Decisions", "", *table_lines(*rows.decisions(report))]
-    rivals = [f"- {_code(d.site)}: {_cell(text)}" for d in report.decisions for text in prices.alternatives(report, d)]
+    rivals = [f"- {code(d.site)}: {cell(text)}" for d in report.decisions for text in prices.alternatives(report, d)]
     if rivals:
         parts += ["", "### What each site was closest to being instead", "", *rivals]
     if report.refused:
-        parts += ["", "## Left alone", "", *(f"- {_code(r.where)}: {_cell(r.reason)}" for r in report.refused)]
+        parts += ["", "## Left alone", "", *(f"- {code(r.where)}: {cell(r.reason)}" for r in report.refused)]
     if report.close_up is not None:
-        parts += ["", "## Up close", "", *(f"{'  ' if t.startswith('  ') else ''}- {_cell(t.strip())}" for t in closeup.lines(report.close_up, report.metric))]
+        parts += ["", "## Up close", "", *(f"{'  ' if t.startswith('  ') else ''}- {cell(t.strip())}" for t in closeup.lines(report.close_up, report.metric))]
     p = report.predictions
     if p.rank_correlation is not None:
         parts += [
@@ -54,32 +56,31 @@ def render(report: Report) -> str:
             "",
             f"Rank correlation of predicted and measured loss over {len(p.candidates)} candidates: {p.rank_correlation:.3f}.",
         ]
-    parts += ["", "## Not checked", "", *(f"- {_cell(n)}" for n in report.not_checked or ("nothing is known to be unchecked",))]
-    fence = _fence(report.command, 3)
-    environment = ", ".join(f"{_cell(k)} {_cell(v)}" for k, v in report.environment.items())
-    parts += ["", "## How to reproduce", "", fence, report.command, fence, "", f"Seed {report.seed}; {environment}."]
+    parts += ["", "## Not checked", "", *(f"- {cell(n)}" for n in report.not_checked or ("nothing is known to be unchecked",))]
+    ticks = fence(report.command, 3)
+    environment = ", ".join(f"{cell(k)} {cell(v)}" for k, v in report.environment.items())
+    parts += ["", "## How to reproduce", "", ticks, report.command, ticks, "", f"Seed {report.seed}; {environment}."]
     if report.artefact is not None:
-        parts += ["", f"{_code(report.artefact.file)}: sha256 {_code(report.artefact.sha256)}"]
+        parts += ["", f"{code(report.artefact.file)}: sha256 {code(report.artefact.sha256)}"]
     return "\n".join(parts) + "\n"
 
 
 def table_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Head and rows as a table."""
-    return ["| " + " | ".join(map(_cell, head)) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(map(_cell, row)) + " |" for row in body)]
+    return ["| " + " | ".join(map(cell, head)) + " |", "|" + " --- |" * len(head), *("| " + " | ".join(map(cell, row)) + " |" for row in body)]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """One line that is text in a table and outside of it."""
     return text.replace("|", "\\|").replace("`", "\\`").replace("\n", " ").replace("<", "&lt;")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """A code span around any text."""
-    fence = _fence(text, 1)
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
+    ticks, pad = fence(text, 1), " " if "`" in text else ""
+    return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"
 
 
-def _fence(text: str, least: int) -> str:
+def fence(text: str, least: int) -> str:
     """More backticks than any run of them in the text."""
     return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])

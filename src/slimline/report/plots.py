@@ -139,6 +139,22 @@ class Plot:
     beyond: int = 0
 
 
+def placed(key: str, title: str, x: Axis, y: Axis, found: list[tuple[float, float, Mark]], limit_x: float | None, limit_y: float | None) -> Plot:
+    """A plot of marks at ``(x, y)`` values, with the staircase of the trials' front and the limits that lie inside.
+
+    ``limit_x``, ``limit_y``: what was asked for, ``None`` for no limit.
+    """
+    marks = [Mark(x.place(a), round(100 - y.place(b), 2), m.kind, m.tip, m.note, y.beyond(b) or x.beyond(a)) for a, b, m in found]
+    trials = [(m.x, m.y) for m in marks if m.kind in ("trial", "front", "chosen") and not m.beyond]
+    limits = []
+    if limit_x is not None and not x.beyond(limit_x):
+        limits.append(Line(x.place(limit_x), 0, x.place(limit_x), 100, "limit"))
+    if limit_y is not None and not y.beyond(limit_y):
+        at = round(100 - y.place(limit_y), 2)
+        limits.append(Line(0, at, 100, at, "allowed" if key != "both" else "limit"))
+    return Plot(key, title, x, y, label(marks), stairs(trials), tuple(limits), sum(m.beyond for m in marks))
+
+
 def stairs(corners: Iterable[tuple[float, float]]) -> tuple[Line, ...]:
     """The staircase through the points (percent from left, from top) that none beats in being left and low.
 

@@ -6,7 +6,19 @@ from collections.abc import Callable
 
 from slimline.core.result import DecisionRecord, Report
 from slimline.core.trial import Agreement, Measurement
-from slimline.report.sentence import amount_text, bytes_text, count_text, difference_text, in_points, only_text, ratio_text, time_text
+from slimline.report.sentence import (
+    amount_text,
+    bytes_text,
+    count_text,
+    difference_text,
+    in_points,
+    is_gain,
+    least_text,
+    most_text,
+    only_text,
+    ratio_text,
+    time_text,
+)
 
 SOURCES = {
     "user": "your own holdout samples",
@@ -35,7 +47,7 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
     rows = [
         row("file", lambda m: m.size_bytes, bytes_text, "smaller", "larger"),
-        row(f"download ({_codec(base if result is None else result)})", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
+        row("download", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
         row("memory", lambda m: m.memory_bytes, bytes_text, "smaller", "larger"),
         row("latency (estimate)" if base.latency_ms.estimated else "latency", lambda m: m.latency_ms.median, time_text, "faster", "slower"),
         row("multiply-adds", lambda m: m.macs, count_text, "fewer", "more"),
@@ -51,7 +63,7 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 def lost_text(drop: float, quality: float | None) -> str:
     """``0.62 points lost``, ``0.31 points gained``; in metric units where there are no points."""
-    return f"{difference_text(abs(drop), quality)} {'gained' if drop < 0 else 'lost'}"
+    return f"{difference_text(abs(drop), quality)} {'gained' if is_gain(drop, quality) else 'lost'}"
 
 
 def fidelity_text(fidelity: Agreement | None) -> str:
@@ -122,12 +134,12 @@ def certificate_words(report: Report) -> str:
         return "No certificate: " + ("the run was interrupted." if report.interrupted else "there was no data to test on.")
     quality = report.baseline.quality
     unit = "" if in_points(quality) else " in metric units"
-    outcome = f"{'lost' if drop.observed >= 0 else 'gained'} {difference_text(abs(drop.observed), quality)}{unit}"
+    outcome = f"{'gained' if is_gain(drop.observed, quality) else 'lost'} {difference_text(abs(drop.observed), quality)}{unit}"
     steps, passed = len(certificate.sequence), sum(s.passed for s in certificate.sequence)
     sequence = f"{steps} finalist{'s were' if steps != 1 else ' was'} fixed in order before these samples were opened and tested until the first failure; {passed} passed. Tested this way, the chance of any false pass is at most 5 %."
     return (
-        f"The original and the delivered file answered the same {drop.samples:,} samples ({SOURCES[certificate.source]}). The file {outcome}; with 95 % confidence the true loss lies below "
-        f"{amount_text(drop.upper_95, quality)}, and with 95 % confidence above {amount_text(drop.lower_95, quality)}; {amount_text(drop.allowed, quality)} are allowed. Test: {certificate.test}. "
+        f"The original and the delivered file answered the same {drop.samples:,} samples ({SOURCES[certificate.source]}). The file {outcome}; in truth, with 95 % confidence, "
+        f"{most_text(drop.upper_95, quality)}, and with 95 % confidence {least_text(drop.lower_95, quality)}; {amount_text(drop.allowed, quality)} are allowed. Test: {certificate.test}. "
         + (sequence if steps else "")
     ).strip()
 
@@ -157,7 +169,8 @@ def next_steps(report: Report) -> list[str]:
     return []
 
 
-def _codec(measured: Measurement) -> str:
+def download_words(report: Report) -> str:
     """What the download is coded by, and how near to the entropy under the codec's own model."""
+    measured = report.baseline if report.compressed is None else report.compressed
     above = measured.download_above_entropy
-    return measured.download_codec + ("" if above is None else f", {above:.2%} above the entropy of its model")
+    return f"The download is coded by {measured.download_codec}" + ("." if above is None else f", {above:.2%} above the entropy of its model.")

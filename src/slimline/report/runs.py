@@ -6,15 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from markupsafe import Markup
-
 from slimline.core.result import Report
 from slimline.core.trial import Measurement
 from slimline.report import rows
-from slimline.report.html import BITS, Layer, file, script_and_digest, template
-from slimline.report.html import _layers as layers_of
-from slimline.report.html import _plot as placed
-from slimline.report.plots import Kind, Mark, Plot, axis
+from slimline.report.layers import BITS, Layer, layers_of
+from slimline.report.pages import framed
+from slimline.report.plots import Kind, Mark, Plot, axis, placed
 from slimline.report.sentence import bytes_text, change_text, difference_text, in_points, time_text
 
 HEAD = ("compare", "run", "target", "verdict", "file", "latency", "lost", "at most", "made")
@@ -68,7 +65,7 @@ def overview(folder: str, runs: Sequence[Run], shown: str, unread: Sequence[str]
     current = shown if shown in models else next(iter(models), "")
     chosen = models.get(current, [])
     best = front(chosen)
-    return _page(
+    return framed(
         "runs.html.j2", title=f"{len(runs)} runs in {folder}", folder=folder, count=len(runs), models=[(m, len(r), "/?" + urlencode({"model": m})) for m, r in models.items()], current=current,
         plots=_plots(chosen, best), head=HEAD, table=[_row(r, r.name in best) for r in chosen], machines=sorted({_machine(r.report) for r in chosen} - {""}), unread=unread,
     )  # fmt: skip
@@ -77,7 +74,7 @@ def overview(folder: str, runs: Sequence[Run], shown: str, unread: Sequence[str]
 def side_by_side(a: Run, b: Run, figures: Iterable[Sequence[str]], decisions: Sequence[tuple[str, str, str]], caveats: Sequence[str]) -> str:
     """Two runs: figures, layers, and what was decided otherwise."""
     sides: list[tuple[Run, list[Layer]]] = [(r, layers_of(r.report)) for r in (a, b)]
-    return _page(
+    return framed(
         "compare.html.j2", title=f"{a.name} and {b.name}", sides=sides, figures=[tuple(f) for f in figures], head=("", a.name, b.name, "second against first"),
         decisions=decisions, caveats=[*caveats, *(() if a.model == b.model else (f"These are runs of different models: {a.model}; {b.model}.",))], legend=BITS,
     )  # fmt: skip
@@ -85,12 +82,7 @@ def side_by_side(a: Run, b: Run, figures: Iterable[Sequence[str]], decisions: Se
 
 def message(title: str, text: str) -> str:
     """A page that says one thing."""
-    return _page("message.html.j2", title=title, text=text)
-
-
-def _page(name: str, **given: object) -> str:
-    script, digest = script_and_digest()
-    return template(name).render(script=script, script_digest=digest, style=Markup(file("page.css")) + Markup(file("runs.css")), **given)
+    return framed("message.html.j2", title=title, text=text)
 
 
 def _row(run: Run, on_front: bool) -> dict[str, object]:

@@ -79,6 +79,21 @@ def difference_text(difference: float, quality: float | None) -> str:
     return amount_text(difference, quality) + (" points" if in_points(quality) else "")
 
 
+def is_gain(drop: float, quality: float | None) -> bool:
+    """Whether a drop, or a limit of one, is negative as it would be written."""
+    return amount_text(drop, quality).startswith("-")
+
+
+def most_text(upper: float, quality: float | None) -> str:
+    """An upper limit of what was lost: ``at most 0.62 points lost``; below zero it is a lower limit of what was gained: ``at least 0.03 points gained``."""
+    return f"at least {difference_text(-upper, quality)} gained" if is_gain(upper, quality) else f"at most {difference_text(upper, quality)} lost"
+
+
+def least_text(lower: float, quality: float | None) -> str:
+    """A lower limit of what was lost: ``at least 0.62 points lost``, ``at most 0.03 points gained``."""
+    return f"at most {difference_text(-lower, quality)} gained" if is_gain(lower, quality) else f"at least {difference_text(lower, quality)} lost"
+
+
 def sentence(verdict: Verdict, baseline: Measurement, compressed: Measurement | None, drop: DropInterval | None, obstacles: Sequence[str] = ()) -> str:
     """One sentence of verdict."""
     if compressed is None:
@@ -101,13 +116,18 @@ def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | Non
 
     allowed, unit = f"{number(drop.allowed)} are allowed", " points" if in_points(quality) else ""
     if verdict != "inconclusive" and drop.upper_95 <= drop.allowed:  # inconclusive below the allowance: on samples that the original has seen
+        if is_gain(drop.upper_95, quality):
+            return (
+                f"it is better than the original by at least {number(-drop.upper_95)}{unit} with 95 % confidence, a drop of {number(drop.allowed)} is allowed"
+            )
         return f"the drop is at most {number(drop.upper_95)}{unit} with 95 % confidence, {allowed}"
     if drop.lower_95 > drop.allowed:
         return f"the drop is at least {number(drop.lower_95)}{unit} with 95 % confidence, {allowed}"
     more = f", it takes {drop.needed_samples:,} samples to decide" if drop.needed_samples else ""
-    return (
-        f"the drop is {number(drop.observed)}{unit}, between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"
-    )
+    limits = f"between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"
+    if is_gain(drop.observed, quality):
+        return f"it seems better than the original by {number(-drop.observed)}{unit}, the drop lies {limits}"
+    return f"the drop is {number(drop.observed)}{unit}, {limits}"
 
 
 def only_text(elsewhere: Elsewhere, quality: float | None) -> str:
@@ -117,7 +137,7 @@ def only_text(elsewhere: Elsewhere, quality: float | None) -> str:
     if elsewhere.drop is None or elsewhere.upper_95 is None:
         return f"{said}; what it costs on others was not measured."
     change = "lost" if elsewhere.drop >= 0 else "gained"
-    return f"{said}; on samples of the others {difference_text(abs(elsewhere.drop), quality)} are {change} ({elsewhere.samples:,} samples, with 95 % confidence at most {amount_text(elsewhere.upper_95, quality)} lost)."
+    return f"{said}; on samples of the others {difference_text(abs(elsewhere.drop), quality)} are {change} ({elsewhere.samples:,} samples, with 95 % confidence {most_text(elsewhere.upper_95, quality)})."
 
 
 def listed(names: Sequence[str]) -> str:

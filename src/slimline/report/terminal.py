@@ -124,7 +124,8 @@ def print_verdict(report: Report, directory: Path, console: Console) -> None:
     """One sentence, one table of before and after, one file to open; and what stood in the way."""
     colour = COLOURS[report.verdict]
     console.print()
-    console.print(f"[bold {colour}]{escape(report.sentence)}[/]", highlight=False)
+    for clause in _clauses(report.sentence, console):
+        console.print(f"[bold {colour}]{escape(clause)}[/]", highlight=False, soft_wrap=not console.is_terminal)
     console.print()
     head, body = rows.summary(report)
     table = Table(*head, box=None, header_style="bold", pad_edge=False)
@@ -135,12 +136,20 @@ def print_verdict(report: Report, directory: Path, console: Console) -> None:
     console.print(table)
     console.print()
     for obstacle in (o for o in report.obstacles if o not in report.sentence):
-        console.print(f"[{colour}]in the way:[/] {escape(obstacle)}", highlight=False)
+        console.print(f"[{colour}]in the way:[/] {escape(obstacle)}", highlight=False, soft_wrap=not console.is_terminal)
     for text in rows.next_steps(report):
-        console.print(f"next: {escape(text)}", highlight=False)
+        console.print(f"next: {escape(text)}", highlight=False, soft_wrap=not console.is_terminal)
     console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
     if report.artefact is not None:
         console.print(f"The model:  {directory / report.artefact.file}", highlight=False, soft_wrap=True)
+
+
+def _clauses(sentence: str, console: Console) -> list[str]:
+    """A verdict that is too long for a person's line, clause by clause; a program that reads gets one line."""
+    if not console.is_terminal or len(sentence) <= console.width:
+        return [sentence]
+    first, *others = sentence.split("; ")
+    return [f"{text};" for text in (first, *others[:-1])] + others[-1:] if others else [first]
 
 
 def print_comparison(found: Comparison, directory: Path, console: Console) -> None:

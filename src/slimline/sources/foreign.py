@@ -15,7 +15,8 @@ from slimline.core.samples import Samples
 from slimline.errors import DataError, ModelError, UsageError
 from slimline.sources import validate
 from slimline.sources._tensor_file import WIDTHS
-from slimline.sources.task_file import FUNCTIONS, Source, TaskFile
+from slimline.sources.task_file import FUNCTIONS, TaskFile
+from slimline.sources.user_code import Source
 
 MOST_BYTES = 2**28
 

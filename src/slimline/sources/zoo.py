@@ -11,7 +11,7 @@ from torch import nn
 
 from slimline.errors import ModelError, UsageError
 from slimline.sources.foreign import ForeignModel
-from slimline.sources.task_file import put_weights
+from slimline.sources.weights import put_weights
 
 
 def open_zoo(spec: str, *, weights: Mapping[str, torch.Tensor] | None, data: Path | None = None, metric: str = "") -> ForeignModel:

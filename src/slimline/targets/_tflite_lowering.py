@@ -19,7 +19,7 @@ from torch import fx
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError, UnsupportedFormat
-from slimline.model.operations import CLAMP, PADS, RELU, activation_after, operation_name
+from slimline.model.operations import CLAMP, PADS, RELU, SAME, activation_after, operation_name
 from slimline.model.program import Program
 from slimline.targets._tflite_file import File, Grid, Tensor
 
@@ -31,17 +31,6 @@ DECODE = frozenset({DEQUANTIZE, decomposed.dequantize_per_channel.default, decom
 CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding})
 POOLS = frozenset({aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default})
 SPATIAL = CONVOLUTIONS | POOLS
-SAME = frozenset(
-    {
-        aten.dropout.default,
-        aten.dropout_.default,
-        aten.feature_dropout.default,
-        aten.alias.default,
-        aten.clone.default,
-        aten.detach.default,
-        aten.contiguous.default,
-    }
-)
 FLATTENING = frozenset({aten.flatten.using_ints, aten.view.default, aten.reshape.default})
 CARRIES_ORDER = SAME | RELU | CLAMP | {QUANTIZE, DEQUANTIZE}
 ACTIVATIONS = {"": 0, "relu": 1, "relu6": 3}

@@ -199,3 +199,14 @@ def test_in_a_browser_the_script_runs_under_the_policy_and_two_runs_can_be_ticke
         done = subprocess.run([browser, *fixed, server.address + target], capture_output=True, text=True, timeout=60, check=False)
         assert '<html lang="en" class="js">' in done.stdout and there in done.stdout, done.stderr[-2_000:]
         assert "Content Security Policy" not in done.stderr and "Uncaught" not in done.stderr
+
+
+def test_a_newer_run_without_data_does_not_hide_where_the_original_stands(server: Server, folder: Path, put_run: Callable[..., Path]) -> None:
+    put_run(folder / "blank", payload=b"d" * 5_000)
+    file = folder / "blank" / "report.json"
+    content = json.loads(file.read_text())
+    for side in ("baseline", "compressed"):
+        content[side]["quality"] = None
+    file.write_text(json.dumps(content | {"drop": None, "certificate": None}))
+    page = ask(server, query("/", ("model", "digits (10,000 parameters, top1)")))[2]
+    assert "lost, points" in page and page.count('aria-label="original') >= 3

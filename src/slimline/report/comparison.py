@@ -8,7 +8,7 @@ from slimline.report.pages import framed
 from slimline.report.rows import fidelity_text, lost_text
 from slimline.report.sentence import bytes_text, listed, ratio_text, time_text
 
-HEAD = ("target", "verdict", "file", "against float32", "plain int8", "latency", "against float32", "plain int8", "quality", "lost", "answers as the original")
+HEAD = ("target", "verdict", "file", "against float32", "plain int8", "latency", "against float32", "plain int8", "quality", "lost", "like the original")
 
 
 def table(found: Comparison) -> list[tuple[str, ...]]:

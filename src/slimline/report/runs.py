@@ -117,13 +117,14 @@ def _plots(runs: Sequence[Run], best: set[str]) -> list[Plot]:
     seen = [s for r in runs if (s := _seen(r, r.name in best, len(runs) <= MOST_NAMED)) is not None]
     if not seen:
         return []
-    newest = {r.report.target: r.report for r in reversed(runs)}
+    # The newest of each target, one with a quality before one without: only it says where the original stands.
+    newest = {r.report.target: r.report for known in (False, True) for r in reversed(runs) if (r.report.baseline.quality is not None) == known}
     for target, report in newest.items():
         where = "" if len(newest) == 1 else f" ({target})"
         seen.append(_fixed(f"original{where}", report.baseline, "original", report))
         seen += [_fixed(f"{n}{where}", m, "reference", report) for n, m in report.references.items() if n == "plain int8"]
     x_size, x_ms = axis([s.size for s in seen], "file size", bytes_text, log=True), axis([s.ms for s in seen], "latency", time_text, log=True)
-    points = in_points(runs[0].report.baseline.quality)
+    points = all(in_points(r.baseline.quality) for r in newest.values())
     known = [(s, s.drop) for s in seen if s.drop is not None]
     plots = []
     if len(known) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
 from slimline.store.private import private
 
+NEAR = 3.0  # times the allowance
+UNKNOWN = 0.05  # of the answers, that a compressed model gives differently, as long as nothing was tried
 UNCERTIFIABLE = 0.8  # of the allowance: an interval that alone takes so much leaves no drop to be certified
 
 
@@ -50,13 +53,30 @@ class Outcome:
 
 
 def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) -> float:
-    """What the interval on the holdout will add to the observed drop, from how often finalists and original differ here."""
+    """What the interval on the holdout will add to the observed drop, from how often finalists and original differ here; without ``scores``, from the candidates."""
     samples = job.source.data("holdout")
     if samples is None or found.baseline_scores is None:
         return 0.0
     differing = [float((s - found.baseline_scores).abs().mean()) for s in scores if s is not None]
-    discordance = max(differing, default=0.05)
+    discordance = max(differing) if differing else _discordance(job, found)
     return expected_half_width(discordance, len(samples))
+
+
+def _discordance(job: Job, found: Found) -> float:
+    """The share of answers that candidates change which lose little more than is allowed: their median."""
+    base = found.baseline_measurement.quality
+    assert base is not None
+    near = NEAR * job.request.budget.max_drop.allowed(base)
+    changed = [
+        1 - t.fidelity.top1
+        for t in found.trials
+        if t.fidelity is not None
+        and t.fidelity.top1 is not None
+        and t.measurement is not None
+        and t.measurement.quality is not None
+        and base - t.measurement.quality <= near
+    ]
+    return statistics.median(changed) if changed else UNKNOWN
 
 
 def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:

@@ -71,6 +71,7 @@ def test_formats_compare_by_value_and_can_be_keys() -> None:
         (lambda: Masked(n=4, m=4), "no pattern"),
         (lambda: Masked(n=2, m=0), "no pattern"),
         (lambda: Masked(n=2, m=8), "is a sparsity of 0.75"),
+        (lambda: Affine(bits=4, reduce_range=True), "it frees one of 8"),
         (lambda: Codebook(k=16, values=Affine(bits=4)), "16 entries out of 15"),
         (lambda: Codebook(k=256, values=Affine()), "256 entries out of 255"),
         (lambda: Codebook(values=Affine(granularity="per_group", group=4)), "one or the other"),
@@ -79,6 +80,15 @@ def test_formats_compare_by_value_and_can_be_keys() -> None:
 def test_pairs_without_sense_are_refused_with_the_reason(make: Callable[[], object], reason: str) -> None:
     with pytest.raises(UnsupportedFormat, match=reason):
         make()
+
+
+def test_a_reduced_range_leaves_one_bit_free_and_takes_as_many_bytes() -> None:
+    weight = torch.randn(4, 100)
+    full, reduced = Affine(), Affine(reduce_range=True)
+    parts = reduced.encode(weight)
+    assert int(parts["values"].abs().max()) == 63 and int(full.encode(weight)["values"].abs().max()) == 127
+    assert reduced.nbytes(parts) == full.nbytes(full.encode(weight)) and reduced.estimate((4, 100)) == full.estimate((4, 100))
+    assert reduced.name == "int7"
 
 
 def test_a_mask_costs_a_bit_each_and_only_kept_values_are_stored() -> None:

@@ -136,6 +136,18 @@ def test_candidates_fit_the_layer() -> None:
         assert bits(op, (64, 64)) == []
 
 
+def test_where_kernels_saturate_8_bit_weights_leave_one_free(net: Any) -> None:
+    offered = [m.reduced() for m in StaticInt8.candidates(Site(id="w", kind="weight", op="conv2d", shape=(64, 64, 3, 3)))]
+    assert {(m.bits, bool(m.rate), m.reduce_range) for m in offered if isinstance(m, StaticInt8)} == {
+        (8, False, True), (8, True, True), (4, False, False), (2, False, False),
+    }  # fmt: skip
+    for method in offered:
+        assert isinstance(method, StaticInt8)
+        (encode,) = [e for e in rewrite(net, "body.4.weight", **method.model_dump()) if isinstance(e, Encode)]
+        parts = encode.format.integers(encode.parts)
+        assert int(parts["values"].abs().max()) <= 64  # 255 * 64 * 2 fits 16 bits
+
+
 def test_where_no_moments_can_be_had_only_nearest_rounding_is_offered() -> None:
     for op, shape in (("conv3d", (8, 8, 3, 3, 3)), ("linear", (10, 25_088))):
         found = StaticInt8.candidates(Site(id="w", kind="weight", op=op, shape=shape))  # type: ignore[arg-type]

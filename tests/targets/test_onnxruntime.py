@@ -25,6 +25,7 @@ from slimline.targets._onnx_plain import VARIANTS
 from slimline.targets.onnxruntime import OnnxRuntime
 
 TARGET = OnnxRuntime()
+INT8 = Affine(reduce_range=TARGET.saturates())  # what comes out exact on this processor
 BITS: tuple[Literal[2, 4, 8], ...] = (8, 4, 2)
 
 
@@ -121,7 +122,7 @@ def agree(artifact: Artifact, program: Program, samples: Samples, atol: float) -
 def integer(bits: Literal[2, 4, 8]) -> tuple[Program, Artifact]:
     """``Net`` with all layers in integers, stored in ``bits``: made once for all facts about it."""
     samples = images()
-    program = stored(build(Net, samples), Affine(bits=bits), "integer", samples)
+    program = stored(build(Net, samples), INT8 if bits == 8 else Affine(bits=bits), "integer", samples)
     return program, TARGET.lower(program, samples[:2])
 
 
@@ -238,7 +239,7 @@ def test_residual_addition_between_integer_layers_runs_in_integers() -> None:
             return self.last(torch.relu(y + self.conv(y)))
 
     samples = images()
-    program = stored(build(Two, samples), Affine(), "integer", samples, only=["stem.weight", "conv.weight", "last.weight"])
+    program = stored(build(Two, samples), INT8, "integer", samples, only=["stem.weight", "conv.weight", "last.weight"])
     found = types(TARGET.operations(TARGET.lower(program, samples[:2]), samples, runs=2))
     assert found["QLinearConv"] + found["Conv"] == 3
     assert (found["QLinearAdd"], found["Add"]) == (1, 0)
@@ -255,7 +256,7 @@ def test_a_float_layer_between_integer_ones_stays_in_float() -> None:
         return net
 
     samples = images()
-    program = stored(build(make, samples), Affine(), "integer", samples, only=["0.weight", "4.weight"])
+    program = stored(build(make, samples), INT8, "integer", samples, only=["0.weight", "4.weight"])
     artifact = TARGET.lower(program, samples[:2])
     executes = {o.weight: o.executes for o in TARGET.operations(artifact, samples, runs=2) if o.weight}
     assert (executes["0.weight"], executes["2.weight"], executes["4.weight"]) == ("integer", "float", "integer")
@@ -264,7 +265,7 @@ def test_a_float_layer_between_integer_ones_stays_in_float() -> None:
 
 def test_linear_layer_on_three_dimensions_runs_in_integers() -> None:
     samples = words()
-    program = stored(build(Words, samples), Affine(), "integer", samples, only=["mix.weight"])
+    program = stored(build(Words, samples), INT8, "integer", samples, only=["mix.weight"])
     artifact = TARGET.lower(program, samples[:2])
     by_weight = {o.weight: o.executes for o in TARGET.operations(artifact, samples, runs=2) if o.weight}
     assert by_weight["mix.weight"] == "integer"
@@ -276,7 +277,7 @@ def test_conv1d_and_grouped_convolutions_run_in_integers() -> None:
         return nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv1d(8, 4, 1))
 
     samples = Samples.of(torch.randn(4, 4, 16, generator=torch.Generator().manual_seed(3)))
-    program = stored(build(make, samples), Affine(), "integer", samples)
+    program = stored(build(make, samples), INT8, "integer", samples)
     artifact = TARGET.lower(program, samples[:2])
     operations = TARGET.operations(artifact, samples, runs=2)
     executes = {o.weight: o.executes for o in operations if o.weight}
@@ -373,7 +374,7 @@ def test_one_tensor_used_twice_is_stored_once() -> None:
 
 def test_dynamic_linear_layers_multiply_integers() -> None:
     samples = words()
-    program = stored(build(Words, samples), Affine(), "dynamic", samples, only=["mix.weight", "head.weight"])
+    program = stored(build(Words, samples), INT8, "dynamic", samples, only=["mix.weight", "head.weight"])
     artifact = TARGET.lower(program, samples[:2])
     operations = {o.weight: o for o in TARGET.operations(artifact, samples, runs=2) if o.weight}
     assert operations["mix.weight"].executes == operations["head.weight"].executes == "integer"
@@ -398,7 +399,7 @@ def test_dynamic_lstms_multiply_integers(bits: int) -> None:
     samples = Samples.of(torch.randn(4, 9, 8, generator=torch.Generator().manual_seed(4)))
     base = build(Recurrences, samples)
     weights = [n for n in base.weights if n.startswith("rnn.")]
-    formats = {n: Affine() if "weight_ih" in n else Affine(bits=bits) for n in weights}
+    formats = {n: INT8 if "weight_ih" in n else Affine(bits=bits) for n in weights}
     edits = [Encode(n, f, f.encode(base.parameter(n)), execute="dynamic" if "weight_ih" in n else "float") for n, f in formats.items()]
     program = freeze(quantize(base, edits))
     artifact = TARGET.lower(program, samples[:2])
@@ -413,14 +414,14 @@ def test_dynamic_lstms_multiply_integers(bits: int) -> None:
 
 def test_a_dynamic_lstm_with_a_float_weight_is_refused_by_name() -> None:
     samples = Samples.of(torch.randn(4, 9, 8))
-    program = stored(build(lambda: Recurrent(nn.LSTM), samples), Affine(), "dynamic", samples, only=["rnn.weight_hh_l0"])
+    program = stored(build(lambda: Recurrent(nn.LSTM), samples), INT8, "dynamic", samples, only=["rnn.weight_hh_l0"])
     with pytest.raises(UnsupportedFormat, match=r"rnn\.weight_hh_l0.*not all of them are integers"):
         TARGET.lower(program, samples[:2])
 
 
 def test_dynamic_convolutions_are_refused_by_name() -> None:
     samples = images()
-    program = stored(build(Net, samples), Affine(), "dynamic", samples, only=["conv.weight"])
+    program = stored(build(Net, samples), INT8, "dynamic", samples, only=["conv.weight"])
     with pytest.raises(UnsupportedFormat, match=r"conv\.weight"):
         TARGET.lower(program, samples[:2])
 
@@ -488,6 +489,19 @@ class Wide(nn.Module):
         return torch.relu(self.b(torch.relu(self.a(x)))).flatten(1)
 
 
+class Bright(nn.Module):
+    """Every product is the largest that there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 1)
+        for layer in (self.a, self.b):
+            nn.init.constant_(layer.weight, 0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3))
+
+
 def test_plain_int8_makes_every_variant_of_the_runtimes_own_quantizer() -> None:
     samples = images(16)
     program = build(Wide, samples)
@@ -502,6 +516,21 @@ def test_plain_int8_makes_every_variant_of_the_runtimes_own_quantizer() -> None:
         assert found["QLinearConv"] == 2
         (got,) = TARGET.run(quantized.artifact, samples)
         assert torch.nn.functional.cosine_similarity(got, expected.detach()).min() > 0.95
+
+
+def test_a_reduced_range_is_exact_on_processors_that_saturate_and_plain_int8_then_takes_it() -> None:
+    samples = Samples.of(torch.full((4, 3, 12, 12), 4.0))
+    largest = build(Bright, samples)
+    errors = {}
+    for reduced in (False, True):
+        program = stored(largest, Affine(reduce_range=reduced), "integer", samples)
+        (got,) = TARGET.run(TARGET.lower(program, samples), samples)
+        wanted = program.run(samples).outputs[0]
+        errors[reduced] = float((got - wanted).abs().max() / wanted.abs().max())
+    assert errors[True] < 0.02
+    assert (errors[False] > 0.1) == TARGET.saturates(), errors
+    labels = [q.label for q in TARGET.plain_int8(TARGET.lower(freeze(largest), samples[:2]), samples)]
+    assert len(labels) == 12 and all(("reduced range" in label) == TARGET.saturates() for label in labels)
 
 
 def test_plain_int8_records_what_the_quantizer_refuses() -> None:

@@ -195,3 +195,12 @@ class Target(Protocol):
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """The float32 baseline through the runtime's own quantizer, one setting after the other; nothing where it has none."""
         ...
+
+
+def saturates(target: Target) -> bool:
+    """Whether the target's integer kernels saturate on this processor where weights use all of their 8 bits; ``Method.reduced`` and ``reduce_range`` are for these.
+
+    A target whose kernels may do so has a function of this name, which tries; others need none.
+    """
+    found = getattr(target, "saturates", None)
+    return found is not None and bool(found())

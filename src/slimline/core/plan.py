@@ -56,6 +56,10 @@ class Method(Data):
         """The quantities that this option can bring down; it is offered where one of them is limited or minimised. Empty: any of them."""
         return ()
 
+    def reduced(self) -> Method:
+        """The same for a runtime whose integer kernels saturate where weights use all of their 8 bits."""
+        return self
+
     @property
     def label(self) -> str:
         """Short text for tables: the name and the options that differ from the defaults."""

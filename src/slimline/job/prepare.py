@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from slimline.archive.container import download
-from slimline.core.contracts import Artifact
+from slimline.core.contracts import Artifact, saturates
 from slimline.core.plan import Decision, Method, Recovery
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
@@ -19,7 +19,7 @@ from slimline.job.context import Job
 from slimline.job.found import TRIAL_SECONDS, Found, measure, timed
 from slimline.job.recovery import CALIBRATION_BATCH
 from slimline.model.augment import Augmentation, find_augmentation
-from slimline.model.recover import evaluate, seconds_per_step
+from slimline.model.recover import bf16_pays, evaluate, seconds_per_step
 from slimline.model.sites import find_sites
 from slimline.search.schedule import Probe, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
@@ -105,7 +105,8 @@ def offers(job: Job, site: Site) -> list[Method]:
         job.note(f"{name}: it needs training data, and there is none")
         del fitting[name]
     wanted = {job.request.budget.minimize, *job.request.budget.limits()}
-    return [o for m in fitting.values() for o in m.candidates(site) if not o.gains or wanted.intersection(o.gains)]
+    found = [o for m in fitting.values() for o in m.candidates(site) if not o.gains or wanted.intersection(o.gains)]
+    return [o.reduced() for o in found] if saturates(job.target) else found
 
 
 def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
@@ -144,6 +145,7 @@ def _first_of_each(options: list[Method]) -> list[Method]:
 
 def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:
     kinds = {k: sum(s.kind == k for s in sites) for k in ("weight", "channels", "block")}
+    narrowed = "; 8-bit weights in 7 bits, since this processor's integer kernels saturate" if saturates(job.target) else ""
     quality = "no labelled data" if measured.quality is None else f"{job.metric_name} {measured.quality:.4f}"
     recovery = (
         f"{schedule.recovery_steps} training steps"
@@ -156,7 +158,7 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
         (
             f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
             f"{kinds['weight']} weights to quantize, {kinds['channels']} sets of channels to prune, {kinds['block']} blocks to drop; {len(refused)} places left alone, with reasons",
-            f"for {job.target.name} {job.target.version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists",
+            f"for {job.target.name} {job.target.version()}, in {job.clock.seconds:.0f} s: {schedule.candidates} candidates, {recovery}, {schedule.finalists} finalists{narrowed}",
         )
     )
 
@@ -178,7 +180,7 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) ->
         bf16, step = False, 1.0
         if job.train is not None:
             step = seconds_per_step(job.model, job.train, batch, False)
-            half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 else step
+            half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 and bf16_pays() else step
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
         candidate = _candidate_seconds(job, workshop, offered)

@@ -26,7 +26,7 @@ class SharedWeights(Compact):
 
     ``init``: where k-means starts; ``hessian`` weighs every weight by its input's energy. ``rounding``: which entry a weight takes,
     the nearest, or by the error of the outputs. ``values=int8`` makes entries integers under a scale per channel, so that with
-    ``execute=integer`` the layer runs as ``static_int8`` does. Recovery trains entries by the sum of their weights' gradients.
+    ``execute=integer`` the layer runs as ``static_int8`` does (``reduce_range``: as there). Recovery trains entries by the sum of their weights' gradients.
 
     Example:
         >>> SharedWeights(k=8).label
@@ -42,6 +42,11 @@ class SharedWeights(Compact):
     rounding: Rounding = "second_order"
     values: Literal["int8", "float32"] = "int8"
     execute: Execute = "integer"
+    reduce_range: bool = False
+
+    def reduced(self) -> Method:
+        """Entries that are integers in 7 bits, where the layer runs in integers."""
+        return self if self.execute != "integer" else self.model_copy(update={"reduce_range": True})
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
@@ -74,7 +79,7 @@ class SharedWeights(Compact):
                     hint="Use init=linear, rounding=nearest.",
                 )
         weight = model.parameter(site.id).detach().float()
-        format = Codebook(k=self.k, values=Affine(axis=use.axis) if self.values == "int8" else Float())
+        format = Codebook(k=self.k, values=Affine(axis=use.axis, reduce_range=self.reduce_range) if self.values == "int8" else Float())
         tables = entries_of(weight, format, self.init, moment)
         settled = settle_shared(weight, format, tables, moment) if self.rounding == "second_order" and moment is not None else weight
         parts = format.assign(settled, tables)

@@ -17,6 +17,7 @@ class DynamicInt8(Method):
     """Per-channel int8 weights; the input's range is found on every call. Linear layers and LSTMs.
 
     Convolutions are never offered: their dynamic kernels run several times slower than float32.
+    ``reduce_range``: one of the weight's bits stays free, for processors whose kernels would saturate.
 
     Example:
         >>> DynamicInt8().label
@@ -28,6 +29,11 @@ class DynamicInt8(Method):
     summary: ClassVar[str] = "integer linear and LSTM layers without calibration data; robust for transformers"
     reference: ClassVar[str] = "Krishnamoorthi 2018, section 2"
 
+    reduce_range: bool = False
+
+    def reduced(self) -> Method:
+        return self.model_copy(update={"reduce_range": True})
+
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
         return (cls(),) if site.op in OPS else ()
@@ -38,5 +44,5 @@ class DynamicInt8(Method):
             raise UnsupportedSite(f"dynamic_int8 at {site.id}: {site.op} has no dynamic kernel, only {' and '.join(OPS)} have.", hint="Use weight_only.")
         if use.shared:
             raise UnsupportedSite(f"dynamic_int8 at {site.id}: the weight is tied to another layer.", hint="Use weight_only.")
-        format = Affine(bits=8, axis=use.axis)
+        format = Affine(bits=8, axis=use.axis, reduce_range=self.reduce_range)
         return (Encode(site.id, format, format.encode(model.parameter(site.id)), execute="dynamic"),)

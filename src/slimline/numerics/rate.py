@@ -52,7 +52,8 @@ def encode_rate_aware(weight: torch.Tensor, format: Affine, moment: torch.Tensor
         ([16.0], [[8, 2, 0]])
     """
     own = format.encode(weight)["scale"]
-    scale = significant(torch.maximum(own.square().mean().sqrt() * 2**rate, own))
+    whole = own / 2 if format.reduce_range else own  # a bit that stays free makes no channel coarser that does not need it
+    scale = significant(torch.maximum(whole.square().mean().sqrt() * 2**rate, own))
     spread = format.spread(scale, tuple(weight.shape)).expand(weight.shape)
     moments = None if moment is None else moment.reshape(-1, *moment.shape[-2:])
     groups = 1 if moments is None else len(moments)

@@ -21,20 +21,25 @@ from slimline.targets._feed import feed
 
 Structure = Literal["QDQ", "QOperator"]
 Calibration = Literal["MinMax", "Entropy", "Percentile"]
+EXACT = 200  # 255 * 127 * 32 / 5181.6, rounded
 BATCH = 8  # samples per calibration call: the histograms hold every activation of one call at once
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One setting of the quantizer; activations unsigned and weights signed 8 bits in all of them."""
+    """One setting of the quantizer; activations unsigned and weights signed 8 bits in all of them.
+
+    ``reduce_range``: one bit of the weights stays free, as the quantizer's documentation advises for processors without VNNI.
+    """
 
     structure: Structure
     calibration: Calibration
     per_channel: bool
+    reduce_range: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.structure}, {self.calibration}, {'per channel' if self.per_channel else 'per tensor'}"
+        return f"{self.structure}, {self.calibration}, {'per channel' if self.per_channel else 'per tensor'}{', reduced range' if self.reduce_range else ''}"
 
 
 # In calibration order: the four variants of one calibration share its ranges. Min-max is by far the cheapest.
@@ -76,6 +81,26 @@ def quantize(artifact: Artifact, calibration: Samples, variants: Sequence[Varian
                 yield Quantized(variant.label, None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}")
 
 
+def saturates() -> bool:
+    """Whether a 1x1 convolution of 255 by 127 over 32 channels misses its exact value, as kernels with 16-bit sums of two products make it (x86 without VNNI)."""
+    import onnxruntime
+    from onnx import parser
+
+    model = parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 17]>
+        g (uint8[1, 32, 4, 4] x) => (uint8[1, 16, 4, 4] y)
+        <float unit = {1.0}, uint8 none = {0}, int8 centre = {0}, float step = {5181.6}>
+        {
+            one = Constant <value = int8[1] {127}> ()
+            shape = Constant <value = int64[4] {16, 32, 1, 1}> ()
+            w = Expand(one, shape)
+            y = QLinearConv(x, unit, none, w, unit, centre, step, none)
+        }""")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (given,) = session.run(None, {"x": np.full((1, 32, 4, 4), 255, np.uint8)})
+    return bool(np.any(given != EXACT))
+
+
 def _preprocess(artifact: Artifact, folder: Path) -> Path:
     """The quantizer's own preparation: shapes inferred, the graph optimised as far as it stays portable."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -104,6 +129,7 @@ def _one(artifact: Artifact, source: Path, calibration: Samples, variant: Varian
             Reader(artifact, calibration),
             quant_format=QuantFormat[variant.structure],
             per_channel=variant.per_channel,
+            reduce_range=variant.reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod[variant.calibration],

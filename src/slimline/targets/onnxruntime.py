@@ -82,6 +82,14 @@ class OnnxRuntime:
             return op in ("linear", "lstm") and isinstance(format, Affine) and format.bits == 8 and format.granularity == "per_channel"
         return op == "linear" or grid is None or grid.granularity != "per_group"
 
+    @staticmethod
+    @functools.cache
+    def saturates() -> bool:
+        """Whether the integer kernels of this processor add two products in 16 bits: a convolution of the largest values comes out too small."""
+        from slimline.targets import _onnx_plain
+
+        return _onnx_plain.saturates()
+
     def lower(self, program: Program, example: Samples) -> Artifact:
         self.require()
         from slimline.targets import _onnx_lowering
@@ -188,14 +196,15 @@ class OnnxRuntime:
         """Plain int8: the float32 baseline through ONNX Runtime's own quantizer, one variant after the other.
 
         ``variants``: ``None`` is all twelve of ``_onnx_plain.VARIANTS`` (QDQ and QOperator, min-max,
-        percentile and entropy, per channel and per tensor; U8S8). Which of them counts: ``measure.plain.choose``.
+        percentile and entropy, per channel and per tensor; U8S8), with a reduced range where the processor ``saturates``. Which of them counts: ``measure.plain.choose``.
 
         Example:
             ``[q.label for q in OnnxRuntime().plain_int8(baseline, calibration) if q.artifact]``
         """
         from slimline.targets import _onnx_plain
 
-        for made in _onnx_plain.quantize(artifact, calibration, _onnx_plain.VARIANTS if variants is None else variants):
+        wanted = [replace(v, reduce_range=self.saturates()) for v in _onnx_plain.VARIANTS] if variants is None else variants
+        for made in _onnx_plain.quantize(artifact, calibration, wanted):
             if made.artifact is not None:
                 try:
                     self.session(made.artifact)

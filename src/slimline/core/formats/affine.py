@@ -62,7 +62,8 @@ class Affine(Data):
 
     ``axis`` is the channel dimension of the weight (``per_channel``); with ``per_group`` the last
     dimension is cut into runs of ``group`` values with a scale each. Bits below 8 are packed in
-    the file; 2 and 4 are what ONNX stores natively.
+    the file; 2 and 4 are what ONNX stores natively. ``reduce_range``: 8 bits in the file, of which one stays free (``|q| <= 63``),
+    for integer kernels that add two products in 16 bits and would saturate.
 
     Parts: ``values`` int8, of the weight's shape; ``scale`` float32, ``[]``, ``[channels]`` or
     ``[..., groups]``.
@@ -87,16 +88,19 @@ class Affine(Data):
     granularity: Granularity = "per_channel"
     axis: int = 0
     group: int = pydantic.Field(default=0, ge=0)
+    reduce_range: bool = False
 
     @pydantic.model_validator(mode="after")
     def _group_goes_with_granularity(self) -> Affine:
         if (self.granularity == "per_group") != (self.group > 0):
             raise UnsupportedFormat(f"granularity {self.granularity} with group {self.group}: a group size goes with per_group, and only with it.")
+        if self.reduce_range and self.bits != 8:
+            raise UnsupportedFormat(f"reduce_range with {self.bits} bits: it frees one of 8.", hint="Use 8 bits, or leave reduce_range out.")
         return self
 
     @property
     def name(self) -> str:
-        return f"int{self.bits}" + {"per_tensor": "/tensor", "per_channel": "", "per_group": f"/g{self.group}"}[self.granularity]
+        return f"int{self.bits - self.reduce_range}" + {"per_tensor": "/tensor", "per_channel": "", "per_group": f"/g{self.group}"}[self.granularity]
 
     @property
     def grid(self) -> Affine:
@@ -109,7 +113,7 @@ class Affine(Data):
     @property
     def limit(self) -> int:
         """Largest magnitude of an integer."""
-        return int(2 ** (self.bits - 1)) - 1
+        return int(2 ** (self.bits - self.reduce_range - 1)) - 1
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if self.granularity == "per_group" and shape[-1] % self.group:

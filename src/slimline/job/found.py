@@ -20,7 +20,7 @@ from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.measure.agreement import agreement
 from slimline.model.augment import Augmentation
-from slimline.model.recover import Distillation
+from slimline.model.recover import Answers, Distillation
 from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
 
@@ -47,6 +47,7 @@ class Found:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
     recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan; with what rounding will add
+    answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
     training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order
     tuned: int = 0  # finalists that were trained with their quantizers
 

@@ -178,7 +178,14 @@ def trained(job: Job, found: Found, module: nn.Module, how: Distillation, sample
         module.train()
     try:
         done = distil(
-            module, module.parameters(), job.model, samples, how, loss=job.loss if job.train is not None else None, stop=lambda: job.clock.over(latest + 0.02)
+            module,
+            module.parameters(),
+            job.model,
+            samples,
+            how,
+            loss=job.loss if job.train is not None else None,
+            answers=found.answers,
+            stop=lambda: job.clock.over(latest + 0.02),
         )
     except KeyboardInterrupt:  # half a training is worse than none: what was good before is what is kept
         module.load_state_dict(before)

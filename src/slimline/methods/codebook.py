@@ -42,11 +42,6 @@ class SharedWeights(Compact):
     rounding: Rounding = "second_order"
     values: Literal["int8", "float32"] = "int8"
     execute: Execute = "integer"
-    reduce_range: bool = False
-
-    def reduced(self) -> Method:
-        """Entries that are integers in 7 bits, where the layer runs in integers."""
-        return self if self.execute != "integer" else self.model_copy(update={"reduce_range": True})
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:

@@ -64,5 +64,5 @@ class NM(Compact):
         use = model.use(site.id)
         if len(use.shape) < 2 or use.op in ("embedding", "lstm", "gru"):
             raise UnsupportedSite(f"n_m at {site.id}: a {use.op} has no products along inputs that a pattern could cut.")
-        format = Masked.pattern(self.n, self.m, values_of(self.values, use.axis, self.entries), axis=1 - use.axis)
+        format = Masked.pattern(self.n, self.m, values_of(self.values, use.axis, self.entries, reduce_range=self.reduce_range), axis=1 - use.axis)
         return masked_edits(self.name, model, site, statistics, format, self.importance, self.execute)

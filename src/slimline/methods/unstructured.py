@@ -58,5 +58,5 @@ class Unstructured(Compact):
             UnsupportedSite: calibration cannot give what these options need, or the operation does not run in integers.
         """
         use = model.use(site.id)
-        format = Masked(values=values_of(self.values, use.axis, self.entries), sparsity=self.sparsity)
+        format = Masked(values=values_of(self.values, use.axis, self.entries, reduce_range=self.reduce_range), sparsity=self.sparsity)
         return masked_edits(self.name, model, site, statistics, format, self.importance, self.execute)

@@ -22,17 +22,28 @@ LEAST = 1024  # elements: below, what a mask or a codebook saves is less than th
 
 
 class Compact(Method):
-    """Base of what stores weights in fewer bytes and makes nothing faster: no runtime here has kernels that skip zeros or multiply shared values."""
+    """Base of what stores weights in fewer bytes and makes nothing faster: no runtime here has kernels that skip zeros or multiply shared values.
+
+    Subclasses have ``values``, what is stored, and ``execute``, how the layer runs. ``reduce_range``: integers of 8 bits leave one free, as in ``static_int8``.
+    """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
+
+    reduce_range: bool = False
+
+    def reduced(self) -> Method:
+        """Integers of 8 bits, those of a codebook too, in 7 of them where the layer runs in integers."""
+        options = self.model_dump()
+        wide = options["execute"] == "integer" and options["values"] in ("int8", "shared")
+        return self.model_copy(update={"reduce_range": True}) if wide else self
 
     @property
     def gains(self) -> tuple[str, ...]:
         return ("size", "download")
 
 
-def values_of(values: Values, axis: int, entries: int = 16) -> Float | Affine | Codebook:
-    """What the kept weights are stored as; ``shared``: entries of a codebook of integers.
+def values_of(values: Values, axis: int, entries: int = 16, *, reduce_range: bool = False) -> Float | Affine | Codebook:
+    """What the kept weights are stored as; ``shared``: entries of a codebook of integers. ``reduce_range``: integers of 8 bits leave one free.
 
     Example:
         >>> values_of("shared", 0, 8).name
@@ -41,8 +52,8 @@ def values_of(values: Values, axis: int, entries: int = 16) -> Float | Affine | 
     if values == "float32":
         return Float()
     if values == "shared":
-        return Codebook(k=entries, values=Affine(axis=axis), zero=True)
-    return Affine(bits=8 if values == "int8" else 4, axis=axis)
+        return Codebook(k=entries, values=Affine(axis=axis, reduce_range=reduce_range), zero=True)
+    return Affine(axis=axis, reduce_range=reduce_range) if values == "int8" else Affine(bits=4, axis=axis)
 
 
 def has_moments(site: Site) -> bool:

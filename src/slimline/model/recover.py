@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ TEMPERATURE = 2.0
 FEATURE_WEIGHT = 0.5
 WARM_UP = 0.05  # of the steps, over which the learning rate rises
 CLIP = 1.0
+ANSWER_BYTES = 2**28  # of a teacher's answers that are kept for the next student
 PROBED = 50  # steps at most that are timed at the start
 
 
@@ -51,6 +52,38 @@ class Distillation:
     threads: int = 0
 
 
+class Answers:
+    """A teacher's answers to the batches of one training, kept for the next student that is trained on the same batches.
+
+    The batches are the same where samples, seed, batch size, augmentation and precision are, whatever the student and its learning rate. Of one teacher;
+    what goes beyond ``limit`` bytes is computed again.
+
+    Example:
+        >>> kept, how, samples = Answers(), Distillation(steps=1), Samples.of(torch.ones(3))
+        >>> kept.of(samples, how, 0, lambda: torch.ones(2)).sum(), kept.of(samples, how, 0, lambda: torch.zeros(2)).sum()
+        (tensor(2.), tensor(2.))
+    """
+
+    def __init__(self, limit: int = ANSWER_BYTES) -> None:
+        self.limit = limit
+        self._batches: Hashable = None
+        self._kept: list[Any] = []
+        self._bytes = 0
+
+    def of(self, samples: Samples, how: Distillation, step: int, compute: Callable[[], Any]) -> Any:
+        """The answers to the batch of ``step``, counted from 0 without gaps."""
+        batches = (id(samples), how.seed, how.batch, how.augmentation, how.bf16)
+        if batches != self._batches:
+            self._batches, self._kept, self._bytes = batches, [], 0
+        if step < len(self._kept):
+            return self._kept[step]
+        found = compute()
+        self._bytes += sum(t.nbytes for t in _pytree.tree_leaves(found) if isinstance(t, torch.Tensor))
+        if step == len(self._kept) and self._bytes <= self.limit:
+            self._kept.append(found)
+        return found
+
+
 def distil(
     student: Model,
     parameters: Iterable[torch.Tensor],
@@ -60,19 +93,21 @@ def distil(
     *,
     loss: Callable[[Any, Any], torch.Tensor | None] | None = None,
     modules: nn.Module | None = None,
+    answers: Answers | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Train ``student`` in place; returns the steps done (fewer only if ``stop()`` said so).
 
     ``loss``: the task's own, on the samples' targets; joined in equal parts with the distillation loss.
-    ``modules``: the student as a module, for matching features. Deterministic in the seed.
+    ``modules``: the student as a module, for matching features. ``answers``: the teacher's, kept from student to student. Deterministic in the seed.
     """
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay)
     order = _Order(len(samples), how.batch, how.seed)
     generator = torch.Generator().manual_seed(how.seed + 1)
     last = channels_last(samples)
+    kept = answers if answers is not None and not how.features else Answers(limit=0)
     with _Features(modules, teacher, how.features) as features:
         for step in range(how.steps):
             if stop():
@@ -83,9 +118,9 @@ def distil(
             inputs, mixed = _prepare(batch, how.augmentation, generator, last)
             with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
                 with torch.no_grad():
-                    answers = teacher(*inputs.args, **inputs.kwargs)
+                    taught = kept.of(samples, how, step, lambda: teacher(*inputs.args, **inputs.kwargs))  # noqa: B023 - called at once
                 outputs = student(*inputs.args, **inputs.kwargs)
-            total = distillation_loss(outputs, answers) + FEATURE_WEIGHT * features.loss()
+            total = distillation_loss(outputs, taught) + FEATURE_WEIGHT * features.loss()
             if loss is not None and batch.targets is not None and not mixed:
                 own = loss(_pytree.tree_map(_float, outputs), batch.targets)
                 total = total if own is None else 0.5 * total + 0.5 * own

@@ -1,0 +1,95 @@
+"""Distillation: what it reaches, and what students share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimline.core.samples import Samples
+from slimline.model.augment import Augmentation
+from slimline.model.recover import Answers, Distillation, distil, distillation_loss
+
+HOW = Distillation(steps=40, batch=16, learning_rate=0.02, augmentation=Augmentation(mix=True))
+
+
+class Counting(nn.Module):
+    """A teacher that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(6, 3), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        out: torch.Tensor = self.layer(x)
+        return out
+
+
+def lesson() -> tuple[Counting, Samples]:
+    torch.manual_seed(0)
+    return Counting(), Samples.of(torch.randn(100, 6))
+
+
+def student(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(6, 3)
+
+
+def taught(seed: int, teacher: nn.Module, samples: Samples, how: Distillation = HOW, **more: Any) -> nn.Module:
+    net = student(seed)
+    assert distil(net, net.parameters(), teacher, samples, how, **more) == how.steps
+    return net
+
+
+def test_a_student_comes_closer_to_its_teacher_and_twice_to_the_same_place() -> None:
+    teacher, samples = lesson()
+    nets = student(1), taught(1, teacher, samples)
+    with torch.no_grad():
+        before, after = (float(distillation_loss(net(samples.args[0]), teacher(samples.args[0]))) for net in nets)
+    assert after < 0.2 * before
+    for a, b in zip(taught(1, teacher, samples).parameters(), taught(1, teacher, samples).parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_next_student_on_the_same_batches_is_told_the_same_answers_without_asking() -> None:
+    teacher, samples = lesson()
+    alone = taught(2, teacher, samples)
+    answers = Answers()
+    taught(1, teacher, samples, answers=answers)
+    asked = teacher.calls
+    beside = taught(2, teacher, samples, answers=answers)
+    assert teacher.calls == asked
+    for a, b in zip(alone.parameters(), beside.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_other_batches_are_asked_about() -> None:
+    teacher, samples = lesson()
+    answers = Answers()
+    taught(1, teacher, samples, answers=answers)
+    for changed in ({"seed": 5}, {"batch": 8}, {"augmentation": Augmentation()}):
+        asked = teacher.calls
+        how = Distillation(**{"steps": 40, "batch": 16, "learning_rate": 0.02, "augmentation": Augmentation(mix=True), **changed})  # type: ignore[arg-type]
+        taught(1, teacher, samples, how, answers=answers)
+        assert teacher.calls == asked + how.steps
+    asked = teacher.calls
+    taught(1, teacher, samples[:50], how, answers=answers)
+    assert teacher.calls == asked + how.steps
+
+
+def test_what_goes_beyond_the_memory_allowed_is_asked_again() -> None:
+    teacher, samples = lesson()
+    answers = Answers(limit=10 * 16 * 3 * 4)  # ten batches of three floats a sample
+    taught(1, teacher, samples, answers=answers)
+    asked = teacher.calls
+    taught(2, teacher, samples, answers=answers)
+    assert teacher.calls == asked + HOW.steps - 10
+
+
+def test_it_stops_when_told() -> None:
+    teacher, samples = lesson()
+    net = student(1)
+    left = iter([False, False, True])
+    assert distil(net, net.parameters(), teacher, samples, HOW, stop=lambda: next(left)) == 2

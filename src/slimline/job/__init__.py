@@ -22,6 +22,7 @@ from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
+from slimline.job.cautious import SURE, add_cautious, chance_of
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, methods_of, open_job
 from slimline.job.found import Found, timed
@@ -124,6 +125,7 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
         try:
             found = prepare(job)
             search(job, found)
+            add_cautious(job, found)
             finalists = _finalists(job, found)
             outcome = certify(job, found, order(job, found, finalists))
             return _deliver(job, found, outcome, finalists, interrupted=False)
@@ -143,7 +145,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     tried = [t for t in found.trials if t.measurement is not None]
     if not tried:
         raise _nothing_worked(found.trials)
-    safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), t.measured_loss if t.measured_loss is not None else 0.0))
+    safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), t.measured_loss or 0.0))
     chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
     chosen = [safest, *(t for t in chosen if t.plan.digest != safest.plan.digest)]
     finished: list[Finalist] = []
@@ -159,6 +161,11 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     if not finished:
         raise _nothing_worked(found.trials)
     return finished
+
+
+def _sure(job: Job, found: Found, trial: Trial) -> float:
+    """Chance to pass as it is, as far as it tells candidates apart."""
+    return min(chance_of(job, found, trial) or 0.0, SURE)
 
 
 def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Trial]:

@@ -1,0 +1,58 @@
+"""A candidate that all but surely passes: the certificate's sequence begins with it, so that daring ones cost no verdict."""
+
+from __future__ import annotations
+
+from slimline.core.trial import Trial
+from slimline.job.context import Job
+from slimline.job.found import Found, timed
+from slimline.job.search import loss_samples, try_plan
+from slimline.measure.certify import chance
+from slimline.model.recover import evaluate
+from slimline.search.strategies.allocate import corrections_from, counted, solve
+
+SURE = 0.98  # chance to pass on the holdout, below which a milder candidate is looked for
+SHARES = (0.2, 0.04, 0.008)  # of the mildest candidate's loss, that a milder one may have
+LATEST = 0.85  # of the time
+
+
+def chance_of(job: Job, found: Found, trial: Trial) -> float | None:
+    """Chance that an untrained candidate passes on the holdout, taking every changed answer for a changed score; ``None`` where answers cannot be counted."""
+    base, m, f = found.baseline_measurement.quality, trial.measurement, trial.fidelity
+    holdout = job.source.data("holdout")
+    if base is None or holdout is None or job.evaluation is None or m is None or m.quality is None or f is None or f.top1 is None:
+        return None
+    return chance(base - m.quality, 1 - f.top1, len(job.evaluation), len(holdout), job.request.budget.max_drop.allowed(base))
+
+
+def add_cautious(job: Job, found: Found) -> None:
+    """Where no candidate is ``SURE`` to pass, milder ones are tried until one is.
+
+    On LeNet-5 (0.3 points allowed) estimates were 150 times too low, and the mildest of eight candidates, 26 times smaller than the original, lost 0.23 points
+    on the holdout after 0.02 on the search samples.
+    """
+    if job.request.plan is not None:
+        return
+    samples, reference = loss_samples(job, found), None
+    for share in SHARES:
+        known = [(c, t) for t in found.trials if (c := chance_of(job, found, t)) is not None and not [v for v in t.violations if v.quantity != "drop"]]
+        if not known or max(c for c, _ in known) >= SURE:
+            return
+        if job.clock.over(LATEST):
+            job.cut("a candidate that is sure to pass: no time was left to look for one")
+            return
+        corrections = counted(found.space, corrections_from(found.space, found.trials))
+        choices = [choice for _, t in known if (choice := found.space.choice(t.plan)) is not None]
+        if not choices:
+            return
+        level = share * min(found.space.loss(choice, corrections) for choice in choices)
+        choice = solve(found.space, job.request.budget, level, corrections)
+        if choice is None:
+            return
+        plan = found.space.plan(choice)
+        if plan.digest in {t.plan.digest for t in found.trials}:
+            continue
+        with timed(job, "trying a cautious candidate", 0.4):
+            reference = evaluate(job.model, samples) if reference is None else reference
+            trial = try_plan(job, found, plan, "cautious", samples, reference)
+        found.trials.append(trial)
+        job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from slimline.core.budget import Budget
-from slimline.core.plan import Decision
 from slimline.core.progress import Silent
 from slimline.core.request import Request
 from slimline.job import _PythonTask
@@ -14,22 +13,26 @@ from slimline.job.context import Job, open_job
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
 from slimline.job.search import loss_samples, try_plan
-from slimline.methods.weight_only import WeightOnly
 from slimline.model.recover import evaluate
+from slimline.search.space import Corrections
+from slimline.search.strategies.allocate import solve
 
 
-def tried(rings: _PythonTask, out: Path, bits: int) -> tuple[Job, Found]:
-    """A job whose only candidate stores every weight in ``bits``."""
-    job = open_job(rings, Request(out=out, seconds=60, methods=("weight_only",), budget=Budget(max_drop="3%", minimize="size")), Silent())
+def tried(rings: _PythonTask, out: Path, level: float) -> tuple[Job, Found]:
+    """A job whose only candidate is the smallest with an estimated loss of at most ``level`` nats."""
+    budget = Budget(max_drop="3%", minimize="size")
+    job = open_job(rings, Request(out=out, seconds=60, methods=("weight_only",), budget=budget), Silent())
     found = prepare(job)
     samples = loss_samples(job, found)
-    plan = found.workshop.plan(tuple(Decision(site=f"{i}.weight", method=WeightOnly(bits=bits)) for i in (0, 2, 4)))  # type: ignore[arg-type]
+    choice = solve(found.space, budget, level, Corrections())
+    assert choice is not None
+    plan = found.space.plan(choice)
     found.trials.append(try_plan(job, found, plan, "allocate", samples, evaluate(job.model, samples)))
     return job, found
 
 
 def test_a_milder_candidate_is_added_until_one_is_sure_to_pass(rings: _PythonTask, tmp_path: Path) -> None:
-    job, found = tried(rings, tmp_path / "build", 4)
+    job, found = tried(rings, tmp_path / "build", 1.0)
     (daring,) = found.trials
     before = chance_of(job, found, daring)
     assert before is not None and before < SURE
@@ -42,7 +45,7 @@ def test_a_milder_candidate_is_added_until_one_is_sure_to_pass(rings: _PythonTas
 
 
 def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path: Path) -> None:
-    job, found = tried(rings, tmp_path / "build", 8)
+    job, found = tried(rings, tmp_path / "build", 1e-4)
     chance = chance_of(job, found, found.trials[0])
     assert chance is not None and chance >= SURE
     with job.journal:

@@ -13,7 +13,7 @@ from slimline.methods.resolution import Resolution
 from slimline.model.program import Program
 from slimline.model.sites import find_sites
 from slimline.search.sensitivity import Sensitivity
-from slimline.search.space import Option, Place, Space, Timing, layers_of
+from slimline.search.space import LEAST_COMMON, Option, Place, Space, Timing, layers_of
 from slimline.search.workshop import Workshop
 from slimline.targets.onnxruntime import OnnxRuntime
 
@@ -99,3 +99,11 @@ def test_places_are_of_a_kind_that_corrections_know(smaller: tuple[Space, Worksh
     trials = [((k,), {}, 2 * space.places[0].options[k].loss) for k in (1, 2, 2)]
     assert space.fitted(trials).losses["input"] == pytest.approx(2.0, rel=0.1)
     assert isinstance(space.places[0], Place)
+
+
+def test_the_first_trials_correct_by_the_common_ratio_and_a_lucky_one_by_little(smaller: tuple[Space, Workshop]) -> None:
+    space, _ = smaller
+    loss = space.places[0].options[1].loss
+    assert loss > 0
+    for measured, factor in ((150.0, 150.0), (0.001, LEAST_COMMON)):
+        assert space.fitted([((1,), {}, measured * loss)]).losses["input"] == pytest.approx(factor)

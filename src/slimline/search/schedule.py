@@ -35,7 +35,7 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     """
     affordable = SENSITIVITY * left / max(options * probe.forward, 1e-9)
     loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), LEAST_SAMPLES))), samples)
-    candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 4 * 4
+    candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 2 * 2
     steps = RECOVERY * left / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
     return Schedule(

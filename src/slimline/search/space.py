@@ -19,6 +19,7 @@ KINDS: tuple[Kind, ...] = ("model", "input", "block", "channels", "weight")
 CALL = 0.15  # of a layer's time, that it would take on an image of no size
 GRAPH_CODED = 0.1  # bytes that each byte of the graph takes in an archive: 0.05 on ResNet-20, 0.15 on LeNet-5
 BIAS_CODED = 0.84  # the same of float biases; of ResNet-20
+FEW, LEAST_COMMON = 3, 0.5  # trials below which losses are corrected by the common ratio alone, and how small it may then be: one trial can be lucky
 FLOOR = 0.3  # of the time at half width, that a layer of no width would still take
 
 
@@ -315,9 +316,11 @@ class Space:
                 costs[q] = float(np.median(ratios))
         rows = [(self._by_kind(c), loss) for c, _, loss in trials if loss is not None and loss > 0]
         kinds: list[Kind] = [k for k in KINDS if any(r[k] > 0 for r, _ in rows)]
-        if len(rows) < 3 or not kinds:
+        if not kinds:
             return Corrections(costs, {})
         common = float(np.median([loss / total for r, loss in rows if (total := sum(r.values())) > 0]))
+        if len(rows) < FEW:
+            return Corrections(costs, dict.fromkeys(kinds, max(common, LEAST_COMMON)))
         a = np.array([[common * r[k] / loss for k in kinds] for r, loss in rows])
         prior = np.eye(len(kinds)) * 0.3  # pulls towards the common ratio: three trials cannot tell three factors apart
         factors, _ = nnls(np.vstack([a, prior]), np.concatenate([np.ones(len(rows)), 0.3 * np.ones(len(kinds))]))

@@ -14,10 +14,11 @@ from slimline.core.plan import Decision, Fingerprint, Recovery
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
+from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
-from slimline.search.space import Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import EDGE, Allocate
+from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
+from slimline.search.strategies.allocate import EDGE, Allocate, corrections_from
 
 BASE = 0.9
 
@@ -134,3 +135,33 @@ def test_where_losses_are_far_larger_than_predicted_milder_candidates_are_tried(
             trial.model_copy(update={"measured_loss": loss, "measurement": trial.measurement.model_copy(update={"quality": BASE - loss}), "violations": over})
         )
     assert any(not t.violations and t.measured_loss for t in trials[6:])
+
+
+def test_a_layer_that_ran_slower_than_it_was_thought_to_is_left_in_float(space: Space) -> None:
+    budget = Budget(minimize="latency", max_drop="0.1")
+    first = Allocate(12).propose(space, budget, [])
+    assert first is not None
+    trial = measured(space, first)
+    integers = {d.site for d in first.decisions}
+    slow = min(integers)
+    times = {use.parameter: 2.0 if use.parameter == slow else 0.5 if use.parameter in integers else 1.0 for use in (layer.use for layer in space.layers)}
+    assert trial.measurement is not None
+    latency = Latency(median=sum(times.values()), p95=0.0, runs=1)
+    seen = trial.model_copy(update={"layer_ms": times, "measurement": trial.measurement.model_copy(update={"latency_ms": latency})})
+    choice = space.choice(first)
+    assert choice is not None and space.costs(choice, corrections_from(space, [seen]))["latency"] == pytest.approx(latency.median)
+    second, blind = (Allocate(12).propose(space, budget, [t]) for t in (seen, trial))
+    assert second is not None and blind is not None
+    assert slow in {d.site for d in blind.decisions} and slow not in {d.site for d in second.decisions}
+
+
+def test_factors_of_a_layer_are_timed_together_and_dropped_ones_not_at_all(space: Space) -> None:
+    keep, *_ = space.places[2].options
+    factored = Option("rank 2", (Decision(site="2.weight", method=LowRank(rank=2)),), 0.1, factors=((2, 16), (16, 2)))
+    places = tuple(replace(p, options=(keep, factored)) if i == 2 else p for i, p in enumerate(space.places))
+    wide = replace(space, places=places)
+    choice = tuple(int(i == 2) for i in range(len(places)))
+    profile = {f"{i}.weight": 1.0 for i in range(8) if i != 2} | {"2.0.weight": 0.25, "2.1.weight": 0.5}
+    found = wide.observed([(choice, profile), (choice, {**profile, "2.0.weight": 9.0}), (choice, {**profile, "2.1.weight": 0.0})])
+    assert sorted(found.values()) == [0.75] + [1.0] * 7
+    assert wide.costs(choice, Corrections(layers=found))["latency"] == pytest.approx(7.75)

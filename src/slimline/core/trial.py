@@ -59,7 +59,7 @@ class Trial(Data):
     """One line of the journal: a plan that was carried out, or why it failed.
 
     The measurement's ``quality`` and ``fidelity`` (against the original) are of the search split. ``agreement`` is
-    the artefact's with the compressed model: whether lowering changed anything.
+    the artefact's with the compressed model: whether lowering changed anything. ``layer_ms``: by weight, where the runtime profiles.
     """
 
     plan: Plan
@@ -69,6 +69,7 @@ class Trial(Data):
     predicted_loss: float | None = None
     measured_loss: float | None = None
     predicted: dict[str, float] = {}
+    layer_ms: dict[str, float] = {}
     agreement: Agreement | None = None
     fidelity: Agreement | None = None
     violations: tuple[Violation, ...] = ()

@@ -45,7 +45,7 @@ def add_cautious(job: Job, found: Found) -> None:
         if not choices:
             return
         level = share * min(found.space.loss(choice, corrections) for choice in choices)
-        choice = solve(found.space, job.request.budget, level, corrections)
+        choice = solve(found.space, job.request.budget, level, corrections) if level > 0 else None  # nothing is milder than what loses nothing
         if choice is None:
             return
         plan = found.space.plan(choice)

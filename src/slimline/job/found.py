@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from slimline.archive.container import download
-from slimline.core.contracts import Artifact
+from slimline.core.contracts import Artifact, Operation
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
@@ -102,17 +102,17 @@ def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -
     return latency.model_copy(update={"median": latency.median * scale, "p95": latency.p95 * scale})
 
 
-def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
-    """A layer that the plan calls integer and the runtime runs in float fails the plan; so does a float one that it runs in integers.
+def verify_execution(job: Job, built: Built, artifact: Artifact) -> tuple[Operation, ...]:
+    """A layer that the plan calls integer and the runtime runs in float fails the plan; so does a float one that it runs in integers. Returns what was read back.
 
     Raises:
         SlimlineError: naming the layers.
     """
     encoded = built.stored.encoded if built.stored is not None else {}
     wanted = {p for p, e in encoded.items() if e.execute in ("integer", "dynamic")}
+    operations = job.target.operations(artifact, job.example, threads=job.request.budget.threads)
     if not wanted:
-        return
-    operations = job.target.operations(artifact, job.example, threads=1)
+        return operations
     weighted = [o for o in operations if o.weight in wanted]
     floating = sorted({o.weight for o in weighted if o.executes != "integer"})
     if floating:
@@ -123,3 +123,4 @@ def verify_execution(job: Job, built: Built, artifact: Artifact) -> None:
     missing = sorted(wanted - {o.weight for o in weighted})
     if missing:
         job.note(f"whether {', '.join(missing[:3])} run in integers could not be read back from {job.target.name}")
+    return operations

@@ -19,6 +19,7 @@ from slimline.measure.agreement import agreement
 from slimline.model.recover import evaluate
 from slimline.numerics.divergence import divergence
 from slimline.search.strategies.replay import Replay
+from slimline.search.timing import per_layer
 
 LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
 
@@ -69,7 +70,7 @@ def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, 
     try:
         built = found.workshop.build(plan)
         artifact = found.workshop.lower(built)
-        verify_execution(job, built, artifact)
+        operations = verify_execution(job, built, artifact)
         latency = paired_latency(job, found, artifact, TRIAL_SECONDS)
         loss = divergence_of(job, artifact, samples, reference)
         quality, _, fidelity = scored(job, found, artifact)
@@ -88,6 +89,7 @@ def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, 
         predicted_loss=predicted,
         measured_loss=loss,
         predicted=costs,
+        layer_ms=per_layer(operations, latency),
         agreement=close,
         fidelity=fidelity,
         violations=violations,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,6 +14,12 @@ from slimline.core.site import Kind, Site
 from slimline.model.program import WeightUse
 
 Choice = tuple[int, ...]
+Form = tuple[
+    object, ...
+]  # all that a layer's time depends on: the weight, how it executes, its factors, the channels that it lost, the share of positions left
+Key = tuple[
+    int, int, int, int, float
+]  # of a layer in a choice: its index, its place's option, the channels that it lost (outputs, inputs), the share of positions left
 HALF = 0.25  # the share of multiply-adds that is left when both sides of a layer are halved
 KINDS: tuple[Kind, ...] = ("model", "input", "block", "channels", "weight")
 CALL = 0.15  # of a layer's time, that it would take on an image of no size
@@ -105,10 +111,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Corrections:
-    """What the measured trials say about the estimates: factors on costs, and on losses by kind of site."""
+    """What the measured trials say about the estimates: factors on costs, and on losses by kind of site; and milliseconds of layers in a form that ran in one of them."""
 
     costs: Mapping[Quantity, float] = field(default_factory=dict)
     losses: Mapping[Kind, float] = field(default_factory=dict)
+    layers: Mapping[Form, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,31 +150,69 @@ class Space:
     def costs(self, choice: Choice, corrections: Corrections = Corrections()) -> dict[Quantity, float]:
         """Estimated size, download, latency, memory and multiply-adds of a choice."""
         size, latency, macs, loaded, activations = float(self.overhead_bytes), self.timing.rest, 0.0, 0.0, 0.0
-        edges, integers, download = 0.0, 0, float(self.overhead_bytes) * GRAPH_CODED
-        for index, layer in enumerate(self.layers):
-            drops = self._drops(choice)
-            if any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks):
-                continue
-            key = (
-                index,
-                choice[layer.place] if layer.place is not None else -1,
-                self._removed(layer.outputs, choice),
-                self._removed(layer.inputs, choice),
-                self._work(layer, choice),
-            )
+        edges, integers, download, observed = 0.0, 0, float(self.overhead_bytes) * GRAPH_CODED, 0.0
+        for key in self._keys(choice):
             if key not in self._known:
                 self._known[key] = self._layer_costs(*key)
             bytes_, ms, work, weights, values, edge, coded = self._known[key]
-            size, latency, macs, loaded, activations = size + bytes_, latency + ms, macs + work, loaded + weights, max(activations, values)
-            edges, integers, download = edges + edge, integers + (edge == 0.0), download + coded
+            size, macs, loaded, activations = size + bytes_, macs + work, loaded + weights, max(activations, values)
+            integers, download = integers + (edge == 0.0), download + coded
+            seen = corrections.layers.get(self._form(key)) if corrections.layers else None
+            if seen is None:
+                latency, edges = latency + ms, edges + edge
+            else:
+                observed += seen
         if integers * 2 > len(self.layers):  # a float layer among integer ones costs a conversion on either side
             latency += edges
         memory = (0.0 if self.weights_in_flash else loaded) + 2 * activations
         found: dict[Quantity, float] = {"size": size, "download": download, "latency": latency, "memory": memory, "macs": macs}
-        return {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
+        corrected = {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
+        corrected["latency"] += observed
+        return corrected
+
+    def observed(self, profiles: Sequence[tuple[Choice, Mapping[str, float]]]) -> dict[Form, float]:
+        """Milliseconds of layers as they ran: the median over ``(choice, milliseconds by weight)``.
+
+        A layer's time is no smooth function of its width: 12 of 16 channels take longer than all 16 where kernels work on eight or sixteen at a time.
+        """
+        seen: dict[Form, list[float]] = {}
+        for choice, times in profiles:
+            for key in self._keys(choice):
+                parameter, count = self.layers[key[0]].use.parameter, len(self._stored(key))
+                names = [parameter] if not count else [f"{parameter.rpartition('.')[0]}.{i}.weight" for i in range(count)]
+                if all(n in times for n in names):
+                    seen.setdefault(self._form(key), []).append(sum(times[n] for n in names))
+        return {form: sorted(values)[len(values) // 2] for form, values in seen.items()}
+
+    def _keys(self, choice: Choice) -> Iterator[Key]:
+        """Of every layer that the choice leaves."""
+        drops = self._drops(choice)
+        for index, layer in enumerate(self.layers):
+            if not any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks):
+                taken = choice[layer.place] if layer.place is not None else -1
+                yield index, taken, self._removed(layer.outputs, choice), self._removed(layer.inputs, choice), self._work(layer, choice)
+
+    def _option(self, key: Key) -> Option | None:
+        place = self.layers[key[0]].place
+        return None if place is None else self.places[place].options[key[1]]
+
+    def _stored(self, key: Key) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the factors that take the weight's place."""
+        option = self._option(key)
+        return () if option is None else option.factors
+
+    def _form(self, key: Key) -> Form:
+        if key not in self._forms:
+            option = self._option(key)
+            self._forms[key] = (key[0], "float" if option is None else option.execute, self._stored(key), *key[2:])
+        return self._forms[key]
 
     @cached_property
-    def _known(self) -> dict[tuple[int, int, int, int, float], tuple[float, ...]]:
+    def _forms(self) -> dict[Key, Form]:
+        return {}
+
+    @cached_property
+    def _known(self) -> dict[Key, tuple[float, ...]]:
         return {}
 
     def _layer_costs(self, index: int, taken: int, removed_out: int, removed_in: int, work: float) -> tuple[float, ...]:

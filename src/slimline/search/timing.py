@@ -16,7 +16,7 @@ from slimline.search.workshop import Workshop
 def per_layer(operations: Sequence[Operation], latency: Latency) -> dict[str, float]:
     """Milliseconds by weight, scaled to the measured latency; an operation without one counts to the weight before it.
 
-    What comes before the first weight is under ``""``.
+    What comes before the first weight is under ``""``. Nothing where the runtime does not profile.
     """
     times: dict[str, float] = {}
     current = ""
@@ -24,7 +24,7 @@ def per_layer(operations: Sequence[Operation], latency: Latency) -> dict[str, fl
         current = operation.weight or current
         times[current] = times.get(current, 0.0) + (operation.milliseconds or 0.0)
     total = sum(times.values())
-    return {k: v * latency.median / total for k, v in times.items()} if total > 0 else times
+    return {k: v * latency.median / total for k, v in times.items()} if total > 0 else {}
 
 
 def measure_timing(

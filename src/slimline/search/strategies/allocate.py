@@ -120,13 +120,14 @@ def _spread_order(count: int) -> list[int]:
 
 def corrections_from(space: Space, trials: Sequence[Trial]) -> Corrections:
     """What the measured trials say about the space's estimates."""
-    known = []
+    known, profiles = [], []
     for trial in trials:
         choice = space.choice(trial.plan)
         if choice is not None and trial.measurement is not None:
             measured: dict[Quantity, float] = {q: trial.measurement.cost(q) for q in ("size", "latency", "memory", "macs", "download")}
             known.append((choice, measured, trial.measured_loss))
-    return space.fitted(known) if known else Corrections()
+            profiles.append((choice, trial.layer_ms))
+    return replace(space.fitted(known), layers=space.observed(profiles)) if known else Corrections()
 
 
 def counted(space: Space, corrections: Corrections) -> Corrections:

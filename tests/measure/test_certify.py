@@ -10,7 +10,17 @@ import torch
 
 from slimline.core.result import DropInterval
 from slimline.errors import DataError
-from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
+from slimline.measure.certify import (
+    best_sequence,
+    bootstrap_interval,
+    chance,
+    decide,
+    drop_interval,
+    expected_half_width,
+    fixed_sequence,
+    likely_half_width,
+    shrunk,
+)
 from slimline.measure.quality import f1
 
 
@@ -209,6 +219,22 @@ def test_a_sequence_is_of_one_to_three(count: int) -> None:
 def test_the_expected_half_width_is_that_of_the_certificate(lost: int, won: int, n: int) -> None:
     found, _ = drop_interval(*pair(lost, won, n), 0.5)
     assert expected_half_width((lost + won) / n, n) == pytest.approx(found.upper_95 - found.observed, rel=0.2)
+
+
+@pytest.mark.parametrize(("mean", "spread", "n"), [(0.005, 0.003, 400), (0.02, 0.01, 2000), (0.0, 1e-5, 700)])
+def test_the_half_width_of_cosines_is_that_of_the_certificate(mean: float, spread: float, n: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    seen, tested = ((mean + spread * torch.randn(k, generator=generator)).abs() for k in (500, n))
+    found, _ = drop_interval(torch.ones(n), 1 - tested, 0.5)
+    assert likely_half_width(torch.ones(500), 1 - seen, n) == pytest.approx(found.upper_95 - found.observed, rel=0.2)
+
+
+def test_the_half_width_of_right_and_wrong_is_by_how_many_differ() -> None:
+    assert likely_half_width(*pair(12, 8, 1000), 5000) == expected_half_width(0.02, 5000)
+
+
+def test_graded_scores_whose_test_adds_little_are_likely_to_pass() -> None:
+    assert chance(0.004, 1e-5, 500, 2000, 0.0065, 0.002) > 0.99 > 0.5 > chance(0.004, 1e-5, 500, 2000, 0.0055, 0.002)
 
 
 def test_the_best_of_many_is_corrected_by_the_expected_minimum_of_their_errors() -> None:

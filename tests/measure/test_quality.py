@@ -6,7 +6,23 @@ import pytest
 import torch
 
 from slimline.errors import DataError, UsageError
-from slimline.measure.quality import auroc, chosen, cosine, default, evaluate, f1, first_tensor, named, neg_mse, pixel_accuracy, precision, recall, top1, top5
+from slimline.measure.quality import (
+    are_class_scores,
+    auroc,
+    chosen,
+    cosine,
+    default,
+    evaluate,
+    f1,
+    first_tensor,
+    named,
+    neg_mse,
+    pixel_accuracy,
+    precision,
+    recall,
+    top1,
+    top5,
+)
 
 MAKE = torch.Generator().manual_seed(0)
 SCORES = torch.randn(60, 7, generator=MAKE)
@@ -125,3 +141,26 @@ def test_a_name_goes_before_the_tasks_own_metric_and_that_before_the_default() -
     assert chosen("f1", own, never, LABELS) == ("f1", f1)
     assert chosen("", own, never, LABELS) == chosen("metric", own, never, LABELS) == ("metric", own.metric)
     assert chosen("", Bare(), lambda: SCORES, LABELS) == ("top1", top1) and chosen("", Bare(), lambda: SCORES, None) == ("cosine", cosine)
+
+
+VECTORS = torch.nn.functional.normalize(SCORES, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "targets", "expected"),
+    [
+        ("top1", SCORES, LABELS, True),
+        ("auroc", SCORES, LABELS, True),
+        ("metric", SCORES, LABELS, True),
+        ("metric", SCORES.reshape(5, 7, 4, 3), LABELS.reshape(5, 4, 3), True),
+        ("cosine", SCORES.softmax(1), None, True),
+        ("cosine", VECTORS, None, False),
+        ("metric", VECTORS, None, False),
+        ("metric", VECTORS, torch.rand(60), False),
+        ("metric", VECTORS, VECTORS, False),
+        ("neg_mse", SCORES, SCORES, False),
+        ("metric", SCORES.reshape(5, 3, 4, 7), None, False),
+    ],
+)
+def test_outputs_are_class_scores_by_metric_labels_or_their_sum(name: str, outputs: torch.Tensor, targets: torch.Tensor | None, expected: bool) -> None:
+    assert are_class_scores(name, (outputs,), targets) is expected

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
-from slimline.model.recover import Answers, Distillation, distil, distillation_loss
+from slimline.model.recover import Answers, Distillation, distil
+from slimline.numerics.divergence import distillation_loss
 
 HOW = Distillation(steps=40, batch=16, learning_rate=0.02, augmentation=Augmentation(mix=True))
 
@@ -47,7 +50,7 @@ def test_a_student_comes_closer_to_its_teacher_and_twice_to_the_same_place() -> 
     teacher, samples = lesson()
     nets = student(1), taught(1, teacher, samples)
     with torch.no_grad():
-        before, after = (float(distillation_loss(net(samples.args[0]), teacher(samples.args[0]))) for net in nets)
+        before, after = (float(distillation_loss(net(samples.args[0]), teacher(samples.args[0]), classes=True)) for net in nets)
     assert after < 0.2 * before
     for a, b in zip(taught(1, teacher, samples).parameters(), taught(1, teacher, samples).parameters(), strict=True):
         assert torch.equal(a, b)
@@ -93,3 +96,17 @@ def test_it_stops_when_told() -> None:
     net = student(1)
     left = iter([False, False, True])
     assert distil(net, net.parameters(), teacher, samples, HOW, stop=lambda: next(left)) == 2
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_training_brings_values_back_and_leaves_a_shift_of_class_scores(classes: bool) -> None:
+    """A student whose outputs are all larger by one gives the same classes, and other vectors."""
+    torch.manual_seed(0)
+    teacher, samples = nn.Linear(8, 6).eval(), Samples.of(torch.randn(256, 8))
+    net = copy.deepcopy(teacher)
+    with torch.no_grad():
+        net.bias += 1.0
+    how = Distillation(steps=200, batch=64, learning_rate=0.02, weight_decay=0.0, classes=classes)
+    assert distil(net, net.parameters(), teacher, samples, how) == 200
+    left = float((net.bias - teacher.bias).detach().abs().mean())
+    assert left == pytest.approx(1.0, abs=0.05) if classes else left < 0.1

@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from slimline.model.recover import distillation_loss
-from slimline.model.structure_statistics import own_divergence
-from slimline.numerics.divergence import divergence
+from slimline.numerics.divergence import distillation_loss, divergence, own_divergence
 from slimline.numerics.scores import are_probabilities, logits
 from slimline.sources.task_file import TaskFile
 
@@ -28,14 +26,14 @@ def test_only_rows_that_sum_to_one_are_probabilities() -> None:
 @pytest.mark.parametrize("measure", [divergence, distillation_loss])
 def test_probabilities_lose_what_their_scores_lose(measure: object) -> None:
     assert callable(measure)
-    torch.testing.assert_close(measure(SCORES.softmax(1), OTHER.softmax(1)), measure(SCORES, OTHER), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(measure(SCORES.softmax(1), OTHER.softmax(1), classes=True), measure(SCORES, OTHER, classes=True), rtol=1e-4, atol=1e-5)
 
 
 def test_their_own_divergence_has_the_same_gradient() -> None:
     gradients = []
     for softmax in (False, True):
         x = SCORES.clone().requires_grad_()
-        own_divergence(x.softmax(1) if softmax else x, torch.Generator().manual_seed(1)).backward()
+        own_divergence(x.softmax(1) if softmax else x, torch.Generator().manual_seed(1), classes=True).backward()
         gradients.append(x.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
 

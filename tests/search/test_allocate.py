@@ -18,7 +18,7 @@ from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import EDGE, Allocate, corrections_from
+from slimline.search.strategies.allocate import EDGE, Allocate, _edge, corrections_from
 
 BASE = 0.9
 
@@ -120,6 +120,17 @@ def test_without_training_changed_answers_bound_the_edge(space: Space) -> None:
         quality = trial.measurement.model_copy(update={"quality": BASE}) if trial.measurement is not None else None
         trials.append(trial.model_copy(update={"measurement": quality, "fidelity": Agreement(top1=max(top1, 0.0), cosine=1.0, max_abs=0.0)}))
     assert max(t.measured_loss or 0.0 for t in trials[8:12]) < 0.2
+
+
+def test_where_outputs_are_values_the_edge_leaves_room_for_the_interval(space: Space) -> None:
+    budget = Budget(minimize="size", max_drop="0.1")
+    values = Agreement(top1=None, cosine=1.0, max_abs=0.0)
+    trials = [t.model_copy(update={"fidelity": values}) for t in run(space, 16, budget)]
+    for half_width in (0.0, 0.05, 0.08):
+        low, high = _edge(space, budget, [t.model_copy(update={"half_width": half_width}) for t in trials], Corrections())
+        losses = sorted(t.measured_loss or 0.0 for t in trials)
+        assert low == pytest.approx(max(loss for loss in losses if loss <= 0.1 - half_width + losses[0]))
+        assert high > low
 
 
 def test_where_losses_are_far_larger_than_predicted_milder_candidates_are_tried(space: Space) -> None:

@@ -60,6 +60,8 @@ class Trial(Data):
 
     The measurement's ``quality`` and ``fidelity`` (against the original) are of the search split. ``agreement`` is
     the artefact's with the compressed model: whether lowering changed anything. ``layer_ms``: by weight, where the runtime profiles.
+    ``half_width``: what the interval on the holdout is expected to add to the drop, from how the samples' scores differ from the
+    original's; ``None`` where there are none.
     """
 
     plan: Plan
@@ -72,6 +74,7 @@ class Trial(Data):
     layer_ms: dict[str, float] = {}
     agreement: Agreement | None = None
     fidelity: Agreement | None = None
+    half_width: float | None = None
     violations: tuple[Violation, ...] = ()
     error: str = ""
     seconds: float = 0.0

@@ -20,7 +20,7 @@ from slimline.core.result import (
 from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
-from slimline.job.found import Found, timed
+from slimline.job.found import Found, half_width_of, timed
 from slimline.job.recovery import Finalist, objective
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
@@ -57,26 +57,21 @@ def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) ->
     samples = job.source.data("holdout")
     if samples is None or found.baseline_scores is None:
         return 0.0
-    differing = [float((s - found.baseline_scores).abs().mean()) for s in scores if s is not None]
-    discordance = max(differing) if differing else _discordance(job, found)
-    return expected_half_width(discordance, len(samples))
-
-
-def _discordance(job: Job, found: Found) -> float:
-    """The share of answers that candidates change which lose little more than is allowed: their median."""
+    known = [width for s in scores if (width := half_width_of(job, found, s)) is not None]
+    if known:
+        return max(known)
     base = found.baseline_measurement.quality
     assert base is not None
     near = NEAR * job.request.budget.max_drop.allowed(base)
-    changed = [
-        1 - t.fidelity.top1
-        for t in found.trials
-        if t.fidelity is not None
-        and t.fidelity.top1 is not None
-        and t.measurement is not None
-        and t.measurement.quality is not None
-        and base - t.measurement.quality <= near
-    ]
-    return statistics.median(changed) if changed else UNKNOWN
+    tried = [t for t in found.trials if t.measurement is not None and t.measurement.quality is not None and base - t.measurement.quality <= near]
+    widths = [width for t in tried if (width := _expected(t, len(samples))) is not None]
+    return statistics.median(widths) if widths else expected_half_width(UNKNOWN, len(samples))
+
+
+def _expected(trial: Trial, samples: int) -> float | None:
+    """Of a candidate's interval: from the share of answers that it changes, and where outputs are values from their scores."""
+    changed = trial.fidelity.top1 if trial.fidelity is not None else None
+    return trial.half_width if changed is None else expected_half_width(1 - changed, samples)
 
 
 def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:
@@ -95,8 +90,9 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
     holdout = job.source.data("holdout")
 
     def seen(f: Finalist) -> tuple[float, float]:
-        """Drop to expect on the holdout, and the share of samples on which it differs from the original."""
-        discordance = 0.05 if f.scores is None or found.baseline_scores is None else float((f.scores - found.baseline_scores).abs().mean())
+        """Drop to expect on the holdout, and the share of samples on which it differs from the original (where outputs are values: the variance of the difference)."""
+        differences = None if f.scores is None or found.baseline_scores is None else f.scores - found.baseline_scores
+        discordance = UNKNOWN if differences is None else float(differences.abs().mean() if job.classes else differences.var(correction=0))
         assert f.trial.measurement is not None and f.trial.measurement.quality is not None
         rivals = len(finalists) if f.trial.plan.digest in found.recovered else 1  # the race was decided by these very samples
         return shrunk(base - f.trial.measurement.quality, discordance, count, rivals), discordance
@@ -106,7 +102,8 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
         return seen(f)[0] + half_width(job, found, [f.scores])
 
     def likely(f: Finalist) -> float:
-        return chance(*seen(f), count, len(holdout) if holdout is not None else count, allowed)
+        width = None if job.classes else half_width_of(job, found, f.scores)
+        return chance(*seen(f), count, len(holdout) if holdout is not None else count, allowed, width)
 
     least = min(half_width(job, found, [f.scores]) for f in kept)
     if least > UNCERTIFIABLE * allowed and min(map(margin, kept)) > allowed:
@@ -170,11 +167,11 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
         verdict = "fail"
     if source == "from_train":
         job.note("generalisation: the holdout was taken from the training data, which the original has seen, so nothing is certified")
-    fidelity = agreement(flat(shaped), flat(original))
+    fidelity = agreement(flat(shaped), flat(original), classes=job.classes)
     assert finalist.built.stored is not None
     part = samples[: min(len(samples), 500)]
     stored = evaluate_stored(finalist, part)
-    close = agreement(tuple(t[: len(part)] for t in flat(shaped)), flat(stored))
+    close = agreement(tuple(t[: len(part)] for t in flat(shaped)), flat(stored), classes=job.classes)
     return Outcome(finalist, verdict, interval, certificate, fidelity, close, quality, baseline_quality, rss, baseline_rss, samples, original, shaped)
 
 

@@ -48,7 +48,7 @@ class Source(Task, Protocol):
 
 @dataclass
 class Job:
-    """One run. ``evaluation`` chooses between candidates, ``calibration`` sets ranges; they never overlap."""
+    """One run. ``evaluation`` chooses between candidates, ``calibration`` sets ranges; they never overlap. ``classes``: the outputs are class scores, not values."""
 
     request: Request
     source: Source
@@ -61,6 +61,7 @@ class Job:
     evaluation: Samples | None
     metric_name: str
     metric: quality.Metric
+    classes: bool
     fingerprint: Fingerprint
     journal: Journal
     cache: Cache
@@ -123,7 +124,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         source.slices("holdout")  # what is wrong with them is told now, not at the end
     calibration, evaluation = _parts(splits["train"], splits["search"], request.seed)
     few = (evaluation or calibration or example)[:8]
-    metric_name, metric = quality.chosen(request.metric, source, lambda: evaluate(model, few), few.targets)
+    outputs = evaluate(model, few)
+    metric_name, metric = quality.chosen(request.metric, source, lambda: outputs, few.targets)
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
     if request.plan is not None:
         check_replayable(request.plan, mark)
@@ -148,6 +150,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         evaluation=evaluation,
         metric_name=metric_name,
         metric=metric,
+        classes=quality.are_class_scores(metric_name, outputs, few.targets),
         fingerprint=mark,
         journal=journal,
         cache=Cache((request.shared or request.out) / STATE / "cache"),

@@ -19,6 +19,7 @@ from slimline.core.trial import Agreement, Latency, Measurement, Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.measure.agreement import agreement
+from slimline.measure.certify import likely_half_width
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
 from slimline.search.space import Space
@@ -88,7 +89,15 @@ def scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, to
         return None, None, None
     raw = job.target.run(artifact, job.evaluation, threads=2)
     quality, scores = job.score(as_outputs(raw, found.original), job.evaluation, found.original)
-    return quality, scores, agreement(raw, flat(found.original))
+    return quality, scores, agreement(raw, flat(found.original), classes=job.classes)
+
+
+def half_width_of(job: Job, found: Found, scores: torch.Tensor | None) -> float | None:
+    """What the interval on the holdout is expected to add to a drop, from per-sample ``scores``; ``None`` without them or a holdout."""
+    holdout = job.source.data("holdout")
+    if holdout is None or scores is None or found.baseline_scores is None:
+        return None
+    return likely_half_width(found.baseline_scores, scores, len(holdout))
 
 
 def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -> Latency:

@@ -19,7 +19,9 @@ from slimline.core.registry import find
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT
 from slimline.errors import ModelError, UsageError
+from slimline.measure import quality
 from slimline.model.apply import aliases_of, apply_structure, named_tensors, tensor_of
+from slimline.model.recover import evaluate
 from slimline.model.sites import find_sites
 from slimline.search.strategies.replay import check_replayable
 from slimline.search.workshop import Built, Workshop
@@ -217,7 +219,9 @@ def prepare(
     was_training = model.training
     quiet = copy.deepcopy(model).eval()
     sites, _ = find_sites(quiet, samples[:2].without_targets())
-    workshop = Workshop(quiet, samples[:2].without_targets(), samples, sites, find("targets", target)(), loss)
+    few = samples[:8]
+    classes = quality.are_class_scores(quality.OWN, evaluate(quiet, few), few.targets)
+    workshop = Workshop(quiet, samples[:2].without_targets(), samples, sites, find("targets", target)(), loss, classes=classes)
     training = Training(quiet, plan, workshop, steps, ramp)
     training.module.train(was_training)
     return training

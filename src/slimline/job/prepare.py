@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from slimline.archive.container import download
 from slimline.core.contracts import Artifact, saturates
+from slimline.core.formats import Affine
 from slimline.core.plan import Decision, Method, Recovery
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
@@ -21,7 +24,7 @@ from slimline.job.recovery import CALIBRATION_BATCH
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import bf16_pays, evaluate, seconds_per_step
 from slimline.model.sites import find_sites
-from slimline.search.schedule import Probe, make_schedule
+from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES, Probe, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
 from slimline.search.strategies.replay import planned
@@ -29,8 +32,11 @@ from slimline.search.timing import measure_timing
 from slimline.search.workshop import Workshop
 from slimline.store.cache import key
 
+TIMING_SHARE = 0.12  # of the time, that lowering whole models to time their layers may take
 BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is given up
 
+PROBE_SHARE = 0.03  # of the time; a candidate that takes longer is not made twice only to be timed
+MEASURED = 0.6  # of a forward pass, that an option computes: what lies downstream of it
 OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
 REPAIR_SAMPLES, REPAIR_PASSES = 256, 4  # an option that builds the model anew is repaired and its norms measured: forwards of calibration samples
@@ -48,7 +54,8 @@ def prepare(job: Job) -> Found:
     with timed(job, "looking at the model", 0.01):
         sites, refused = find_sites(job.model, job.example)
         sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
-        workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, job.loss if job.train is not None else None, job.request.seed)
+        loss = job.loss if job.train is not None else None
+        workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, loss, job.request.seed, classes=job.classes)
         baseline = job.target.lower(workshop.original, job.example)
         (latency,) = job.target.latency([baseline], job.example, batch=budget.batch, threads=budget.threads, seconds=1.0)
         samples = job.evaluation if job.evaluation is not None else job.example
@@ -58,14 +65,19 @@ def prepare(job: Job) -> Found:
     if quality is not None:
         budget.max_drop.allowed(quality)
     offered = {s.id: offers(job, s) for s in sites}
-    schedule, bf16, batch = _schedule(job, workshop, offered)
-    offered = offered if job.request.plan is not None else _affordable(job, sites, offered)
+    speed = _speed(job, workshop, offered)
+    least = LEAST_SAMPLES
+    if job.request.plan is None:
+        offered, least = _fewer(job, sites, offered, speed)
+    schedule, bf16, batch, candidate = _schedule(job, workshop, offered, speed, least)
+    if job.request.plan is None:
+        offered = _affordable(job, sites, offered, speed, schedule.samples_loss)
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
         places, more = _option_database(job, workshop, sites, offered, schedule.samples_loss)
     with timed(job, "timing layers", 0.18):
-        timing = _timing(job, workshop, baseline, places)
+        timing = _timing(job, workshop, baseline, places, candidate)
     if getattr(job.target, "integer_only", False):
         places = [_in_integers(p) for p in places]
     overhead, per_layer = _overhead(workshop, baseline)
@@ -109,27 +121,92 @@ def offers(job: Job, site: Site) -> list[Method]:
     return [o.reduced() for o in found] if saturates(job.target) else found
 
 
-def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]]) -> dict[str, list[Method]]:
-    """The offers that there is time to measure: first go those that build the model anew, then factored layers, then every second width and all but one setting of each number of bits; said in the report."""
-    kept = job.journal.last("schedule")
-    assert kept is not None
-    forward, samples, kinds = float(kept["forward"]), int(kept["schedule"]["samples_loss"]), {s.id: s.kind for s in sites}
+@dataclass(frozen=True)
+class Speed:
+    """Measured at the start. Seconds: of one forward sample, and of second-order rounding for each unit of ``_work``."""
+
+    forward: float
+    rounding: float
+
+
+def _speed(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> Speed:
+    """From the journal if it is there (a resumed run measures the same options), else probed."""
+    kept = job.journal.last("speed")
+    if kept is not None:
+        return Speed(float(kept["forward"]), float(kept["rounding"]))
+    with timed(job, "probing throughput", 0.03):
+        source = job.calibration if job.calibration is not None else job.example
+        few = source[: min(len(source), 64)]
+        with torch.inference_mode():
+            workshop.program.run(few)
+            start = time.perf_counter()
+            workshop.program.run(few)
+        speed = Speed((time.perf_counter() - start) / len(few), _rounding_seconds(workshop, offered))
+    job.journal.append("speed", {"forward": speed.forward, "rounding": speed.rounding}, job.clock.elapsed)
+    return speed
+
+
+def _rounding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> float:
+    """Of the site in the middle, in 4 bits, which the option database asks for anyway."""
+    sites = {s.id: s for s in workshop.sites}
+    known = sorted((s for s, options in offered.items() if any(map(_is_second_order, options))), key=lambda s: _work(sites[s]))
+    for site in known[len(known) // 2 :] if workshop.statistics is not None else ():
+        assert workshop.statistics is not None
+        start = time.perf_counter()
+        try:
+            workshop.statistics.encoded(workshop.program, site, Affine(bits=4, axis=workshop.program.use(site).axis), "second_order")
+        except SlimlineError:  # no moments, or outputs along another dimension
+            continue
+        return (time.perf_counter() - start) / _work(sites[site])
+    return 0.0
+
+
+def _is_second_order(method: Method) -> bool:
+    return getattr(method, "rounding", None) == "second_order" and not method.gains
+
+
+def _work(site: Site) -> int:
+    """Of second-order rounding: each output's inputs, squared."""
+    return site.shape[0] * math.prod(site.shape[1:]) ** 2
+
+
+def _fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed) -> tuple[dict[str, list[Method]], int]:
+    """The offers that there is time to measure, and on how many samples at least; what is left out is said in the report.
+
+    First go every second width and all but one setting of each number of bits; then once more every second width, 2 bits, and second-order rounding of 8 bits, which gains least by it.
+    """
+    kinds, allowed = {s.id: s.kind for s in sites}, OPTIONS_SHARE * job.clock.seconds
+    apart = {s.id for s in sites if s.kind in ("input", "model")}  # these have a share of their own
+
+    def seconds(part: dict[str, list[Method]], samples: int) -> float:
+        count = sum(sum(m.stage == "numerics" or kinds[s] != "weight" for m in options) for s, options in part.items() if s not in apart)
+        rounded = sum(_work(s) * len({getattr(m, "bits", 0) for m in part[s.id] if _is_second_order(m)}) for s in sites if s.kind == "weight")
+        return count * speed.forward * MEASURED * samples + rounded * speed.rounding
+
+    def thinned(part: dict[str, list[Method]], few: Callable[[list[Method]], list[Method]]) -> dict[str, list[Method]]:
+        return {s: options[1::2] if kinds[s] == "channels" and len(options) > 2 else few(options) for s, options in part.items()}
+
+    needed = seconds(offered, LEAST_SAMPLES)
+    if needed <= allowed:
+        return offered, LEAST_SAMPLES
+    half = thinned(offered, _first_of_each)
+    few = half if seconds(half, LEAST_SAMPLES) <= allowed else thinned(half, _fewest)
+    said = "half of all options" if few is half else f"{1 - sum(map(len, few.values())) / sum(map(len, offered.values())):.0%} of all options"
+    job.note(f"{said}: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
+    return few, LEAST_SAMPLES if seconds(few, LEAST_SAMPLES) <= allowed else FEWEST_SAMPLES
+
+
+def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed, samples: int) -> dict[str, list[Method]]:
+    """Without those that build the model anew and without factored layers, where measuring them takes more than their share; said in the report."""
+    kinds = {s.id: s.kind for s in sites}
     calibration = min(len(job.calibration), REPAIR_SAMPLES) if job.calibration is not None else 0
-
-    def seconds(part: dict[str, list[Method]], per_option: float) -> float:
-        """``per_option``: samples that one option computes."""
-        return sum(map(len, part.values())) * forward * per_option
-
     rebuilt = {s: options for s, options in offered.items() if kinds[s] in ("input", "model")}
     factored = {s: [m for m in options if m.stage == "structure"] for s, options in offered.items() if kinds[s] == "weight"}
     for part, per_option in ((rebuilt, REPAIR_PASSES * calibration + samples), (factored, min(samples, FACTOR_SAMPLES))):
-        if (needed := seconds(part, per_option)) > FACTORED_SHARE * job.clock.seconds:
+        if (needed := sum(map(len, part.values())) * speed.forward * per_option) > FACTORED_SHARE * job.clock.seconds:
             names = ", ".join(sorted({m.name for options in part.values() for m in options}))
             job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
             offered = {s: [m for m in options if m not in part.get(s, ())] for s, options in offered.items()}
-    if (needed := seconds(offered, 0.6 * samples)) > OPTIONS_SHARE * job.clock.seconds:
-        job.note(f"half of all options: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
-        offered = {s: options[1::2] if kinds[s] == "channels" and len(options) > 2 else _first_of_each(options) for s, options in offered.items()}
     return offered
 
 
@@ -140,6 +217,18 @@ def _first_of_each(options: list[Method]) -> list[Method]:
         place = (method.name, getattr(method, "bits", None), getattr(method, "rate", None))
         if place not in best or getattr(method, "rounding", None) == "second_order":
             best[place] = method
+    return list(best.values())
+
+
+def _fewest(options: list[Method]) -> list[Method]:
+    """Of those that are left: 8 bits rounded to the nearest, 4 as they are, no 2; of others the first of each method."""
+    best: dict[tuple[object, ...], Method] = {}
+    for method in options:
+        bits = getattr(method, "bits", None)
+        if bits == 8 and _is_second_order(method):
+            method = type(method).model_validate({**method.model_dump(), "rounding": "nearest"})
+        if bits != 2:
+            best.setdefault((method.name, bits, getattr(method, "rate", None)), method)
     return list(best.values())
 
 
@@ -163,19 +252,12 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
     )
 
 
-def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> tuple[Schedule, bool, int]:
-    """From the journal if it is there (a resumed run keeps it), else from a probe."""
+def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], speed: Speed, least: int) -> tuple[Schedule, bool, int, float]:
+    """With whether to train in bf16, the batch, and the seconds of one candidate: from the journal if it is there (a resumed run keeps it), else from a probe."""
     kept = job.journal.last("schedule")
     if kept is not None:
-        return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"])
+        return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"]), float(kept.get("candidate", 0.0))
     with timed(job, "probing throughput", 0.04):
-        source = job.calibration if job.calibration is not None else job.example
-        few = source[: min(len(source), 64)]
-        with torch.inference_mode():
-            workshop.program.run(few)
-            start = time.perf_counter()
-            workshop.program.run(few)
-        forward = (time.perf_counter() - start) / len(few)
         batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
         bf16, step = False, 1.0
         if job.train is not None:
@@ -184,26 +266,26 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) ->
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
         candidate = _candidate_seconds(job, workshop, offered)
-    samples = len(source)
     schedule = make_schedule(
         job.clock.seconds,
         job.clock.left,
-        Probe(forward, step, candidate),
+        Probe(speed.forward, step, candidate),
         options=sum(map(len, offered.values())),
-        samples=samples,
+        samples=len(job.calibration if job.calibration is not None else job.example),
         train=len(job.train) if job.train is not None else 0,
         batch=batch,
+        least=least,
     )
     if job.train is None and job.calibration is not None:
-        schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, forward)})
-    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "forward": forward}, job.clock.elapsed)
-    return schedule, bf16, batch
+        schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, speed.forward)})
+    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "candidate": candidate}, job.clock.elapsed)
+    return schedule, bf16, batch, candidate
 
 
 def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> float:
     """What one candidate takes: the mildest structure of one place with the first numerics of every weight, built, lowered, run on the evaluation samples and packed.
 
-    The first is built twice as slow as those after it (what is observed once, modules that are loaded), so a second one is timed.
+    The first is built twice as slow as those after it (what is observed once, modules that are loaded), so a second one is timed, unless that takes too long.
     """
     kinds = {s.id: s.kind for s in workshop.sites}
     none: tuple[Decision, ...] = ()
@@ -224,6 +306,8 @@ def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Met
         job.target.run(artifact, job.evaluation if job.evaluation is not None else job.example, threads=2)
         download(artifact.content, exact=False)
         seconds = time.perf_counter() - start
+        if seconds > PROBE_SHARE * job.clock.seconds:
+            break
     return seconds
 
 
@@ -322,14 +406,22 @@ def _option_from_json(data: dict[str, Any]) -> Option:
     )
 
 
-def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place]) -> Any:
+def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place], candidate: float) -> Any:
     from slimline.search.space import Timing
 
     kept = job.journal.last("timing")
     if kept is not None:  # measured once: a resumed run must choose by the same costs
         return Timing(kept["full"], kept["half"], kept["rest"], kept["edge"])
     timing, _ = measure_timing(
-        workshop, baseline, places, tuple(job.methods), job.base_plan, batch=job.request.budget.batch, threads=job.request.budget.threads, note=job.note
+        workshop,
+        baseline,
+        places,
+        tuple(job.methods),
+        job.base_plan,
+        batch=job.request.budget.batch,
+        threads=job.request.budget.threads,
+        note=job.note,
+        most=max(2, int(TIMING_SHARE * job.clock.seconds / max(candidate, 1e-9))),
     )
     job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
     return timing

@@ -124,6 +124,7 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
         batch=found.batch,
         seed=job.request.seed + entry.steps,
         bf16=found.bf16,
+        classes=job.classes,
         augmentation=found.augmentation,
         learning_rate=_rate(found, digest),
     )
@@ -297,7 +298,7 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
     measured = measure(job, found.workshop, artifact, latency, quality, built.program)
     assert built.stored is not None
     few = (job.calibration if job.calibration is not None else job.example)[:64]
-    close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)))
+    close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)), classes=job.classes)
     violations = job.request.budget.violations(measured, found.baseline_measurement)
     final = trial.model_copy(
         update={
@@ -334,6 +335,7 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[
         batch=found.batch if job.train is not None else CALIBRATION_BATCH,
         seed=job.request.seed + 7,
         bf16=found.bf16,
+        classes=job.classes,
         augmentation=found.augmentation,
         learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
         weight_decay=0.0,

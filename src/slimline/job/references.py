@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ UNIFORM_KEEP = 0.7  # of all channels, with int8: what handwork begins with
 ALONE_SAMPLES = 2_000  # of the holdout, on which uniform pruning and each method alone are scored
 FINAL_SECONDS = 1.5  # of latency measurement for each artefact of the last round
 PLAIN_SHARE = 0.12  # of the time budget that the reference "plain int8" may take
+CALIBRATING = 3.0  # forward passes that a runtime's quantizer takes for each calibration sample
 TRIAL = 0.4  # seconds of latency measurement per setting
 
 
@@ -49,18 +51,21 @@ class Compared:
 def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
     """Plain int8, uniform pruning, and each method alone at the loss of what is delivered; none recovered. As many as time allows; all where they are wanted in full."""
     made: list[Compared] = []
+    slowest = max((t.seconds for t in found.trials), default=0.0)  # the next must end in time
     with timed(job, "measuring references", 0.95):
         made += _plain(job, found)
         level = max(outcome.finalist.trial.measured_loss or 0.0, 1e-3)
         for name, plan in _simple_plans(job, found, level):
-            if job.clock.over(0.97) and not job.request.references_full:
+            if job.clock.over(0.97 - slowest / job.clock.seconds) and not job.request.references_full:
                 job.cut(f"the reference {name}: no time was left")
                 continue
+            start = time.monotonic()
             try:
                 built = found.workshop.build(plan)
                 made.append(Compared(name, found.workshop.lower(built), parameters_of(built.program), built.program.macs(), plan=plan))
             except SlimlineError as error:
                 job.note(f"the reference {name}: {error.message}")
+            slowest = max(slowest, time.monotonic() - start)
     return made
 
 
@@ -101,6 +106,11 @@ def _plain(job: Job, found: Found) -> list[Compared]:
     """The runtime's own quantizer over its settings: the smallest and the fastest within one point."""
     if job.calibration is None:
         job.note("the reference plain int8: there are no calibration samples")
+        return []
+    speed = job.journal.last("speed")
+    likely = CALIBRATING * len(job.calibration) * float(speed["forward"]) if speed is not None else 0.0
+    if job.clock.elapsed + likely > job.clock.seconds and not job.request.references_full:
+        job.cut(f"the reference plain int8: no time was left ({likely:.0f} s)")
         return []
     limit = job.clock.elapsed + PLAIN_SHARE * job.clock.seconds
     made: dict[str, Artifact] = {}
@@ -181,7 +191,7 @@ def reference(job: Job, found: Found, outcome: Outcome, compared: Compared, late
         samples, original = outcome.samples[:count], _pytree.tree_map(lambda t: t[:count], outcome.baseline_outputs)
         outputs = job.target.run(compared.artifact, samples, threads=2)
         quality = job.score(as_outputs(outputs, found.original), samples, original)[0]
-        fidelity = agreement(outputs, flat(original))
+        fidelity = agreement(outputs, flat(original), classes=job.classes)
     archive = download(compared.artifact.content, exact=compared.name.startswith(PLAIN))
     return Reference(
         size_bytes=compared.artifact.size_bytes,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
-
 from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.registry import find
@@ -14,10 +12,10 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, flat
-from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
+from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, measure, paired_latency, scored, timed, verify_execution
 from slimline.measure.agreement import agreement
 from slimline.model.recover import evaluate
-from slimline.numerics.divergence import divergence
+from slimline.numerics.divergence import mean_divergence
 from slimline.search.strategies.replay import Replay
 from slimline.search.timing import per_layer
 
@@ -57,9 +55,9 @@ def loss_samples(job: Job, found: Found) -> Samples:
 
 
 def divergence_of(job: Job, artifact: Artifact, samples: Samples, reference: Any) -> float:
-    """Nats, of the artefact's outputs from the original's (``reference``), the mean of all floating-point ones."""
+    """Of the artefact's outputs from the original's (``reference``): nats of class scores, relative squared error of values."""
     outputs = job.target.run(artifact, samples, threads=2)
-    return float(torch.stack([divergence(a, b) for a, b in zip(outputs, flat(reference), strict=True) if a.is_floating_point()]).mean())
+    return float(mean_divergence(outputs, flat(reference), classes=job.classes))
 
 
 def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, reference: Any) -> Trial:
@@ -73,9 +71,11 @@ def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, 
         operations = verify_execution(job, built, artifact)
         latency = paired_latency(job, found, artifact, TRIAL_SECONDS)
         loss = divergence_of(job, artifact, samples, reference)
-        quality, _, fidelity = scored(job, found, artifact)
+        quality, scores, fidelity = scored(job, found, artifact)
         measured = measure(job, found.workshop, artifact, latency, quality, built.program)
-        close = agreement(job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else ())
+        close = agreement(
+            job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else (), classes=job.classes
+        )
     except SlimlineError as error:
         return Trial(
             plan=plan, origin=origin, status="failed", error=str(error), predicted_loss=predicted, predicted=costs, seconds=round(time.monotonic() - start, 2)
@@ -92,6 +92,7 @@ def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, 
         layer_ms=per_layer(operations, latency),
         agreement=close,
         fidelity=fidelity,
+        half_width=half_width_of(job, found, scores),
         violations=violations,
         seconds=round(time.monotonic() - start, 2),
     )

@@ -9,8 +9,8 @@ import torch
 from slimline.core.trial import Agreement
 
 
-def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> Agreement:
-    """Over flat outputs ``[N, ...]``; ``top1`` from the first one if it is class scores ``[N, C]``.
+def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], *, classes: bool = True) -> Agreement:
+    """Over flat outputs ``[N, ...]``; ``top1`` from the first one if they are class scores (``classes``) ``[N, C]``: the largest element of an embedding says nothing.
 
     Example:
         >>> a = torch.eye(3)
@@ -21,7 +21,7 @@ def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
     if not pairs:
         return Agreement(top1=None, cosine=1.0, max_abs=0.0)
     first, second = pairs[0]
-    scores = first.ndim == 2 and first.shape[1] > 1
+    scores = classes and first.ndim == 2 and first.shape[1] > 1
     similar = [_cosine(a.flatten(1), b.flatten(1)) for a, b in pairs if a.ndim > 1]
     return Agreement(
         top1=float((first.argmax(1) == second.argmax(1)).double().mean()) if scores else None,

@@ -60,10 +60,32 @@ def drop_interval(baseline: torch.Tensor, compressed: torch.Tensor, allowed: flo
     values = np.concatenate([a, b])
     if np.isin(values, (0.0, 1.0)).all():
         return _exact(int((a > b).sum()), int((a < b).sum()), len(a), allowed), "exact unconditional score test of paired proportions"
+    bounded, worst = _worst(a, b)
+    return _gaffke(a - b, worst, allowed), f"Gaffke's limit of {'bounded paired scores' if bounded else 'paired scores, none worse than the worst seen'}"
+
+
+def _worst(a: Values, b: Values) -> tuple[bool, float]:
+    """Whether scores are within [0, 1] or [-1, 1], and the most that one sample can lose."""
+    values = np.concatenate([a, b])
     if values.min() >= -1 and 0 < values.max() <= 1:
-        return _gaffke(a - b, 1.0 if values.min() >= 0 else 2.0, allowed), "Gaffke's limit of bounded paired scores"
-    worst = float(np.abs(a - b).max()) or float(np.ptp(values)) or 1.0
-    return _gaffke(a - b, worst, allowed), "Gaffke's limit of paired scores, none worse than the worst seen"
+        return True, 1.0 if values.min() >= 0 else 2.0
+    return False, float(np.abs(a - b).max()) or float(np.ptp(values)) or 1.0
+
+
+def likely_half_width(baseline: torch.Tensor, compressed: torch.Tensor, samples: int) -> float:
+    """What the upper limit on ``samples`` others will add to the observed drop, if the two models' scores differ there as on these.
+
+    Scores of 0 and 1: by how many differ. Graded ones (cosines) mostly differ by little, and on every sample: what ``drop_interval`` would
+    add to the same differences, so many times as often.
+
+    Raises:
+        DataError: as ``drop_interval``.
+    """
+    a, b = _scores(baseline, "original"), _scores(compressed, "compressed model")
+    if np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
+        return expected_half_width(float(np.abs(a - b).mean()), samples)
+    seen, counts = np.unique(a - b, return_counts=True)
+    return mean_upper(seen, _worst(a, b)[1], counts * (samples / len(a))) - float((a - b).mean())
 
 
 def _scores(scores: torch.Tensor, whose: str) -> Values:
@@ -240,17 +262,20 @@ def expected_half_width(discordance: float, samples: int) -> float:
     return Z * math.sqrt(max(discordance, 1 / n) / n) + 1 / n
 
 
-def chance(drop: float, discordance: float, seen: int, tested: int, allowed: float) -> float:
+def chance(drop: float, discordance: float, seen: int, tested: int, allowed: float, width: float | None = None) -> float:
     """Probability that the test on ``tested`` samples passes, if ``drop`` was seen on ``seen`` others and the models differ on a share ``discordance``.
 
-    Normal approximation: both drops scatter around the same true one.
+    Normal approximation: both drops scatter around the same true one. ``width``: of graded scores, what the test will add to the drop
+    (``likely_half_width``); then ``discordance`` is the variance of the differences.
 
     Example:
         >>> round(chance(0.001, 0.05, 5000, 10_000, 0.01), 2), round(chance(0.006, 0.05, 5000, 10_000, 0.01), 2)
         (0.91, 0.52)
     """
-    spread = math.sqrt(max(discordance, 1 / max(seen, 1)) * (1 / max(seen, 1) + 1 / max(tested, 1)))
-    return float(stats.norm.cdf((allowed - expected_half_width(discordance, tested) - drop) / spread))
+    square = max(discordance, 1 / max(seen, 1)) if width is None else max(discordance, LEAST_GAP)
+    spread = math.sqrt(square * (1 / max(seen, 1) + 1 / max(tested, 1)))
+    added = expected_half_width(discordance, tested) if width is None else width
+    return float(stats.norm.cdf((allowed - added - drop) / spread))
 
 
 def best_sequence(prices: Sequence[float], chances: Sequence[float], most: int = 3) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree
 
 from slimline.errors import DataError, UsageError
+from slimline.numerics.scores import are_probabilities
 
 Scores = float | torch.Tensor
 Metric = Callable[[Any, Any], Scores]
@@ -121,6 +122,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
+CLASSES = ("top1", "top5", "pixel_accuracy", "precision", "recall", "f1", "auroc")  # metrics that take outputs as class scores
 OWN = "metric"  # what a task's own metric is called
 
 
@@ -146,18 +148,44 @@ def default(outputs: Any, targets: Any) -> tuple[str, Metric]:
     scores = first_tensor(outputs)
     if targets is None:
         return "cosine", cosine
+    found = _by_labels(scores, targets)
+    if found is not None:
+        return found
     leaves = [t for t in _pytree.tree_leaves(targets) if isinstance(t, torch.Tensor)]
-    if len(leaves) == 1 and not leaves[0].is_floating_point() and not leaves[0].is_complex():
-        labels = leaves[0]
-        if scores.ndim == 2 and labels.ndim == 1:
-            return "top1", top1
-        if scores.ndim == 4 and labels.ndim == 3 and scores.shape[2:] == labels.shape[1:]:
-            return "pixel_accuracy", pixel_accuracy
     shapes = ", ".join(str(tuple(t.shape)) for t in leaves) or type(targets).__name__
     raise DataError(
         f"No default metric fits outputs {tuple(scores.shape)} and targets {shapes}.",
         hint="Define metric(outputs, targets) in the task file, or give --metric NAME.",
     )
+
+
+def _by_labels(scores: torch.Tensor, targets: Any) -> tuple[str, Metric] | None:
+    """The metric of class scores against class numbers; ``None`` where the targets are something else."""
+    leaves = [t for t in _pytree.tree_leaves(targets) if isinstance(t, torch.Tensor)]
+    if len(leaves) != 1 or leaves[0].is_floating_point() or leaves[0].is_complex():
+        return None
+    labels = leaves[0]
+    if scores.ndim == 2 and labels.ndim == 1:
+        return "top1", top1
+    if scores.ndim == 4 and labels.ndim == 3 and scores.shape[2:] == labels.shape[1:]:
+        return "pixel_accuracy", pixel_accuracy
+    return None
+
+
+def are_class_scores(name: str, outputs: Any, targets: Any) -> bool:
+    """Whether a task's outputs are class scores, which are compared by their distribution, and not values (embeddings, images), which are compared as they stand.
+
+    They are if the metric ``name`` counts classes, if the targets of a metric of the task's own are class numbers, and if they are probabilities.
+
+    Example:
+        >>> vectors = torch.tensor([[0.6, -0.8], [1.0, 0.0]])
+        >>> are_class_scores("cosine", vectors, None), are_class_scores("metric", vectors, torch.tensor([0, 1])), are_class_scores("cosine", vectors.softmax(1), None)
+        (False, True, True)
+    """
+    scores = first_tensor(outputs)
+    if name in CLASSES or (name == OWN and _by_labels(scores, targets) is not None):
+        return True
+    return scores.ndim in (2, 4) and scores.shape[1] > 1 and are_probabilities(scores)
 
 
 def chosen(name: str, task: Any, outputs: Callable[[], Any], targets: Any) -> tuple[str, Metric]:

@@ -255,7 +255,7 @@ class Program:
         for node in self.graph.nodes:
             if node.op == "output":
                 break
-            value = next(inputs, None) if node.op == "placeholder" else self._compute(node, values)
+            value = next(inputs, None) if node.op == "placeholder" else self.compute(node, values)
             if node.op == "placeholder" and value is None:
                 value = samples.kwargs[str(node.target)]
             values[node.name] = trace(node, value) if trace is not None else value
@@ -276,10 +276,11 @@ class Program:
                 if node.target in parameters:
                     changed[node.name] = parameters[node.target]
             elif node.op in ("call_function", "call_module") and node.name not in replaced and any(a.name in changed for a in node.all_input_nodes):
-                changed[node.name] = self._compute(node, run.values, changed)
+                changed[node.name] = self.compute(node, run.values, changed)
         return tuple(changed.get(n.name, run.values[n.name]) if isinstance(n, fx.Node) else n for n in _outputs(self.graph))
 
-    def _compute(self, node: fx.Node, values: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> Any:
+    def compute(self, node: fx.Node, values: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> Any:
+        """One node's value from those before it, by node name; what is in ``first`` is taken from there."""
         if node.op == "get_attr":
             return self.parameter(str(node.target))
 

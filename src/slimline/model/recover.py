@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
-from slimline.numerics.scores import are_probabilities, logits
+from slimline.numerics.divergence import distillation_loss, relative_error
 
 Model = Callable[..., Any]
-TEMPERATURE = 2.0
 FEATURE_WEIGHT = 0.5
 WARM_UP = 0.05  # of the steps, over which the learning rate rises
 CLIP = 1.0
@@ -33,7 +31,7 @@ class Distillation:
     """How to train: ``steps`` of ``batch`` samples by AdamW under a cosine schedule.
 
     ``bf16``: autocast, where the processor is faster with it. ``features``: modules whose outputs
-    the student matches too (only those of equal shape in both count).
+    the student matches too (only those of equal shape in both count). ``classes``: the outputs are class scores, not values.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
@@ -47,6 +45,7 @@ class Distillation:
     weight_decay: float = 1e-4
     seed: int = 0
     bf16: bool = False
+    classes: bool = True
     features: tuple[str, ...] = ()
     augmentation: Augmentation = Augmentation()
     threads: int = 0
@@ -120,7 +119,7 @@ def distil(
                 with torch.no_grad():
                     taught = kept.of(samples, how, step, lambda: teacher(*inputs.args, **inputs.kwargs))  # noqa: B023 - called at once
                 outputs = student(*inputs.args, **inputs.kwargs)
-            total = distillation_loss(outputs, taught) + FEATURE_WEIGHT * features.loss()
+            total = distillation_loss(outputs, taught, classes=how.classes) + FEATURE_WEIGHT * features.loss()
             if loss is not None and batch.targets is not None and not mixed:
                 own = loss(_pytree.tree_map(_float, outputs), batch.targets)
                 total = total if own is None else 0.5 * total + 0.5 * own
@@ -130,26 +129,6 @@ def distil(
             optimizer.step()
             on_step(step + 1)
     return how.steps
-
-
-def distillation_loss(outputs: Any, answers: Any) -> torch.Tensor:
-    """Cross-entropy of softened class scores (or probabilities) ``[N, C]`` (times T², minus the teacher's entropy); relative squared error of anything else."""
-    total = torch.zeros(())
-    for a, b in zip(_pytree.tree_leaves(outputs), _pytree.tree_leaves(answers), strict=True):
-        if not isinstance(a, torch.Tensor) or not a.is_floating_point():
-            continue
-        a, b = a.float(), b.float()
-        if b.ndim >= 2 and b.shape[1] > 1 and b.ndim in (2, 4):
-            given = are_probabilities(b)
-            a, b = logits(a, given), logits(b, given)
-            total = (
-                total
-                + functional.kl_div((a / TEMPERATURE).log_softmax(1), (b / TEMPERATURE).log_softmax(1), log_target=True, reduction="none").sum(1).mean()
-                * TEMPERATURE**2
-            )
-        else:
-            total = total + ((a - b) ** 2).mean() / (b**2).mean().clamp_min(1e-8)
-    return total
 
 
 def channels_last(samples: Samples) -> bool:
@@ -270,7 +249,7 @@ class _Features(contextlib.AbstractContextManager["_Features"]):
         for name, a in self.held[0].items():
             b = self.held[1].get(name)
             if b is not None and a.shape == b.shape:
-                terms.append(((a.float() - b.float()) ** 2).mean() / (b.float() ** 2).mean().clamp_min(1e-8))
+                terms.append(relative_error(a, b))
         return torch.stack(terms).mean() if terms else torch.zeros(())
 
     def __exit__(self, *_: object) -> None:

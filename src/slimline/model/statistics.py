@@ -10,12 +10,14 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from slimline.core.formats import Affine
 from slimline.core.samples import Samples
 from slimline.model.layer_calls import patches
 from slimline.model.operations import CONVOLUTIONS, weight_arguments
 from slimline.model.program import Program, computed
-from slimline.model.structure_statistics import own_divergence
-from slimline.numerics.affine import Histogram
+from slimline.numerics.affine import Histogram, WeightRange
+from slimline.numerics.divergence import own_divergence
+from slimline.numerics.rounding import Rounding, encode
 
 MOMENT_SAMPLES = 128
 FEWEST_ROWS, ROWS_PER_INPUT = 4_096, 8  # positions that a second moment is estimated from
@@ -30,14 +32,17 @@ class ProgramStatistics:
         ``ProgramStatistics(program, samples).moment("fc.weight")`` is ``E[x xᵀ]``, ``[in, in]``.
     """
 
-    def __init__(self, program: Program, samples: Samples, *, batch: int = 64, loss: Callable[[Any, Any], torch.Tensor | None] | None = None) -> None:
+    def __init__(
+        self, program: Program, samples: Samples, *, batch: int = 64, loss: Callable[[Any, Any], torch.Tensor | None] | None = None, classes: bool = True
+    ) -> None:
         self.program = program
-        self.samples, self.batch, self.loss = samples, batch, loss
+        self.samples, self.batch, self.loss, self.classes = samples, batch, loss, classes
         self._products: dict[str, torch.Tensor] | None = None
         self._histograms: dict[str, Histogram] = {}
         self._inputs: dict[str, torch.Tensor] = {}
         self._moments: dict[str, torch.Tensor | None] = {}
         self._means: dict[str, torch.Tensor | None] = {}
+        self._encoded: dict[tuple[str, Affine, WeightRange], dict[str, torch.Tensor]] = {}
         self._layers = {str(w.target): (n, op) for n in program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
         names = program.names
         wanted = {v for use in program.weights.values() for v in (use.input, use.output)} | {v for _, v in computed(program)}
@@ -73,6 +78,20 @@ class ProgramStatistics:
                 self._means[parameter] = None if rows is None else rows.mean(-2)
         return self._moments[parameter]
 
+    def encoded(self, program: Program, parameter: str, format: Affine, rounding: Rounding, weight_range: WeightRange = "mse") -> dict[str, torch.Tensor]:
+        """The parts of a weight of ``program`` in ``format``; second-order rounding, which takes seconds and which several methods ask for, once for each format.
+
+        Raises:
+            UnsupportedFormat: second-order rounding without second moments of the weight's input.
+        """
+        weight = program.parameter(parameter).detach()
+        if rounding == "nearest" or program is not self.program:
+            return encode(weight, format, rounding, self.moment(parameter) if rounding == "second_order" else None, weight_range)
+        key = parameter, format, weight_range
+        if key not in self._encoded:
+            self._encoded[key] = encode(weight, format, rounding, self.moment(parameter), weight_range)
+        return dict(self._encoded[key])
+
     def mean_input(self, parameter: str) -> torch.Tensor | None:
         """``E[x]``, ``[n]`` or ``[groups, n]``."""
         if parameter not in self._means:
@@ -92,7 +111,9 @@ class ProgramStatistics:
                 for part in self.samples[:GRADIENT_SAMPLES].batches(self.batch):
                     outputs = self.program(part)
                     scalar = self.loss(outputs, part.targets) if self.loss is not None else None
-                    found = torch.autograd.grad(scalar if scalar is not None else own_divergence(outputs, draw), weights, allow_unused=True)
+                    found = torch.autograd.grad(
+                        scalar if scalar is not None else own_divergence(outputs, draw, classes=self.classes), weights, allow_unused=True
+                    )
                     for name, weight, gradient in zip(names, weights, found, strict=True):
                         gathered[name].append(torch.zeros_like(weight) if gradient is None else gradient * weight.detach())
             self._products = {n: torch.stack(g).detach() for n, g in gathered.items()}

@@ -10,15 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Site
 from slimline.model.entry import feature_dims
 from slimline.model.layer_calls import LayerCall, LayerCalls
+from slimline.numerics.divergence import own_divergence
 from slimline.numerics.importance import per_channel
-from slimline.numerics.scores import are_probabilities, logits
 
 MOST_INPUTS = 1536  # of a layer whose second moments are kept whole; beyond it only within each channel
 MOST_INPUT_VALUES = 8_000_000  # kept of each input
@@ -47,12 +45,20 @@ class StructureStatistics:
 
     @classmethod
     def collect(
-        cls, model: nn.Module, samples: Samples, loss: Callable[[Any, Any], torch.Tensor | None] | None, *, seed: int, batch: int = 32, moments: bool = False
+        cls,
+        model: nn.Module,
+        samples: Samples,
+        loss: Callable[[Any, Any], torch.Tensor | None] | None,
+        *,
+        seed: int,
+        batch: int = 32,
+        moments: bool = False,
+        classes: bool = True,
     ) -> StructureStatistics:
         """One pass over ``samples`` on a copy of ``model`` in eval mode, with gradients.
 
         Without a loss (``None``, or one that returns ``None``) the model's own outputs say what matters:
-        class scores ``[N, C]`` are held against labels drawn from their softmax, so that squared
+        class scores ``[N, C]`` (``classes``) are held against labels drawn from their softmax, so that squared
         gradients estimate the true Fisher information, the curvature of the KL divergence from the
         original; any other output is projected on a random normal direction, so that they
         estimate the Gauss-Newton curvature of its squared error.
@@ -87,7 +93,7 @@ class StructureStatistics:
             with LayerCalls(work, see):
                 outputs = work(*part.args, **part.kwargs)
             scalar = loss(outputs, part.targets) if loss is not None else None
-            (scalar if scalar is not None else own_divergence(outputs, draw)).backward()
+            (scalar if scalar is not None else own_divergence(outputs, draw, classes=classes)).backward()
             for name, t in watched.items():
                 gradient = t.grad if t.grad is not None else torch.zeros_like(t)
                 entered.setdefault(name, []).append((t.detach(), gradient * len(part)))  # of the sample's own loss, where the loss is a mean over samples
@@ -121,17 +127,6 @@ def readers_of(model: nn.Module, site: Site) -> tuple[Member, ...]:
             found.append(member)
     parameters = dict(model.named_parameters())
     return tuple(found) or tuple(m for m in site.members if m.parameter in parameters)
-
-
-def own_divergence(outputs: Any, draw: torch.Generator) -> torch.Tensor:
-    """A scalar whose squared gradients say how the outputs' own distribution reacts; see ``collect``."""
-    leaves = [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor) and t.is_floating_point()]
-    if len(leaves) == 1 and leaves[0].ndim == 2 and leaves[0].shape[1] > 1:
-        scores = logits(leaves[0].float(), are_probabilities(leaves[0]))
-        labels = torch.multinomial(scores.detach().softmax(1), 1, generator=draw)[:, 0]
-        return F.cross_entropy(scores, labels)
-    projected = [(t * torch.randn(t.shape, generator=draw)).sum() / max(len(t), 1) for t in leaves]
-    return torch.stack(projected).sum()
 
 
 def _add_moment(call: LayerCall, output: torch.Size, sums: dict[str, torch.Tensor], counts: dict[str, int], draw: torch.Generator) -> None:

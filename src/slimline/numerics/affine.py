@@ -58,6 +58,23 @@ def fake_quantize(x: torch.Tensor, scale: float, zero_point: int, bits: int = 8,
     return ((x / scale).round().add(zero_point).clamp(low, high) - zero_point) * scale
 
 
+def round_dynamic(x: torch.Tensor) -> torch.Tensor:
+    """``x`` rounded to 256 levels over its own range, widened to hold zero: what a kernel makes of an input that it quantizes as it runs.
+
+    References:
+        The ONNX operator DynamicQuantizeLinear, whose formula this is.
+
+    Example:
+        >>> round_dynamic(torch.tensor([0.0, 0.3, 255.0])).tolist()
+        [0.0, 0.0, 255.0]
+    """
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    if low == high:
+        return x
+    scale = (high - low) / 255
+    return fake_quantize(x, scale, round(min(max(-low / scale, 0.0), 255.0)))
+
+
 def grid_limits(bits: int, signed: bool) -> tuple[int, int]:
     """Smallest and largest integer of an activation's grid.
 

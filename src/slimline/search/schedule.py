@@ -12,6 +12,8 @@ SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.5  # shares of the time left a
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 32, 512
+FEWEST_SAMPLES = 16  # where even the fewest options would take too long on 32
+FINISHING = 0.2  # share of the time that finishing and certifying the finalists may take, by what candidates take
 LEAST_CANDIDATES, MOST_CANDIDATES = 4, 24
 SLACK = 1.10  # of the time budget, after which everything that is left is cut off
 
@@ -25,8 +27,8 @@ class Probe:
     candidate: float
 
 
-def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, samples: int, train: int, batch: int) -> Schedule:
-    """``left``: seconds not yet spent. ``options``: how many will be measured. ``samples``: how many there are to measure them on.
+def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, samples: int, train: int, batch: int, least: int = LEAST_SAMPLES) -> Schedule:
+    """``left``: seconds not yet spent. ``options``: how many will be measured. ``samples``: how many there are to measure them on, of which ``least`` are used at least.
     ``train``: training samples, 0 for none. Monotone in ``left``, coarse on purpose: small noise in the probe changes nothing.
 
     Example:
@@ -34,13 +36,13 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
         3
     """
     affordable = SENSITIVITY * left / max(options * probe.forward, 1e-9)
-    loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), LEAST_SAMPLES))), samples)
+    loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), least))), samples)
     candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 2 * 2
     steps = RECOVERY * left / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
-    return Schedule(
-        seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=3 if left > 60 else 2 if left > 30 else 1
-    )
+    finished = int(FINISHING * left / max(2 * probe.candidate, 1e-9))  # each is lowered, and run again in a process of its own
+    finalists = min(3 if left > 60 else 2 if left > 30 else 1, max(finished, 1))
+    return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=finalists)
 
 
 def _coarse(count: float) -> int:

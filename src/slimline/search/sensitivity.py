@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import fx
 from torch.utils import _pytree
 
 from slimline.core.edits import Encode, Keep, QuantizeValue, Replace, SetParameter
@@ -20,10 +21,12 @@ from slimline.core.site import Member, Refusal, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.apply import apply_structure
 from slimline.model.layer_calls import output_positions
+from slimline.model.operations import weight_arguments
 from slimline.model.program import Program, Run
 from slimline.model.quantizers import FakeValue
 from slimline.model.recover import channels_last
-from slimline.numerics.divergence import divergence
+from slimline.numerics.affine import round_dynamic
+from slimline.numerics.divergence import mean_divergence
 from slimline.numerics.entropy import coded_bytes
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop, option_of
@@ -54,13 +57,13 @@ class Sensitivity:
         with torch.inference_mode():
             self.reference: Run = self.program.run(self.samples, keep=True)
         self.nodes = {v: k for k, v in self.program.names.items()}
+        self.layers = {str(w.target): (n, op) for n in self.program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
 
     def loss(self, parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> float:
         """Divergence of the outputs when these parameters (by name) and values (by node name) are others."""
         with torch.inference_mode():
             outputs = self.program.rerun(self.reference, parameters, values)
-            parts = [divergence(a, b) for a, b in zip(outputs, self.reference.outputs, strict=True) if isinstance(a, torch.Tensor) and a.is_floating_point()]
-        return max(0.0, float(torch.stack(parts).mean()))
+        return max(0.0, float(mean_divergence(outputs, self.reference.outputs, classes=self.workshop.classes)))
 
     def numerics(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Every numeric option of a weight site."""
@@ -76,6 +79,7 @@ class Sensitivity:
             for edit in edits:
                 if isinstance(edit, Encode):
                     parameters[edit.parameter] = edit.format.decode(edit.parts)
+                    values |= self._dynamic(edit, parameters[edit.parameter])
                 elif isinstance(edit, SetParameter):
                     parameters[edit.parameter] = edit.value
                 elif isinstance(edit, QuantizeValue) and edit.value == shared.input:
@@ -83,6 +87,18 @@ class Sensitivity:
                     values[node] = FakeValue(edit)(self.reference.values[node])
             measure = functools.partial(self.loss, parameters, values)
             yield option_of(method, site, edits, self.recalled(site, method, measure) if edits else 0.0)
+
+    def _dynamic(self, edit: Encode, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a layer gives whose input is rounded as it runs; its neighbours, which may read the same value, see it as it was."""
+        if edit.execute != "dynamic":
+            return {}
+        node, op = self.layers[edit.parameter]
+        source = node.args[0]
+        if op != "linear" or not isinstance(source, fx.Node):
+            return {}
+        with torch.inference_mode():
+            given = {source.name: round_dynamic(self.reference.values[source.name]), **{n.name: weight for n in node.all_input_nodes if n.target == edit.parameter}}
+            return {node.name: self.program.compute(node, self.reference.values, given)}
 
     def channels(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Every width of a channels site: what is removed is masked wherever it is made and read."""
@@ -142,7 +158,7 @@ class Sensitivity:
             except Exception as error:  # noqa: BLE001 - whatever the user's code raises on another input is the reason
                 yield Refusal(where=f"{site.id}: {method.label}", reason=f"the model's code does not run on it: {str(error).splitlines()[0]}")
                 continue
-            loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]).mean())
+            loss = float(mean_divergence(outputs, reference, classes=self.workshop.classes))
             work = tuple((name, count / before[name]) for name, count in output_positions(module, few[:1]).items() if before.get(name, count) != count)
             edits = self.workshop.structure_edits(decision)
             kept = {e.member: len(e.index) for e in edits if isinstance(e, Keep)}
@@ -170,7 +186,7 @@ class Sensitivity:
             except UnsupportedSite as refusal:
                 yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
                 continue
-            loss = float(torch.stack([divergence(a, b) for a, b in zip(outputs, reference, strict=True) if a.is_floating_point()]).mean())
+            loss = float(mean_divergence(outputs, reference, classes=self.workshop.classes))
             replacement = edits[0].new  # type: ignore[union-attr]
             shapes = {f"{site.module}.{name}": tuple(p.shape) for name, p in replacement.named_parameters() if p.ndim > 1}
             for option in numerics:

@@ -37,14 +37,18 @@ def measure_timing(
     batch: int,
     threads: int,
     note: Callable[[str], None],
+    most: int = 4,
 ) -> tuple[Timing, dict[str, Artifact]]:
-    """Timing from whole models: float, integer, and integer with every channel site halved.
+    """Timing from whole models: float, integer, and integer with every channel site halved. At most ``most`` are lowered beside the float one.
 
     Returns the artefacts too, by name. One that cannot be made is left out, the prior takes its place, and ``note`` is told.
     """
     artifacts = {"float": baseline}
 
     def add(name: str, decisions: Sequence[Decision]) -> None:
+        if len(artifacts) > most:
+            note(f"timing of {name} layers: lowering them takes too much of the time; estimated from the others instead")
+            return
         try:
             artifacts[name] = workshop.lower(workshop.build(fingerprint.model_copy(update={"decisions": tuple(decisions)})))
         except SlimlineError as error:

@@ -37,7 +37,7 @@ class Workshop:
 
     ``original`` is its program; ``program`` the same with its layers' ranges equalized, which is what numerics start from.
     ``calibration`` sets ranges, moments, channel scores and least squares. ``moments``: whether any method will ask
-    the structure statistics for the layers' input moments, which cost seconds on wide models.
+    the structure statistics for the layers' input moments, which cost seconds on wide models. ``classes``: the outputs are class scores, not values.
     """
 
     model: nn.Module
@@ -48,6 +48,7 @@ class Workshop:
     loss: Loss | None = None
     seed: int = 0
     moments: bool = True
+    classes: bool = True
     _structures: dict[tuple[Decision, ...], nn.Module] = field(default_factory=dict)
     _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
 
@@ -56,8 +57,11 @@ class Workshop:
         self.program = self.original.copy()
         equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
-        self.statistics = ProgramStatistics(self.program, self.calibration, loss=self.loss) if self.calibration is not None else None
+        self.statistics = self._gathered(self.program)
         self._structure_statistics: StructureStatistics | None = None
+
+    def _gathered(self, program: Program) -> ProgramStatistics | None:
+        return None if self.calibration is None else ProgramStatistics(program, self.calibration, loss=self.loss, classes=self.classes)
 
     @cached_property
     def _observed(self) -> Mapping[str, Observed]:
@@ -70,7 +74,7 @@ class Workshop:
         """Channel scores' gradients, gathered at the first use."""
         if self._structure_statistics is None and self.calibration is not None:
             self._structure_statistics = StructureStatistics.collect(
-                self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments
+                self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments, classes=self.classes
             )
         return self._structure_statistics
 
@@ -142,7 +146,7 @@ class Workshop:
         """A (trained) structure as a program, with statistics of its own."""
         program = Program.export(module, self.example)
         equalize_pairs(program)
-        return program, ProgramStatistics(program, self.calibration, loss=self.loss) if self.calibration is not None else None
+        return program, self._gathered(program)
 
     def build(self, plan: Plan, module: nn.Module | None = None) -> Built:
         """Everything up to the artefact; ``module``: the plan's structure if it was trained meanwhile."""

@@ -68,7 +68,8 @@ class Allocate:
 def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> tuple[float, float]:
     """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not.
 
-    Of those trials that no milder one beats; if none keeps it, milder ones than all of them are looked for. Where nothing is trained, changed answers count too: few samples show them long before a drop.
+    Of those trials that no milder one beats; if none keeps it, milder ones than all of them are looked for. Where nothing is trained, changed answers count too: few samples
+    show them long before a drop. Outputs that are values have no answers; there the drop must leave room for the interval on the holdout.
     """
     weights = budget.weights(space.costs(space.nothing))
     known = [
@@ -83,22 +84,20 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     base = front[0][2] + sum(v.value for v in front[0][3].violations if v.quantity == "drop")  # the mildest of all stands for the original
     allowed = budget.max_drop.allowed(base)
 
-    def keeps(quality: float, changed: float) -> bool:
+    def keeps(quality: float, trial: Trial) -> bool:
         if space.recovery.steps:
             return left(space.recovery.steps) * (base - quality) <= EDGE * allowed
-        return base - quality <= allowed and changed <= CHANGED * allowed
+        changed = trial.fidelity.top1 if trial.fidelity is not None else None
+        if changed is None:
+            return base - quality <= allowed - (trial.half_width or 0.0)
+        return base - quality <= allowed and 1 - changed <= CHANGED * allowed
 
-    last = max((i for i, (_, _, quality, trial, _) in enumerate(front) if keeps(quality, _changed(trial))), default=None)
+    last = max((i for i, (_, _, quality, trial, _) in enumerate(front) if keeps(quality, trial)), default=None)
     if last is None:
         mildest = space.loss(front[0][4], corrections)
         return mildest / 100, mildest
     low, high = (max(LEAST, space.loss(front[i][4], corrections)) for i in (last, min(last + 1, len(front) - 1)))
     return low, max(high, 1.05 * low)
-
-
-def _changed(trial: Trial) -> float:
-    """The share of answers that are not the original's, as far as that is known."""
-    return 0.0 if trial.fidelity is None or trial.fidelity.top1 is None else 1 - trial.fidelity.top1
 
 
 def _decided(plan: Plan) -> frozenset[tuple[str, str]]:

@@ -15,6 +15,7 @@ from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.model.program import Program
+from slimline.model.statistics import ProgramStatistics
 
 
 class Net(nn.Module):
@@ -52,6 +53,32 @@ def test_a_linear_layer_needs_no_data() -> None:
     (edit,) = rewrite(program, "0.weight")
     weight = program.parameter("0.weight").detach()
     assert float((edit.format.decode(edit.parts) - weight).abs().max()) <= float(weight.abs().max()) / 254 * 1.01
+
+
+def test_four_bits_are_rounded_by_what_the_layer_reads() -> None:
+    net = nn.Sequential(nn.Linear(32, 24)).eval()
+    x = torch.randn(256, 32, generator=torch.Generator().manual_seed(0)) @ torch.randn(32, 32, generator=torch.Generator().manual_seed(1))
+    program = Program.export(net, Samples.of(x[:2]))
+    statistics, site = ProgramStatistics(program, Samples.of(x)), Site(id="0.weight", kind="weight", op="linear", shape=(24, 32))
+    assert [m.label for m in DynamicInt8.candidates(site)] == [
+        "dynamic_int8",
+        "dynamic_int8(rounding=second_order)",
+        "dynamic_int8(bits=4, rounding=second_order)",
+    ]
+    weight, errors = program.parameter("0.weight").detach(), []
+    for method in (DynamicInt8(bits=4), DynamicInt8(bits=4, rounding="second_order")):
+        (edit,) = method.rewrite(program, site, statistics)
+        assert isinstance(edit, Encode) and edit.execute == "dynamic" and edit.format == Affine(bits=4, axis=0)
+        errors.append(float(((edit.format.decode(edit.parts) - weight) @ x.T).square().mean()))
+    assert errors[1] < 0.7 * errors[0]
+    with pytest.raises(UnsupportedSite, match="no second moments"):
+        method.rewrite(program, site, None)
+
+
+def test_an_lstm_takes_eight_bits(program: Program) -> None:
+    use = program.weights["lstm.weight_ih_l0"]
+    with pytest.raises(UnsupportedSite, match="takes 8 bits"):
+        DynamicInt8(bits=4).rewrite(program, Site(id="lstm.weight_ih_l0", kind="weight", op=use.op, shape=use.shape), None)
 
 
 @pytest.mark.parametrize("name", ["conv.weight", "gru.weight_ih_l0"])

@@ -369,12 +369,38 @@ def test_one_tensor_used_twice_is_stored_once() -> None:
     assert artifact.size_bytes < 40 * 16 + 2000
 
 
+class Masked(nn.Module):
+    """A mask made of two, as in transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        return self.mix(x) * ((there > 0) & (x < 1.5) | (x < -1.5))
+
+
+def test_masks_are_lowered_without_tracing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = torch.Generator().manual_seed(3)
+    samples = Samples.of((torch.randn(16, 8, generator=make), torch.randint(0, 2, (16, 8), generator=make)))
+    program = build(Masked, samples)
+
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("the graph was traced again")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", again)
+    agree(TARGET.lower(program, samples[:2]), program, samples, 1e-6)
+
+
 # -- dynamic --------------------------------------------------------------------------------------------
 
 
-def test_dynamic_linear_layers_multiply_integers() -> None:
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_dynamic_linear_layers_multiply_integers(bits: Literal[2, 4, 8]) -> None:
+    """Whatever the file stores them in."""
     samples = words()
-    program = stored(build(Words, samples), INT8, "dynamic", samples, only=["mix.weight", "head.weight"])
+    format = INT8 if bits == 8 else Affine(bits=bits)
+    program = stored(build(Words, samples), format, "dynamic", samples, only=["mix.weight", "head.weight"])
     artifact = TARGET.lower(program, samples[:2])
     operations = {o.weight: o for o in TARGET.operations(artifact, samples, runs=2) if o.weight}
     assert operations["mix.weight"].executes == operations["head.weight"].executes == "integer"
@@ -436,7 +462,7 @@ def test_it_claims_only_what_it_executes() -> None:
     assert not TARGET.executes(Affine(), "lstm", "integer")
     assert not TARGET.executes(Affine(), "embedding", "integer")
     assert not TARGET.executes(Affine(granularity="per_group", group=16), "linear", "integer")
-    assert not TARGET.executes(Affine(bits=4), "linear", "dynamic")
+    assert TARGET.executes(Affine(bits=4), "linear", "dynamic") and not TARGET.executes(Affine(bits=4), "lstm", "dynamic")
     assert TARGET.installed() and TARGET.version().count(".") >= 1
 
 

@@ -16,7 +16,7 @@ from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import Range, WeightRange
 from slimline.numerics.rate import encode_rate_aware
-from slimline.numerics.rounding import Rounding, encode
+from slimline.numerics.rounding import Rounding
 
 if TYPE_CHECKING:
     from slimline.model.program import Program
@@ -96,6 +96,10 @@ class StaticInt8(Method):
         if self.rounding == "second_order" and moment is None:
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
         format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range)
-        parts = encode_rate_aware(weight, format, moment, self.rate) if self.rate else encode(weight, format, self.rounding, moment, self.weight_range)
+        parts = (
+            encode_rate_aware(weight, format, moment, self.rate)
+            if self.rate
+            else statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
+        )
         bias_bits = BIAS_BITS if self.rate else 0
         return integer_edits(self.name, model, use, statistics, format, parts, range=self.range, correct_bias=self.correct_bias, bias_bits=bias_bits)

@@ -91,7 +91,12 @@ class WeightOnly(Method):
                 f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest."
             )
         format = self._format(use.axis)
-        parts = encode_rate_aware(weight, format, moment, self.rate) if self.rate else encode(weight, format, self.rounding, moment, self.weight_range)
+        if self.rate:
+            parts = encode_rate_aware(weight, format, moment, self.rate)
+        elif self.rounding == "second_order":
+            parts = statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
+        else:
+            parts = encode(weight, format, self.rounding, None, self.weight_range)
         return (Encode(site.id, format, parts, execute="float"),)
 
     def _format(self, axis: int) -> Affine:

@@ -15,6 +15,13 @@ from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, where
 
+aten = torch.ops.aten
+SAME = {  # what Python's operators are called in a graph, and what the decomposition would call them
+    aten.__and__.Tensor: aten.bitwise_and.Tensor,
+    aten.__and__.Scalar: aten.bitwise_and.Scalar,
+    aten.__or__.Tensor: aten.bitwise_or.Tensor,
+    aten.__or__.Scalar: aten.bitwise_or.Scalar,
+}
 OPSET = 21  # the first with 4-bit integers
 
 
@@ -93,7 +100,6 @@ def with_batches_cut(program: Program, module: torch.fx.GraphModule) -> torch.fx
 
     onnxscript 0.7.2 fails on a chunk whose size is not known before the program runs: a reshape and picks stand in.
     """
-    aten = torch.ops.aten
 
     def cut(node: torch.fx.Node) -> bool:
         if node.target is not aten.chunk.default or (node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)) != 0:
@@ -124,8 +130,10 @@ def skip_decomposition(exported: torch.export.ExportedProgram) -> None:
 
     The exporter decomposes what it has no translation for by tracing the whole graph again, which is half of
     all lowering time. Where the graph holds nothing of that kind, and nothing that works in place (which tracing
-    would make functional), the second trace changes nothing.
+    would make functional), the second trace changes nothing. The ``&`` of masks, in every transformer of Hugging Face's, goes by its other name.
     """
+    for node in exported.graph.nodes:
+        node.target = SAME.get(node.target, node.target)
     again = exported.run_decompositions
 
     def run_decompositions(table: Any = None, **options: Any) -> torch.export.ExportedProgram:

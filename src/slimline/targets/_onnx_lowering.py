@@ -144,7 +144,7 @@ def realise(graph: Rewriter, parameter: str, encode: Encode) -> None:
         if encode.execute == "integer":
             _integer(graph, stem, decoder, encode)
         elif encode.execute == "dynamic":
-            _dynamic(graph, parameter, stem, decoder)
+            _dynamic(graph, parameter, stem, decoder, encode)
         elif encode.format.grid is None:
             _floats(graph, stem, decoder, encode)
         else:
@@ -311,8 +311,9 @@ def _n_bits(graph: Rewriter, stem: str, decoder: onnx.NodeProto, user: onnx.Node
     return True
 
 
-def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto) -> None:
-    """A linear layer whose input is quantized when it runs; ONNX Runtime fuses the four nodes."""
+def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto, encode: Encode) -> None:
+    """A linear layer whose input is quantized when it runs; ONNX Runtime fuses the four nodes. What is stored in less than 8 bits is widened when it loads."""
+    weight = ""
     for user in graph.users(decoder.output[0]):
         found = _linear_user(graph, decoder, user)
         if found is None:
@@ -322,12 +323,14 @@ def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto
         activation, bias, transpose = found
         product = graph.users(transpose.output[0])[0] if transpose is not None else user
         out = product.output[0]
-        graph.put(f"{stem}__transposed", graph.array(f"{stem}__values").T)
+        if not weight:
+            graph.put(f"{stem}__values", graph.array(f"{stem}__values").T)
+            weight = _stored(graph, stem, encode, TensorProto.INT8)
         scale = graph.put(f"{stem}__scale_row", graph.array(decoder.input[1]).astype(np.float32))
         quantized, dynamic, zero = f"{out}__q", f"{out}__s", f"{out}__z"
         steps = [
             helper.make_node("DynamicQuantizeLinear", [activation], [quantized, dynamic, zero]),
-            helper.make_node("MatMulInteger", [quantized, f"{stem}__transposed", zero], [f"{out}__sum"], name=product.name),
+            helper.make_node("MatMulInteger", [quantized, weight, zero], [f"{out}__sum"], name=product.name),
             helper.make_node("Cast", [f"{out}__sum"], [f"{out}__float"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [dynamic, scale], [f"{out}__scale"]),
             helper.make_node("Mul", [f"{out}__float", f"{out}__scale"], [out if bias is None else f"{out}__product"]),

@@ -79,7 +79,8 @@ class OnnxRuntime:
         if execute == "integer":
             return op in (*CONVOLUTIONS, "linear") and grid is not None and grid.granularity == "per_channel"
         if execute == "dynamic":
-            return op in ("linear", "lstm") and isinstance(format, Affine) and format.bits == 8 and format.granularity == "per_channel"
+            known = isinstance(format, Affine) and format.granularity == "per_channel"
+            return known and (op == "linear" or (op == "lstm" and isinstance(format, Affine) and format.bits == 8))
         return op == "linear" or grid is None or grid.granularity != "per_group"
 
     @staticmethod

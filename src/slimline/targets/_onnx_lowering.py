@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from slimline.core.edits import Encode
-from slimline.core.formats import Affine
+from slimline.core.formats import Affine, Format
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError, UnsupportedFormat
 from slimline.model.program import Program
@@ -156,13 +156,24 @@ def _stored(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: 
     name, format = f"{stem}__values", encode.format
     if not isinstance(format, Affine):
         return dense(graph, stem, encode, to, transposed=transposed)
-    if format.bits == 8 and to == TensorProto.INT8:
-        return name
-    cast = f"{stem}__{'int8' if to == TensorProto.INT8 else 'float'}"
+    if to == TensorProto.INT8:
+        return _as_int8(graph, name, format)
+    cast = f"{stem}__float"
     if cast not in {o for n in graph.first for o in n.output}:
         if format.bits < 8:
             graph.pack(name, format.bits)
         graph.first.append(helper.make_node("Cast", [name], [cast], to=to))
+    return cast
+
+
+def _as_int8(graph: Rewriter, name: str, format: Format) -> str:
+    """An initializer as int8, stored in the format's bits."""
+    if not isinstance(format, Affine) or format.bits == 8:
+        return name
+    cast = f"{name.removesuffix('__values')}__int8"
+    if cast not in {o for n in graph.first for o in n.output}:
+        graph.pack(name, format.bits)
+        graph.first.append(helper.make_node("Cast", [name], [cast], to=TensorProto.INT8))
     return cast
 
 
@@ -313,7 +324,9 @@ def _n_bits(graph: Rewriter, stem: str, decoder: onnx.NodeProto, user: onnx.Node
 
 def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto, encode: Encode) -> None:
     """A linear layer whose input is quantized when it runs; ONNX Runtime fuses the four nodes. What is stored in less than 8 bits is widened when it loads."""
-    weight = ""
+    values = f"{stem}__transposed"
+    if values not in graph.initializers:
+        graph.put(values, graph.array(f"{stem}__values").T)
     for user in graph.users(decoder.output[0]):
         found = _linear_user(graph, decoder, user)
         if found is None:
@@ -323,14 +336,11 @@ def _dynamic(graph: Rewriter, parameter: str, stem: str, decoder: onnx.NodeProto
         activation, bias, transpose = found
         product = graph.users(transpose.output[0])[0] if transpose is not None else user
         out = product.output[0]
-        if not weight:
-            graph.put(f"{stem}__values", graph.array(f"{stem}__values").T)
-            weight = _stored(graph, stem, encode, TensorProto.INT8)
         scale = graph.put(f"{stem}__scale_row", graph.array(decoder.input[1]).astype(np.float32))
         quantized, dynamic, zero = f"{out}__q", f"{out}__s", f"{out}__z"
         steps = [
             helper.make_node("DynamicQuantizeLinear", [activation], [quantized, dynamic, zero]),
-            helper.make_node("MatMulInteger", [quantized, weight, zero], [f"{out}__sum"], name=product.name),
+            helper.make_node("MatMulInteger", [quantized, _as_int8(graph, values, encode.format), zero], [f"{out}__sum"], name=product.name),
             helper.make_node("Cast", [f"{out}__sum"], [f"{out}__float"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [dynamic, scale], [f"{out}__scale"]),
             helper.make_node("Mul", [f"{out}__float", f"{out}__scale"], [out if bias is None else f"{out}__product"]),

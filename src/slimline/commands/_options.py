@@ -89,6 +89,28 @@ def project_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Who helps."""
+    for option in reversed(
+        (
+            click.option(
+                "--workers",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Measure options and train candidates in N processes of this machine, which share its cores; the plan is the same.",
+            ),
+            click.option(
+                "--ray",
+                default="",
+                metavar="ADDRESS",
+                help="The same in a Ray cluster of yours, one worker for each machine or --workers N; `local` starts one here.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (

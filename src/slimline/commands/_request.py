@@ -50,7 +50,7 @@ def _check_names(options: dict[str, Any]) -> None:
 def make_request(invocation: Invocation, source: TaskFile, options: dict[str, Any], *, several: bool = False) -> Request:
     """``several``: the command can do with more than one target; the request is then for the first."""
     from slimline.core.budget import Budget
-    from slimline.core.request import Request
+    from slimline.core.request import Reference, Request
 
     targets = targets_of(options["targets"], options["device"])
     if len(targets) > 1 and not several:
@@ -63,11 +63,18 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
         for k in ("device", "methods", "without", "metric", "classes", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run")
         if k in options
     }
+    reference = None
+    if options.get("workers") or options.get("ray"):
+        files = {name: options[name] for name in ("weights", "data", "metric")}
+        reference = Reference(model=str(options["model"]), trusted=options.get("trust", False), folder=Path.cwd(), **files)
     return Request(
         target=targets[0],
         budget=Budget(**_with_defaults(asked, options["device"]), batch=options["batch"], threads=options["threads"]),
         plan=None if options.get("plan") is None else _plan(options["plan"]),
         references_full=options.get("references") == "full",
+        workers=options.get("workers") or 0,
+        ray=options.get("ray", ""),
+        reference=reference,
         model_name=source.name,
         command=invocation.command,
         started=invocation.started,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, written
-from slimline.commands._options import budget_options, labels, model_options, read_by
+from slimline.commands._options import budget_options, labels, model_options, read_by, worker_options
 from slimline.commands._request import carry_out, load_task, make_request, targets_of
 from slimline.errors import OutputError, UsageError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--classes", callback=labels, metavar="1,5,7", help="Make the plan for these labels alone; the report says what it costs on the others.")
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE.json", help="Carry out this plan (an earlier run's plan.json) instead of searching.")
 @click.option("--references", type=click.Choice(["full"]), help="Give every reference the recovery that the finalist had, after --time.")
+@worker_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR", help="Where the artefact and the report go.")
 @click.option("--resume", is_flag=True, help="Go on with an earlier run in --out; the time already spent counts.")
 @click.option("--force", is_flag=True, help="Overwrite --out.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console
-from slimline.commands._options import project_option
+from slimline.commands._options import project_option, worker_options
 from slimline.commands._request import carry_out, load_task, make_request
 from slimline.errors import BudgetNotMet
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 @project_option
 @click.option("--replay", is_flag=True, help="Carry out the lock's plans instead of searching: for a retrained model of the same architecture.")
 @click.option("--force", is_flag=True, help="Make everything again.")
+@worker_options
 @click.option("--dry-run", is_flag=True, help="Say what would be made and why, and stop.")
 @click.option("--quiet", is_flag=True, help="No progress; only the verdicts.")
 @click.pass_obj
-def command(invocation: Invocation, /, names: tuple[str, ...], file: Path, replay: bool, force: bool, dry_run: bool, quiet: bool) -> int:
+def command(invocation: Invocation, /, names: tuple[str, ...], file: Path, replay: bool, force: bool, dry_run: bool, quiet: bool, **workers: Any) -> int:
     """Make the artefacts of the project file that are out of date: contents of model, data, settings and versions decide.
 
     NAME is MODEL/TARGET/BUDGET or the beginning of it; without one, all.
@@ -44,8 +45,9 @@ def command(invocation: Invocation, /, names: tuple[str, ...], file: Path, repla
     out = console(False)
 
     def compress(options: Mapping[str, Any]) -> Report:
-        source = load_task(dict(options))
-        report = carry_out(source, make_request(Invocation(time.monotonic(), invocation.command), source, dict(options)), out, quiet)
+        asked = {**options, **workers}
+        source = load_task(asked)
+        report = carry_out(source, make_request(Invocation(time.monotonic(), invocation.command), source, asked), out, quiet)
         assert report is not None
         return report
 

@@ -11,6 +11,17 @@ from slimline.core.data import Data
 from slimline.core.plan import Plan
 
 
+class Reference(Data):
+    """How a task was opened, so that another process can open it, too. ``folder``: where relative paths begin. ``trusted``: files that can hold code are opened."""
+
+    model: str
+    weights: Path | None = None
+    data: Path | None = None
+    metric: str = ""
+    trusted: bool = False
+    folder: Path
+
+
 class Request(Data):
     """Everything that ``compress`` can be told.
 
@@ -20,6 +31,8 @@ class Request(Data):
     ``classes``: the plan is for samples of these alone; empty is all.
     ``metric``: the name of a built-in one, or empty: the task's own or the default.
     ``shared``: a folder whose cache runs for several targets share.
+    ``workers``: processes that measure options and train candidates beside this one; ``ray``: the address of a cluster where they are. They change
+    how long it takes, not what is asked for. ``reference``: how they open the task.
     ``started``: when the command began (``time.monotonic()``), so that start-up counts too.
     """
 
@@ -37,6 +50,9 @@ class Request(Data):
     seed: int = 0
     out: Path = Path("build")
     shared: Path | None = None
+    workers: int = pydantic.Field(default=0, ge=0)
+    ray: str = ""
+    reference: Reference | None = None
     resume: bool = False
     force: bool = False
     dry_run: bool = False

@@ -28,11 +28,12 @@ from slimline.job.context import Job, Source, methods_of, open_job
 from slimline.job.found import Found, timed
 from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
-from slimline.job.recovery import Finalist, finish, objective, recover
+from slimline.job.recovery import Finalist, finish, objective, recover, tune_ahead
 from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
 from slimline.job.specialised import Specialised, elsewhere
+from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
@@ -121,7 +122,7 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
         return None
     job = open_job(source, request, progress)
     found: Found | None = None
-    with job.journal:
+    with job.journal, at_work(job):
         try:
             found = prepare(job)
             search(job, found)
@@ -148,6 +149,8 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), t.measured_loss or 0.0))
     chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
     chosen = [safest, *(t for t in chosen if t.plan.digest != safest.plan.digest)]
+    slack = slack if found.schedule.recovery_steps else None
+    tune_ahead(job, found, chosen, slack)
     finished: list[Finalist] = []
     for trial in chosen:
         if finished and job.clock.over(1.0):
@@ -155,7 +158,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
             break
         try:
             with timed(job, "finishing the best", 0.86):
-                finished.append(finish(job, found, trial, slack if found.schedule.recovery_steps else None))
+                finished.append(finish(job, found, trial, slack))
         except SlimlineError as error:
             job.note(f"a finalist failed: {error.message[:200]}")
     if not finished:

@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -32,7 +32,11 @@ from slimline.store.journal import Journal
 from slimline.store.private import STATE as STATE
 from slimline.targets._device import on_device
 
+if TYPE_CHECKING:
+    from slimline.job.workers import Shared
+
 CALIBRATION = 512
+NOT_ASKED = {"out", "shared", "resume", "force", "command", "started", "dry_run", "model_name", "workers", "ray", "reference"}  # may differ when a run goes on
 PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2", "stored.pt2")
 
 
@@ -70,6 +74,7 @@ class Job:
     notes: list[str] = field(default_factory=list)
     truncated: bool = False  # whether the clock cut off something that the schedule held
     spent: dict[str, float] = field(default_factory=dict)
+    workers: Shared | None = None  # where there are some
 
     @property
     def directory(self) -> Path:
@@ -132,7 +137,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     header = {
         "model": mark.model_dump(),
         "task": source.name,
-        "request": request.model_dump(mode="json", exclude={"out", "shared", "resume", "force", "command", "started", "dry_run", "model_name"}),
+        "request": request.model_dump(mode="json", exclude=NOT_ASKED),
     }
     check_directory(request)
     request.out.mkdir(parents=True, exist_ok=True)

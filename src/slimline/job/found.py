@@ -14,7 +14,7 @@ from torch import nn
 from slimline.archive.container import download
 from slimline.core.contracts import Artifact, Operation
 from slimline.core.result import Schedule
-from slimline.core.site import Refusal
+from slimline.core.site import Refusal, Site
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
@@ -22,6 +22,7 @@ from slimline.measure.agreement import agreement
 from slimline.measure.certify import likely_half_width
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
+from slimline.model.sites import find_sites
 from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
 
@@ -51,6 +52,15 @@ class Found:
     answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
     training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order
     tuned: int = 0  # finalists that were trained with their quantizers
+
+
+def look(job: Job) -> tuple[tuple[Site, ...], tuple[Refusal, ...], Workshop]:
+    """Where something can be decided, where not, and the original's workshop."""
+    sites, refused = find_sites(job.model, job.example)
+    sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
+    loss = job.loss if job.train is not None else None
+    workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, loss, job.request.seed, classes=job.classes)
+    return sites, tuple(refused), workshop
 
 
 @contextlib.contextmanager

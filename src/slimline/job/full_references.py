@@ -65,7 +65,7 @@ def _recovered(job: Job, found: Found, compared: Compared, plan: Plan, trainings
         on = job.train if job.train is not None else job.calibration
         assert on is not None  # the result was trained on it
         steps += how.steps
-        if not trained(job, found, net, own, on, key("reference", plan.digest, steps, own.learning_rate, built is not None), math.inf):
+        if not trained(job, found.answers, net, own, on, key("reference", plan.digest, steps, own.learning_rate, built is not None), math.inf):
             raise SlimlineError("its training ended early.")
     built = built if built is not None else found.workshop.build(plan, module)
     artifact = found.workshop.lower(built)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from slimline.core.site import Refusal, Site
 from slimline.core.trial import Measurement
 from slimline.errors import BudgetNotMet, SlimlineError
 from slimline.job.context import Job
-from slimline.job.found import TRIAL_SECONDS, Found, measure, timed
+from slimline.job.found import TRIAL_SECONDS, Found, look, measure, timed
 from slimline.job.recovery import CALIBRATION_BATCH
+from slimline.job.workers import Bench, share
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import bf16_pays, evaluate, seconds_per_step
-from slimline.model.sites import find_sites
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES, Probe, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
@@ -52,10 +52,7 @@ def prepare(job: Job) -> Found:
     """
     budget = job.request.budget
     with timed(job, "looking at the model", 0.01):
-        sites, refused = find_sites(job.model, job.example)
-        sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
-        loss = job.loss if job.train is not None else None
-        workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, loss, job.request.seed, classes=job.classes)
+        sites, refused, workshop = look(job)
         baseline = job.target.lower(workshop.original, job.example)
         (latency,) = job.target.latency([baseline], job.example, batch=budget.batch, threads=budget.threads, seconds=1.0)
         samples = job.evaluation if job.evaluation is not None else job.example
@@ -318,40 +315,72 @@ def _calibration_steps(job: Job, forward: float) -> int:
     return min(CALIBRATION_STEPS, steps - steps % 50)
 
 
-def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int) -> tuple[list[Place], list[Refusal]]:
-    samples = (job.calibration if job.calibration is not None else job.example)[:count]
-    places: list[Place] = []
-    refused: list[Refusal] = []
-    sensitivity: Sensitivity | None = None
+class OptionDatabase:
+    """What every option loses on ``count`` calibration samples: measured, or from the cache."""
 
-    def recalled(site: Site, method: Method, measure: Callable[[], float]) -> float:
+    def __init__(self, job: Job, workshop: Workshop, count: int) -> None:
+        self.job, self.workshop, self.count = job, workshop, count
+        self._sensitivity: Sensitivity | None = None
+
+    def name(self, site: Site, methods: Sequence[Method]) -> str:
+        """Of the cache entry."""
+        job = self.job
+        offered = [(m.name, m.model_dump()) for m in methods]
+        return key("options with coded sizes", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, job.request.seed)
+
+    def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
+        name = self.name(site, methods)
+        stored = self.job.cache.get(name)
+        if stored is not None:
+            return Place(site, tuple(_option_from_json(o) for o in stored[1]["options"])), [Refusal.model_validate(r) for r in stored[1]["refused"]]
+        if self._sensitivity is None:
+            samples = (self.job.calibration if self.job.calibration is not None else self.job.example)[: self.count]
+            self._sensitivity = Sensitivity(self.workshop, samples, **({"recalled": self._recalled} if self.job.request.shared is not None else {}))
+        place, refused = self._sensitivity.place(site, methods, keep_option)
+        about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
+        self.job.cache.put(name, {"none": torch.zeros(1)}, about)
+        return place, refused
+
+    def _recalled(self, site: Site, method: Method, measure: Callable[[], float]) -> float:
         """A loss is of the float program, whatever the target: measured for the first one, looked up for the next."""
-        name = key("loss", job.fingerprint.model_dump(), site.model_dump(), method.name, method.model_dump(), count, job.request.seed)
-        stored = job.cache.get(name)
+        name = key("loss", self.job.fingerprint.model_dump(), site.model_dump(), method.name, method.model_dump(), self.count, self.job.request.seed)
+        stored = self.job.cache.get(name)
         if stored is None:
-            job.cache.put(name, {}, measure())
-            stored = job.cache.get(name)
+            self.job.cache.put(name, {}, measure())
+            stored = self.job.cache.get(name)
         assert stored is not None
         return float(stored[1])
 
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """A worker's task: the options of one site. ``moments``: as in the job's own workshop."""
+
+    name: str
+    site: str
+    methods: tuple[Method, ...]
+    count: int
+    moments: bool
+    needs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"measuring the options of {self.site}"
+
+    def work(self, bench: Bench) -> None:
+        bench.workshop.moments = self.moments
+        if "options" not in bench.kept:
+            bench.kept["options"] = OptionDatabase(bench.job, bench.workshop, self.count)
+        bench.kept["options"].place(bench.sites[self.site], self.methods)
+
+
+def _option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int) -> tuple[list[Place], list[Refusal]]:
+    database = OptionDatabase(job, workshop, count)
+    tasks = [MeasureOptions(database.name(s, offered[s.id]), s.id, tuple(offered[s.id]), count, workshop.moments) for s in sites]
+    share(job, tasks, "measuring options", 0.08, 0.18)
+    places: list[Place] = []
+    refused: list[Refusal] = []
     for number, site in enumerate(sites):
-        name = key(
-            "options with coded sizes",
-            job.target.name,
-            job.fingerprint.model_dump(),
-            site.model_dump(),
-            [(m.name, m.model_dump()) for m in offered[site.id]],
-            count,
-            job.request.seed,
-        )
-        stored = job.cache.get(name)
-        if stored is None:
-            sensitivity = sensitivity or Sensitivity(workshop, samples, **({"recalled": recalled} if job.request.shared is not None else {}))
-            place, more = sensitivity.place(site, offered[site.id], keep_option)
-            job.cache.put(name, {"none": torch.zeros(1)}, {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in more]})
-        else:
-            place = Place(site, tuple(_option_from_json(o) for o in stored[1]["options"]))
-            more = [Refusal.model_validate(r) for r in stored[1]["refused"]]
+        place, more = database.place(site, offered[site.id])
         places.append(place)
         refused += more
         job.progress.stage("measuring options", 0.08 + 0.1 * number / len(sites), max(0.0, job.clock.left))

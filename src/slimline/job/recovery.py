@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,13 @@ from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.progress import Best
 from slimline.core.samples import Samples
-from slimline.core.trial import Measurement, Trial
+from slimline.core.trial import Agreement, Measurement, Trial
+from slimline.errors import SlimlineError
 from slimline.job.context import Job, flat
 from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
+from slimline.job.workers import Bench, share
 from slimline.measure.agreement import agreement
-from slimline.model.recover import Distillation, distil
+from slimline.model.recover import Answers, Distillation, distil
 from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, left, race, rungs
 from slimline.search.workshop import Built
@@ -32,6 +35,7 @@ FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 CALIBRATION_BATCH = 16
+RACE_UNTIL, TUNING_UNTIL = 0.92, 0.95  # shares of the time, after which no training of the race and of the finalists begins
 
 
 def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
@@ -55,7 +59,11 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
         done += rung.steps
         return drop
 
-    last = race(entries, plan, train, allowed)
+    def ahead(entries: Sequence[Entry], rung: Rung) -> None:
+        tasks = [TrainPlan(e.plan, (*_so_far(found, e.plan), _stage(job, found, e, rung)), RACE_UNTIL) for e in entries]
+        share(job, tasks, "recovering", 0.4 + 0.4 * done / max(total, 1), 0.4 + 0.4 * (done + len(entries) * rung.steps) / max(total, 1))
+
+    last = race(entries, plan, train, allowed, ahead)
     by_plan = {t.plan.digest: t for t in front}
     runners_up = sorted([e for e in entries if e.drops and e not in last and e.drops[-1][1] <= allowed], key=lambda e: e.objective)
     return [by_plan[e.plan.digest] for e in [*last, *runners_up]]
@@ -108,7 +116,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     with its quantizers from the start: in float there is nothing to bring back.
     """
     digest = entry.plan.digest
-    with_quantizers = not entry.plan.stage("structure") or (entry.steps > 0 and _rough(job, found, entry.plan))
+    stage = _stage(job, found, entry, rung)
+    how, with_quantizers = stage.how, stage.with_quantizers
     assert job.evaluation is not None and job.train is not None and found.baseline_measurement.quality is not None
     if digest not in found.modules:
         found.modules[digest] = found.workshop.structure(entry.plan)
@@ -117,22 +126,9 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
         if digest not in found.quantized:
             found.quantized[digest] = found.workshop.build(entry.plan, module if entry.plan.stage("structure") else None)
         module = found.quantized[digest].training.module
-    elif job.example.tensors[0].ndim == 4:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's annotations
-    how = Distillation(
-        steps=rung.steps,
-        batch=found.batch,
-        seed=job.request.seed + entry.steps,
-        bf16=found.bf16,
-        classes=job.classes,
-        augmentation=found.augmentation,
-        learning_rate=_rate(found, digest),
-    )
-    if with_quantizers:
-        how = through_quantizers(how)
-    if not trained(
-        job, found, module, how, job.train, key("recovered", digest, entry.steps + rung.steps, found.schedule.recovery_steps, with_quantizers), 0.92
-    ):
+    else:
+        module = _laid_out(job, module)
+    if not trained(job, found.answers, module, how, job.train, stage.name, RACE_UNTIL):
         return None
     found.training.setdefault(digest, []).append((how, with_quantizers))
     quality = _quality_now(job, found, entry, module, with_quantizers)
@@ -146,6 +142,84 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     if measured_as_stored and trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
         _show(job, found, trial.measurement, drop, entry.plan)
     return drop
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a plan's model. ``name``: of the cache entry that holds the weights after it."""
+
+    name: str
+    how: Distillation
+    with_quantizers: bool
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A worker's task: the last of ``stages``, from where those before it left the plan's model. ``latest``: share of the time, after which it does not begin."""
+
+    plan: Plan
+    stages: tuple[Stage, ...]
+    latest: float
+
+    @property
+    def name(self) -> str:
+        return self.stages[-1].name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(s.name for s in self.stages[:-1])
+
+    def __str__(self) -> str:
+        return f"training candidate {self.plan.digest[:8]}"
+
+    def work(self, bench: Bench) -> None:
+        job, workshop = bench.job, bench.workshop
+        samples = job.train if job.train is not None else job.calibration
+        assert samples is not None
+        answers = bench.kept.setdefault("answers", Answers())
+        module, built = workshop.structure(self.plan), None
+        for stage in self.stages:
+            if stage.with_quantizers:
+                built = built or workshop.build(self.plan, module if self.plan.stage("structure") else None)
+            net = built.training.module if built is not None else _laid_out(job, module)
+            if not trained(job, answers, net, stage.how, samples, stage.name, self.latest):
+                return
+
+
+def _stage(job: Job, found: Found, entry: Entry, rung: Rung) -> Stage:
+    """How an entry is trained in a rung."""
+    digest = entry.plan.digest
+    with_quantizers = not entry.plan.stage("structure") or (entry.steps > 0 and _rough(job, found, entry.plan))
+    how = Distillation(
+        steps=rung.steps,
+        batch=found.batch,
+        seed=job.request.seed + entry.steps,
+        bf16=found.bf16,
+        classes=job.classes,
+        augmentation=found.augmentation,
+        learning_rate=_rate(found, digest),
+    )
+    how = through_quantizers(how) if with_quantizers else how
+    return Stage(_rung_name(found, digest, entry.steps + rung.steps, with_quantizers), how, with_quantizers)
+
+
+def _so_far(found: Found, plan: Plan) -> tuple[Stage, ...]:
+    """What a plan went through in the race."""
+    stages: list[Stage] = []
+    steps = 0
+    for how, with_quantizers in found.training.get(plan.digest, ()):
+        steps += how.steps
+        stages.append(Stage(_rung_name(found, plan.digest, steps, with_quantizers), how, with_quantizers))
+    return tuple(stages)
+
+
+def _rung_name(found: Found, digest: str, steps: int, with_quantizers: bool) -> str:
+    return key("recovered", digest, steps, found.schedule.recovery_steps, with_quantizers)
+
+
+def _laid_out(job: Job, module: nn.Module) -> nn.Module:
+    """As it trains fastest."""
+    return module.to(memory_format=torch.channels_last) if job.example.tensors[0].ndim == 4 else module  # type: ignore[call-overload]  # missing in torch's annotations
 
 
 def through_quantizers(how: Distillation) -> Distillation:
@@ -164,7 +238,7 @@ def rate_for(lost: float) -> float:
     return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(max(lost, 0.0) / FULL_RATE), 0.1))
 
 
-def trained(job: Job, found: Found, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
+def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
     """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time."""
     stored = job.cache.get(name)
     if stored is not None:
@@ -185,7 +259,7 @@ def trained(job: Job, found: Found, module: nn.Module, how: Distillation, sample
             samples,
             how,
             loss=job.loss if job.train is not None else None,
-            answers=found.answers,
+            answers=answers,
             stop=lambda: job.clock.over(latest + 0.02),
         )
     except KeyboardInterrupt:  # half a training is worse than none: what was good before is what is kept
@@ -272,25 +346,13 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
     """
     start = time.monotonic()
     plan = trial.plan
-    built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
-    artifact = found.workshop.lower(built)
-    quality, scores, fidelity = scored(job, found, artifact)
-    base = found.baseline_measurement.quality
-    untrained = trial.measurement.quality if trial.measurement is not None else None
-    if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
-        found.modules.pop(plan.digest, None)
-        found.quantized.pop(plan.digest, None)
-        found.training.pop(plan.digest, None)
-        built = found.workshop.build(plan)
-        artifact = found.workshop.lower(built)
-        quality, scores, fidelity = scored(job, found, artifact)
-    enough = None if slack is None else _enough(job, found, plan, slack)
-    if quality is not None and base is not None and enough is not None and base - quality > enough and plan.stage("numerics"):
+    built, artifact, quality, scores, fidelity = _ready(job, found, trial)
+    if _falls_short(job, found, plan, quality, slack):
         tuned = _with_quantizers(job, found, built, plan)
         if tuned is not None:
             other = found.workshop.lower(tuned[0])
             better, better_scores, closer = scored(job, found, other)
-            if better is not None and better > quality:
+            if better is not None and quality is not None and better > quality:
                 built, artifact, quality, scores, fidelity = tuned[0], other, better, better_scores, closer
                 found.training.setdefault(plan.digest, []).append((tuned[1], True))
     verify_execution(job, built, artifact)
@@ -315,6 +377,47 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
     return Finalist(final, built, artifact, scores)
 
 
+def _ready(job: Job, found: Found, trial: Trial) -> tuple[Built, Artifact, float | None, torch.Tensor | None, Agreement | None]:
+    """A plan as the race left it, or untrained where that is better: built, lowered, its quality, scores and fidelity."""
+    plan = trial.plan
+    built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
+    artifact = found.workshop.lower(built)
+    quality, scores, fidelity = scored(job, found, artifact)
+    untrained = trial.measurement.quality if trial.measurement is not None else None
+    if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
+        found.modules.pop(plan.digest, None)
+        found.quantized.pop(plan.digest, None)
+        found.training.pop(plan.digest, None)
+        built = found.workshop.build(plan)
+        artifact = found.workshop.lower(built)
+        quality, scores, fidelity = scored(job, found, artifact)
+    return built, artifact, quality, scores, fidelity
+
+
+def tune_ahead(job: Job, found: Found, trials: Sequence[Trial], slack: float | None) -> None:
+    """Have the job's workers train those with quantizers that ``finish`` will, one after the other, find to need it."""
+    if job.workers is None:
+        return
+    tasks: list[TrainPlan] = []
+    for trial in trials:
+        try:
+            quality = _ready(job, found, trial)[2]
+        except SlimlineError:  # ``finish`` will say so
+            continue
+        stage = _tuning(job, found, trial.plan, found.tuned + len(tasks)) if _falls_short(job, found, trial.plan, quality, slack) else None
+        if stage is not None:
+            tasks.append(TrainPlan(trial.plan, (*_so_far(found, trial.plan), stage), TUNING_UNTIL))
+    share(job, tasks, "training with quantizers in the loop", 0.8, 0.85)
+
+
+def _falls_short(job: Job, found: Found, plan: Plan, quality: float | None, slack: float | None) -> bool:
+    """Whether a finalist is trained with its quantizers."""
+    base = found.baseline_measurement.quality
+    if quality is None or base is None or slack is None or not plan.stage("numerics"):
+        return False
+    return base - quality > _enough(job, found, plan, slack)
+
+
 def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     """The drop up to which a finalist is not trained with its quantizers."""
     if job.train is not None and plan.digest not in found.recovered:
@@ -322,14 +425,12 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
 
 
-def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[Built, Distillation] | None:
-    """A copy trained with quantizers in the loop, and how; ``None`` where the time for it is used up or there is nothing to train on."""
-    samples = job.train if job.train is not None else job.calibration
-    share = (*QAT_SHARES, 0.0)[found.tuned] / QAT_COST if job.train is not None else 1.0
-    steps = int(found.schedule.recovery_steps * share)
-    if samples is None or steps < 10:
+def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
+    """How the ``place``-th finalist that needs it is trained with its quantizers; ``None`` where the time for it is used up or there is nothing to train on."""
+    part = (*QAT_SHARES, 0.0)[min(place, len(QAT_SHARES))] / QAT_COST if job.train is not None else 1.0
+    steps = int(found.schedule.recovery_steps * part)
+    if (job.train is None and job.calibration is None) or steps < 10:
         return None
-    training = built.training.copy()
     how = Distillation(
         steps=steps,
         batch=found.batch if job.train is not None else CALIBRATION_BATCH,
@@ -340,8 +441,18 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[
         learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
         weight_decay=0.0,
     )
+    return Stage(key("quantized", plan.digest, steps, found.schedule.recovery_steps), how, True)
+
+
+def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[Built, Distillation] | None:
+    """A copy trained with quantizers in the loop, and how; ``None`` where it is not."""
+    samples = job.train if job.train is not None else job.calibration
+    stage = _tuning(job, found, plan, found.tuned)
+    if samples is None or stage is None:
+        return None
+    training = built.training.copy()
     with timed(job, "training with quantizers in the loop", 0.85):
-        if not trained(job, found, training.module, how, samples, key("quantized", plan.digest, steps, found.schedule.recovery_steps), 0.95):
+        if not trained(job, found.answers, training.module, stage.how, samples, stage.name, TUNING_UNTIL):
             return None
     found.tuned += 1
-    return Built(plan, built.module, built.program, training), how
+    return Built(plan, built.module, built.program, training), stage.how

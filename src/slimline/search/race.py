@@ -68,16 +68,23 @@ def rungs(total: int, candidates: int) -> tuple[Rung, ...]:
     return tuple(Rung(n, int(total * s / n)) for n, s in zip(sizes, SHARES, strict=True) if int(total * s / n) > 0)
 
 
-def race(entries: Sequence[Entry], plan: Sequence[Rung], train: Callable[[Entry, Rung], float | None], allowed: float) -> list[Entry]:
+def race(
+    entries: Sequence[Entry],
+    plan: Sequence[Rung],
+    train: Callable[[Entry, Rung], float | None],
+    allowed: float,
+    before: Callable[[Sequence[Entry], Rung], None] = lambda entries, rung: None,
+) -> list[Entry]:
     """Run the rungs; returns the entries of the last one, the best objective first.
 
-    ``train`` trains one entry further and returns its drop (``None``: time is up, the race ends).
+    ``train`` trains one entry further and returns its drop (``None``: time is up, the race ends). ``before`` is told who will be trained in a rung.
     After each rung the entries stay that are expected to end within ``allowed``: the best objective
     among them, its safer neighbours, and the nearest more daring one.
     """
     field_ = list(entries)
     for place, rung in enumerate(plan):
         field_ = field_[: rung.entries] if place == 0 else _stay(field_, rung.entries, sum(r.steps for r in plan), allowed)
+        before(field_, rung)
         for entry in field_:
             drop = train(entry, rung)
             if drop is None:

@@ -21,13 +21,13 @@ from torch import nn
 from slimline.core.plan import Fingerprint
 from slimline.store.private import private
 
-PART = ".part"
+KIND, PART = ".safetensors", ".part"
 
 
 class Cache:
-    """``key -> tensors and a JSON value`` in one folder (mode 0700), for one run at a time (the journal's lock sees to that).
+    """``key -> tensors and a JSON value`` in one folder (mode 0700), for one run at a time (the journal's lock sees to that) and its workers.
 
-    A damaged entry (cut off, or its bytes changed) counts as absent and is removed.
+    ``own``: this is the run's own process, and no worker writes yet; what a killed one left half-written is removed. A damaged entry (cut off, or its bytes changed) counts as absent and is removed.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -37,11 +37,40 @@ class Cache:
         (({'x': tensor([1., 1.])}, {'loss': 0.5}), None)
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, own: bool = True) -> None:
         self.folder = folder
         private(folder)
-        for left in folder.glob(f"*{PART}"):  # by a run that was killed while writing
+        for left in folder.glob(f"*{PART}") if own else ():
             left.unlink(missing_ok=True)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an entry, damaged or not."""
+        return self._path(key).exists()
+
+    def exported(self, key: str) -> bytes:
+        """The entry as bytes, for a cache on another machine.
+
+        Raises:
+            OSError: there is none.
+        """
+        return self._path(key).read_bytes()
+
+    def imported(self, key: str, content: bytes) -> None:
+        """Store what another cache ``exported``; damage is found by ``get``, as with any entry.
+
+        Raises:
+            OSError: the disk is full, or the folder is not writable.
+        """
+        descriptor, part = tempfile.mkstemp(dir=self.folder, suffix=PART)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(part, self._path(key))
+        finally:
+            Path(part).unlink(missing_ok=True)
+
+    def keys(self) -> set[str]:
+        return {path.stem for path in self.folder.glob(f"*{KIND}")}
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:
         """The entry, ``None`` if there is none or it was damaged."""
@@ -79,7 +108,7 @@ class Cache:
             Path(part).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
+        return self.folder / f"{key}{KIND}"
 
 
 def _seal(tensors: Mapping[str, torch.Tensor], text: str) -> str:

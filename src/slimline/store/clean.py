@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slimline.store.private import STATE
 
-CACHES = ("cache", "finalists")  # measured options and trained weights; working copies of the last candidates' files
+CACHES = ("cache", "finalists", "workers")  # measured options and trained weights; working copies of the last candidates' files; what workers printed
 JOURNAL = "journal.jsonl"
 DEPTH = 8  # folders below the one that is cleaned
 

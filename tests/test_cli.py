@@ -123,13 +123,14 @@ def test_help_imports_nothing_heavy(argv: list[str]) -> None:
 
 def test_options_become_the_request(job: Job, task: str) -> None:
     text = "--max-size 300KB --max-download 1MiB --max-memory 2MB --max-latency 800us --max-macs 10M --max-drop 2%rel --minimize size --time 90s --methods static_int8,keep --without weight_only"
-    text += " --seed 3 --batch 8 --threads 2 --metric top5 --references full --out o --force --dry-run --quiet --target onnxruntime --target onnxruntime"
+    text += " --seed 3 --batch 8 --threads 2 --metric top5 --references full --out o --force --dry-run --quiet --target onnxruntime --target onnxruntime --workers 3 --ray host:6379"
     assert run("compress", task, *text.split()) == 0
     (request,) = job.requests
     assert request.budget.limits() == {"size": 300_000, "download": 2**20, "memory": 2_000_000, "latency": 0.8, "macs": 10_000_000}
     assert request.budget.max_drop.relative and request.budget.minimize == "size" and (request.budget.batch, request.budget.threads) == (8, 2)
     assert (request.seconds, request.methods, request.without, request.seed, request.metric) == (90, ("static_int8", "keep"), ("weight_only",), 3, "top5")
     assert request.references_full and request.force and request.dry_run and request.out == Path("o") and request.model_name == "task"
+    assert (request.workers, request.ray) == (3, "host:6379") and request.reference is not None and request.reference.model == "task.py"
     assert request.command.startswith("slimline compress task.py --max-size 300KB") and request.started is not None
 
 

@@ -51,6 +51,7 @@ class Scripted:
     act: Callable[[int, Number], Answer | None]
     alive: tuple[int, ...] = (1, 2)
     opening: str = ""
+    gone: int = 0
     apart: bool = False
     asked: list[tuple[int, Question]] = field(default_factory=list)
     log: list[tuple[int, str]] = field(default_factory=list)
@@ -64,6 +65,9 @@ class Scripted:
     def wait(self, seconds: float) -> list[Answer]:
         answers, self.asked = self.asked, []
         found = []
+        if self.gone:
+            self.dismiss(self.gone)
+            found, self.gone = [Answer(self.gone, died="signal 9")], 0
         for worker, question in answers:
             if question.last:
                 found.append(Answer(worker, {}))
@@ -119,7 +123,7 @@ def test_each_task_is_done_once_and_none_that_is_in_the_cache(job: Any) -> None:
     job.cache.put("c", {}, 1)
     share(job, TASKS, "counting", 0, 1)
     assert sorted(name for _, name in workers.log) == ["a", "b", "d", "e"] and {w for w, _ in workers.log} == {1, 2}
-    assert job.cache.keys() == set("abcde") and not events(job)
+    assert job.cache.names() == set("abcde") and not events(job)
     (event,) = job.journal.events("shared")
     assert (event["tasks"], event["made"]) == (4, 4)
 
@@ -128,13 +132,13 @@ def test_a_single_task_and_a_job_without_workers_stay_here(job: Any) -> None:
     share(job, TASKS, "counting", 0, 1)
     workers = with_workers(job, good)
     share(job, TASKS[:1], "counting", 0, 1)
-    assert not workers.log and not job.cache.keys()
+    assert not workers.log and not job.cache.names()
 
 
 def test_a_task_whose_worker_died_is_done_by_another_and_then_by_this_process(job: Any) -> None:
     workers = with_workers(job, lambda worker, task: Answer(worker, died="signal 9") if task.name == "b" else good(worker, task), alive=(1, 2, 3))
     share(job, TASKS, "counting", 0, 1)
-    assert job.cache.keys() == set("acde") and len(workers.alive) == 1
+    assert job.cache.names() == set("acde") and len(workers.alive) == 1
     assert [e["again"] for e in events(job)] == ["it is done again by another", "it is done by this process"]
     assert {e["task"] for e in events(job)} == {"number b"}
 
@@ -142,14 +146,23 @@ def test_a_task_whose_worker_died_is_done_by_another_and_then_by_this_process(jo
 def test_when_all_died_the_job_goes_on_alone(job: Any) -> None:
     workers = with_workers(job, lambda worker, task: Answer(worker, died="signal 9"))
     share(job, TASKS, "counting", 0, 1)
-    assert not job.cache.keys() and not workers.alive and len(events(job)) == 2
+    assert not job.cache.names() and not workers.alive and len(events(job)) == 2
     share(job, TASKS, "counting", 0, 1)  # nobody is left to ask
+
+
+def test_one_that_died_while_it_had_nothing_to_do_is_missed_by_nobody(job: Any) -> None:
+    workers = with_workers(job, good, alive=(1, 2, 3))
+    job.workers._opened = {1, 2, 3}
+    workers.gone = 3
+    share(job, TASKS[:2], "counting", 0, 1)
+    assert job.cache.names() == {"a", "b"} and workers.alive == (1, 2)
+    assert [(e["worker"], e["task"], e["again"]) for e in events(job)] == [(3, "waiting", "")]
 
 
 def test_a_task_that_fails_is_left_to_this_process_and_its_worker_goes_on(job: Any) -> None:
     workers = with_workers(job, lambda worker, task: Answer(worker, error="ValueError: no") if task.name == "b" else good(worker, task))
     share(job, TASKS, "counting", 0, 1)
-    assert job.cache.keys() == set("acde") and workers.alive == (1, 2)
+    assert job.cache.names() == set("acde") and workers.alive == (1, 2)
     assert [(e["error"], e["again"]) for e in events(job)] == [("ValueError: no", "it is done by this process")]
 
 
@@ -163,7 +176,7 @@ def test_nobody_is_waited_for_when_the_time_is_up(job: Any) -> None:
     workers = with_workers(job, lambda worker, task: None if task.name == "b" else good(worker, task))
     job.clock = Clock(1)
     share(job, TASKS, "counting", 0, 1)
-    assert len(workers.alive) == 1 and job.cache.keys() == set("acde")
+    assert len(workers.alive) == 1 and job.cache.names() == set("acde")
 
 
 def test_from_another_machine_entries_come_as_bytes(job: Any, tmp_path: Path) -> None:
@@ -175,7 +188,7 @@ def test_from_another_machine_entries_come_as_bytes(job: Any, tmp_path: Path) ->
 
     workers = with_workers(job, act, apart=True)
     share(job, TASKS, "counting", 0, 1)
-    assert {name: job.cache.get(name)[1] for name in job.cache.keys()} == {n: n for n in "abcde"}
+    assert {name: job.cache.get(name)[1] for name in job.cache.names()} == {n: n for n in "abcde"}
     job.workers.stop()
     assert not workers.alive
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 from slimline.core.extras import require
 from slimline.core.workers import Answer, Serve
 from slimline.errors import UsageError
 
+KNOCK_SECONDS = 5.0
 START = "Start a cluster with `ray start --head` and give the address that it prints, or give `local` for one on this machine."
 
 
@@ -23,12 +25,13 @@ class Ray:
 
     def __init__(self, address: str, count: int, serve: Serve) -> None:
         require("ray", "ray", "--ray")
+        _knock(address)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reports its use to its makers unless told not to
         import ray
 
         self._ray = ray
         try:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if address == "local" else None)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise UsageError(f"--ray {address}: {str(error).strip().splitlines()[0]}", hint=START) from error
         try:
@@ -75,6 +78,21 @@ class Ray:
         self._asked = {reference: number for reference, number in self._asked.items() if number != worker}
         if not self._actors:
             self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether somebody listens at ``HOST:PORT`` or ``ray://HOST:PORT``: Ray itself tries for minutes.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # local, auto
+        return
+    try:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
+    except OSError as error:
+        raise UsageError(f"--ray {address}: {error.strerror or error}.", hint=START) from error
 
 
 class _Actor:

@@ -101,9 +101,9 @@ class Serve:
         for name, content in question.entries.items():
             if name not in job.cache:
                 job.cache.imported(name, content)
-        before = job.cache.keys() if self.cache is None else set()
+        before = job.cache.names() if self.cache is None else set()
         question.task.work(self.bench)
-        return {name: job.cache.exported(name) for name in job.cache.keys() - before} if self.cache is None else {}
+        return {name: job.cache.exported(name) for name in job.cache.names() - before} if self.cache is None else {}
 
     def _open(self) -> Bench:
         """As the command did.
@@ -171,12 +171,16 @@ class Shared:
         found = self._workers
         if found is None or not found.alive:
             return
-        started = time.monotonic()
+        started = last = time.monotonic()
         waiting, again, made = deque(tasks), set[str](), 0
         busy: dict[int, Task | None] = {}
         threads = found.threads(len(tasks))
         try:
-            while (waiting or any(busy.values())) and not self._job.clock.over():
+            while not self._job.clock.over():
+                if waiting or any(busy.values()):
+                    last = time.monotonic()
+                elif not busy or time.monotonic() - last > last - started:
+                    break  # those that still open the task, for later, were waited for as long again
                 for worker in found.alive:
                     if worker in busy or not waiting:
                         continue
@@ -185,24 +189,24 @@ class Shared:
                 if not busy:
                     break
                 for answer in found.wait(PATIENCE):
-                    task = busy.pop(answer.worker)
+                    task = busy.pop(answer.worker, None)
                     if answer.died or answer.error:
-                        self._lost(found, answer, task, retry=bool(answer.died) and task is not None and task.name not in again)
-                        if answer.died and task is not None and task.name not in again:
+                        retry = bool(answer.died) and task is not None and task.name not in again
+                        self._lost(found, answer, task, retry=retry)
+                        if retry and task is not None:
                             again.add(task.name)
                             waiting.append(task)
-                        continue
-                    if task is None:
+                    elif task is None:
                         self._opened.add(answer.worker)
-                        continue
-                    for name, content in answer.value.items():
-                        self._job.cache.imported(name, content)
-                    made += task.name in self._job.cache
+                    else:
+                        for name, content in answer.value.items():
+                            self._job.cache.imported(name, content)
+                        made += task.name in self._job.cache
                 self._job.progress.stage(stage, begin + (end - begin) * made / len(tasks), max(0.0, self._job.clock.left))
         except BaseException:
             self.stop()
             raise
-        for worker in busy:  # the time is up: whoever is still at it is in the way
+        for worker in busy:  # whoever is still at it would be in the way
             found.dismiss(worker)
         about = {"stage": stage, "tasks": len(tasks), "made": made, "threads": threads, "seconds": round(time.monotonic() - started, 2)}
         self._job.journal.append("shared", about, self._job.clock.elapsed)
@@ -216,7 +220,7 @@ class Shared:
 
     def _lost(self, found: workers.Workers, answer: workers.Answer, task: Task | None, *, retry: bool) -> None:
         """Say what happened; a worker that cannot open the user's task is of no use."""
-        what = "opening the task" if task is None else str(task)
+        what = str(task) if task is not None else "waiting" if answer.worker in self._opened else "opening the task"
         went = f"died ({answer.died})" if answer.died else f"failed: {answer.error}"
         then = "it is done again by another" if retry and found.alive else "it is done by this process"
         event = {"worker": answer.worker, "task": what, "died": answer.died, "error": answer.error, "again": "" if task is None else then}

@@ -69,7 +69,7 @@ class Cache:
         finally:
             Path(part).unlink(missing_ok=True)
 
-    def keys(self) -> set[str]:
+    def names(self) -> set[str]:
         return {path.stem for path in self.folder.glob(f"*{KIND}")}
 
     def get(self, key: str) -> tuple[dict[str, torch.Tensor], Any] | None:

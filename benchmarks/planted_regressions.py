@@ -30,8 +30,9 @@ import slimline
 from slimline.core.registry import find
 from slimline.core.result import Report
 from slimline.project.file import Item, Project
-from slimline.project.inputs import Made, sha256
+from slimline.project.inputs import Made, inputs_of, sha256
 from slimline.project.lock import Lock
+from slimline.report.json import dumps
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ci"
 POINTS, SLOWER, LARGER = 0.015, 0.30, 0.20
@@ -80,13 +81,14 @@ def changed(folder: Path, original: Path, change: Change, **figures: Any) -> Non
     report = report.model_copy(
         update={"compressed": report.compressed.model_copy(update=figures), "artefact": report.artefact.model_copy(update={"sha256": sha256(file)})}
     )
-    (item.out / "report.json").write_text(report.model_dump_json(by_alias=True))
+    (item.out / "report.json").write_text(dumps(report))
     manifest = json.loads((item.out / "manifest.json").read_text())
     manifest["files"] |= {name: sha256(item.out / name) for name in ("model.onnx", "report.json")}
     (item.out / "manifest.json").write_text(json.dumps(manifest))
     made = Made.read(item.out)
     assert made is not None
-    made.model_copy(update={"outputs": {name: sha256(item.out / name) for name in made.outputs}}).write(item.out)
+    inputs = inputs_of(item, known=made.inputs.files, packages=made.inputs.versions)
+    made.model_copy(update={"inputs": inputs, "outputs": {name: sha256(item.out / name) for name in made.outputs}}).write(item.out)
 
 
 def names(model: onnx.ModelProto) -> tuple[str, onnx.ValueInfoProto]:

@@ -10,7 +10,7 @@ import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from slimline.core.workers import Answer, Serve
 
@@ -54,9 +54,10 @@ class Local:
         by_connection = {connection: number for number, (_, connection) in self._processes.items()}
         answers = []
         for ready in wait(list(by_connection), seconds):
-            number = by_connection[ready]  # type: ignore[index]  # only connections were handed in
+            connection = cast(Connection[Any, Any], ready)  # only connections were handed in
+            number = by_connection[connection]
             try:
-                error, value = ready.recv()  # type: ignore[union-attr]
+                error, value = connection.recv()
                 answers.append(Answer(number, value, error))
             except (EOFError, OSError):
                 process, _ = self._processes[number]

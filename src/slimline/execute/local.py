@@ -54,7 +54,7 @@ class Local:
         by_connection = {connection: number for number, (_, connection) in self._processes.items()}
         answers = []
         for ready in wait(list(by_connection), seconds):
-            connection = cast(Connection[Any, Any], ready)  # only connections were handed in
+            connection = cast("Connection[Any, Any]", ready)  # only connections were handed in
             number = by_connection[connection]
             try:
                 error, value = connection.recv()

@@ -28,7 +28,7 @@ class FakeWeight(nn.Module):
     """Projects a float weight onto ``format``; gradients pass straight through to the weight, and to its scales and shared entries.
 
     Scales and entries are trained as logarithms of their change: a step changes each by the same share, whatever its size, and
-    zero stays zero. A mask stays as it is.
+    zero stays zero. Channels that share one scale go on sharing it, so that it is stored once. A mask stays as it is.
 
     References:
         Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3 (scales).
@@ -39,7 +39,7 @@ class FakeWeight(nn.Module):
         super().__init__()
         self.parameter = parameter
         self.format = format
-        self.logs = nn.ParameterDict({name: nn.Parameter(torch.zeros_like(parts[name], dtype=torch.float32)) for name in format.trained})
+        self.logs = nn.ParameterDict({name: nn.Parameter(torch.zeros(() if _one_scale(name, parts[name]) else parts[name].shape)) for name in format.trained})
         self.fixed = [name for name in parts if name != format.codes and name not in format.trained]
         for name in (*format.trained, *self.fixed):
             self.register_buffer(name, parts[name].clone())
@@ -52,6 +52,10 @@ class FakeWeight(nn.Module):
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         return self.format.project(weight, self.tables)
+
+
+def _one_scale(name: str, table: torch.Tensor) -> bool:
+    return name == "scale" and table.numel() > 1 and bool((table == table.reshape(-1)[0]).all())
 
 
 class FakeValue(nn.Module):

@@ -31,17 +31,39 @@ def magnitude_classes(values: torch.Tensor) -> torch.Tensor:
     return (2 * torch.log2(row * column) + CLASSES / 2).round().clamp(0, CLASSES - 1).long()
 
 
-def code_lengths(values: torch.Tensor, classes: torch.Tensor, limit: int) -> torch.Tensor:
-    """``[classes, 2 * limit + 1]``: bits of each integer ``-limit .. limit`` in each class, by the frequencies in ``values``, smoothed over neighbours."""
+def code_lengths(values: torch.Tensor, classes: torch.Tensor, limit: int, spread: float = 0.3) -> torch.Tensor:
+    """``[classes, 2 * limit + 1]``: bits of each integer ``-limit .. limit`` in each class, by the frequencies in ``values``, of which the share ``spread`` counts for neighbours."""
     alphabet = 2 * limit + 1
     counts = torch.bincount((classes * alphabet + values.long().clamp(-limit, limit) + limit).reshape(-1), minlength=CLASSES * alphabet)
     counts = counts.reshape(CLASSES, alphabet).double()
     counts = counts + counts.flip(1)  # no side is preferred
-    kernel = torch.tensor([[[0.05, 0.1, 0.7, 0.1, 0.05]]], dtype=torch.float64)
+    kernel = torch.tensor([[[spread / 6, spread / 3, 1 - spread, spread / 3, spread / 6]]], dtype=torch.float64)
     smooth = torch.nn.functional.conv1d(counts[:, None], kernel, padding=2)[:, 0]
     everything = smooth.sum(0, keepdim=True)
     shares = smooth + 4 * everything / everything.sum().clamp_min(1e-9) + 1e-3
     return -torch.log2(shares / shares.sum(1, keepdim=True))
+
+
+def bits_between(codes: torch.Tensor, classes: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Bits of real ``codes``, of any shape, each with its class: between two integers linear in how far it is from the one to the other, so that there is a gradient.
+
+    ``lengths``: as ``code_lengths`` gives them.
+
+    References:
+        Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020, eq. 3 (the code length of what is trained is part of the loss).
+
+    Example:
+        >>> lengths = torch.tensor([[5.0, 1.0, 5.0]])
+        >>> bits_between(torch.tensor([0.0, 0.5, -1.0]), torch.zeros(3, dtype=torch.long), lengths).tolist()
+        [1.0, 3.0, 5.0]
+    """
+    limit = lengths.shape[1] // 2
+    inside = codes.clamp(-limit, limit)
+    low = inside.detach().floor().clamp_(max=limit - 1)
+    at = classes * lengths.shape[1] + limit + low.long()
+    table = lengths.reshape(-1)
+    here = table.take(at)
+    return here + (inside - low) * (table.take(at + 1) - here)
 
 
 def integer_bits(values: torch.Tensor) -> float:

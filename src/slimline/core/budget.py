@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
 TIE = 0.15  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
+DOWNLOAD_TIE = 0.001  # the same of a download, which has no noise: at a hundredth of the original's bytes, 0.15 of its multiply-adds would decide alone
 CHANGED = 3.0  # allowances of answers that may differ from the original's, where too few samples can tell a drop
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
@@ -139,17 +140,18 @@ class Budget(Data):
     def weights(self, base: Mapping[Quantity, float]) -> dict[Quantity, float]:
         """What one unit of each minimised quantity weighs: relative to ``base``; bytes decide between latencies that are nearly equal.
 
-        Bytes themselves are tied by multiply-adds, not by milliseconds, whose noise would decide.
+        Bytes themselves are tied by multiply-adds, not by milliseconds, whose noise would decide; downloads become so small that next to nothing is left to a tie.
 
         Example:
             >>> Budget().weights({"latency": 2.0, "size": 100.0})
             {'latency': 0.5, 'size': 0.0015}
         """
         second: Quantity = "macs" if self.minimize in ("size", "download") else "size"
-        return {self.minimize: 1.0 / max(base[self.minimize], 1e-12), second: TIE / max(base[second], 1e-12)}
+        tie = DOWNLOAD_TIE if self.minimize == "download" else TIE
+        return {self.minimize: 1.0 / max(base[self.minimize], 1e-12), second: tie / max(base[second], 1e-12)}
 
     def objective(self, measurement: Measurement, baseline: Measurement) -> float:
-        """What is minimised, of what was measured; the baseline's is ``1 + TIE``."""
+        """What is minimised, of what was measured; the baseline's is one and the tie's weight."""
         weights = self.weights({q: baseline.cost(q) for q in QUANTITIES})
         return sum(w * measurement.cost(q) for q, w in weights.items())
 

@@ -28,10 +28,11 @@ from slimline.job.context import Job, Source, methods_of, open_job
 from slimline.job.found import Found, timed
 from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
-from slimline.job.recovery import Finalist, finish, objective, recover, tune_ahead
+from slimline.job.recovery import Finalist, finish, for_archive, objective, recover, tune_ahead
 from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
+from slimline.job.small_archive import train_for_archive
 from slimline.job.specialised import Specialised, elsewhere
 from slimline.job.workers import at_work
 from slimline.measure import quality
@@ -142,13 +143,15 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     base = found.baseline_measurement.quality
     halfwidth = half_width(job, found, [])
     last = recover(job, found, halfwidth)
+    if for_archive(job, found):
+        train_for_archive(job, found, last, halfwidth)
     slack = None if base is None else max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
     tried = [t for t in found.trials if t.measurement is not None]
     if not tried:
         raise _nothing_worked(found.trials)
     safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), t.measured_loss or 0.0))
     chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
-    chosen = [safest, *(t for t in chosen if t.plan.digest != safest.plan.digest)]
+    chosen = [safest, *(t for t in [*found.small, *chosen] if t.plan.digest != safest.plan.digest)]
     slack = slack if found.schedule.recovery_steps else None
     tune_ahead(job, found, chosen, slack)
     finished: list[Finalist] = []
@@ -223,7 +226,7 @@ def _with_full_references(job: Job, found: Found, outcome: Outcome, compared: li
 
 def _best_so_far(job: Job, found: Found) -> Report:
     """What an interrupted run leaves: the best measured trial, trained or not, without a certificate."""
-    tried = [t for t in found.trials if t.measurement is not None]
+    tried = [t for t in [*found.trials, *found.small] if t.measurement is not None]
     base = found.baseline_measurement.quality
     allowed = 0.0 if base is None else job.request.budget.max_drop.allowed(base)
 

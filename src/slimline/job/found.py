@@ -50,6 +50,7 @@ class Found:
     quantized: dict[str, Built] = field(default_factory=dict)
     recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan; with what rounding will add
     answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
+    small: list[Trial] = field(default_factory=list)  # trained for a small archive, within the allowance; the smallest first
     training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order
     tuned: int = 0  # finalists that were trained with their quantizers
 

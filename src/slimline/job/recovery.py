@@ -36,6 +36,8 @@ ROUGH = 0.02  # nats that numerics lose before recovery, above which training go
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 CALIBRATION_BATCH = 16
 RACE_UNTIL, TUNING_UNTIL = 0.92, 0.95  # shares of the time, after which no training of the race and of the finalists begins
+ARCHIVE_SHARE = 0.6  # of the recovery's steps, for training for a small archive where the download is minimised
+ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
 
 
 def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
@@ -48,7 +50,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     entries = [Entry(t.plan, objective(job, found, t)) for t in _promising(front, found.schedule.recovery_steps, found.baseline_measurement.quality, allowed)]
-    plan = rungs(int(found.schedule.recovery_steps * (1 - sum(QAT_SHARES))), len(entries))
+    plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), len(entries))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
 
@@ -67,6 +69,17 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     by_plan = {t.plan.digest: t for t in front}
     runners_up = sorted([e for e in entries if e.drops and e not in last and e.drops[-1][1] <= allowed], key=lambda e: e.objective)
     return [by_plan[e.plan.digest] for e in [*last, *runners_up]]
+
+
+def usual_steps(job: Job, found: Found) -> int:
+    """Training steps of the race and the finalists: all, but for what training for a small archive gets."""
+    return int(found.schedule.recovery_steps * (1 - ARCHIVE_SHARE)) if for_archive(job, found) else found.schedule.recovery_steps
+
+
+def for_archive(job: Job, found: Found) -> bool:
+    """Whether there will be training for a small archive: the download is minimised, and there is something to train on and to judge by."""
+    enough = found.schedule.recovery_steps >= ARCHIVE_LEAST
+    return job.request.budget.minimize == "download" and job.train is not None and enough and found.baseline_measurement.quality is not None
 
 
 def _lanes(steps: int) -> int:
@@ -420,6 +433,8 @@ def _falls_short(job: Job, found: Found, plan: Plan, quality: float | None, slac
 
 def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     """The drop up to which a finalist is not trained with its quantizers."""
+    if plan.recovery.penalty:
+        return math.inf  # it was, for its archive; without the price of bits it would grow again
     if job.train is not None and plan.digest not in found.recovered:
         return slack  # safe as it is: the time goes to the race's winners
     return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
@@ -428,7 +443,7 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
 def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
     """How the ``place``-th finalist that needs it is trained with its quantizers; ``None`` where the time for it is used up or there is nothing to train on."""
     part = (*QAT_SHARES, 0.0)[min(place, len(QAT_SHARES))] / QAT_COST if job.train is not None else 1.0
-    steps = int(found.schedule.recovery_steps * part)
+    steps = int(usual_steps(job, found) * part)
     if (job.train is None and job.calibration is None) or steps < 10:
         return None
     how = Distillation(

@@ -31,7 +31,9 @@ class CodedBits:
         self._age = 0
 
     def __call__(self) -> torch.Tensor:
-        """Mean bits of a weight, ``[]``."""
+        """Mean bits of a weight, ``[]``; 0 where no weight is coded as integers."""
+        if not self.layers:
+            return torch.zeros(())
         codes = [_codes(layer, weight) for layer, weight in self.layers]
         if self._age % ANEW == 0:
             self._lengths = [_counted(layer, code.detach()) for (layer, _), code in zip(self.layers, codes, strict=True)]

@@ -16,6 +16,7 @@ from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
+from slimline.model.coded import CodedBits
 from slimline.numerics.divergence import distillation_loss, relative_error
 
 Model = Callable[..., Any]
@@ -31,12 +32,14 @@ class Distillation:
     """How to train: ``steps`` of ``batch`` samples by AdamW under a cosine schedule.
 
     ``bf16``: autocast, where the processor is faster with it. ``features``: modules whose outputs
-    the student matches too (only those of equal shape in both count). ``classes``: the outputs are class scores, not values.
+    the student matches too (only those of equal shape in both count). ``classes``: the outputs are class scores, not values. ``penalty``: what a
+    mean coded bit of a weight costs, in nats of loss; for a student that is a module with quantizers in the loop.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
         Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3 (features).
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+        Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020, eq. 3 (penalty).
     """
 
     steps: int
@@ -49,6 +52,7 @@ class Distillation:
     features: tuple[str, ...] = ()
     augmentation: Augmentation = Augmentation()
     threads: int = 0
+    penalty: float = 0.0
 
 
 class Answers:
@@ -107,6 +111,7 @@ def distil(
     generator = torch.Generator().manual_seed(how.seed + 1)
     last = channels_last(samples)
     kept = answers if answers is not None and not how.features else Answers(limit=0)
+    bits = CodedBits(student) if how.penalty and isinstance(student, nn.Module) else None
     with _Features(modules, teacher, how.features) as features:
         for step in range(how.steps):
             if stop():
@@ -123,6 +128,8 @@ def distil(
             if loss is not None and batch.targets is not None and not mixed:
                 own = loss(_pytree.tree_map(_float, outputs), batch.targets)
                 total = total if own is None else 0.5 * total + 0.5 * own
+            if bits is not None:
+                total = total + how.penalty * bits()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             nn.utils.clip_grad_norm_(trained, CLIP)

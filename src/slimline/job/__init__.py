@@ -144,7 +144,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     halfwidth = half_width(job, found, [])
     last = recover(job, found, halfwidth)
     if for_archive(job, found):
-        train_for_archive(job, found, last, halfwidth)
+        train_for_archive(job, found, halfwidth)
     slack = None if base is None else max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
     tried = [t for t in found.trials if t.measurement is not None]
     if not tried:

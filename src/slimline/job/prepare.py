@@ -20,7 +20,7 @@ from slimline.core.trial import Measurement
 from slimline.errors import BudgetNotMet, SlimlineError
 from slimline.job.context import Job
 from slimline.job.found import TRIAL_SECONDS, Found, look, measure, timed
-from slimline.job.recovery import CALIBRATION_BATCH
+from slimline.job.recovery import CALIBRATION_BATCH, COARSENESS
 from slimline.job.workers import Bench, share
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import bf16_pays, evaluate, seconds_per_step
@@ -91,7 +91,7 @@ def prepare(job: Job) -> Found:
         getattr(job.target, "weights_in_flash", False),
     )
     _check_reachable(job, space)
-    space = space if job.request.plan is not None else space.pruned()
+    space = space if job.request.plan is not None else space.pruned(lambda o: budget.minimize == "download" and o.coarseness == COARSENESS)
     augmentation = Augmentation()
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):

@@ -36,7 +36,8 @@ ROUGH = 0.02  # nats that numerics lose before recovery, above which training go
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 CALIBRATION_BATCH = 16
 RACE_UNTIL, TUNING_UNTIL = 0.92, 0.95  # shares of the time, after which no training of the race and of the finalists begins
-ARCHIVE_SHARE = 0.6  # of the recovery's steps, for training for a small archive where the download is minimised
+ARCHIVE_SHARE = 0.75  # of the recovery's steps, for training for a small archive where the download is minimised
+COARSENESS = 5.0  # of the grids that it starts from: about so many of seven bits are given up at once
 ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
 
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.job.context import Job
 from slimline.job.found import Found, Training, measure, scored, timed
-from slimline.job.recovery import ARCHIVE_SHARE, trained
-from slimline.model.coded import CodedBits
+from slimline.job.recovery import ARCHIVE_SHARE, COARSENESS, trained
+from slimline.model.coded import CodedBits, coarse_biases, settle_biases
 from slimline.model.recover import Distillation
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
 COST = 1.6  # of a step with penalty, in steps without
-STAGES = 16
+FEWEST, MOST = 4, 16  # stages
+STAGE_STEPS = 150  # that a stage should have, before there are more of them
 FIRST = 0.25  # nats for a mean coded bit
 UP, FINE = 2.0, 2**0.5  # what the price changes by: until the accuracy first gives way, and from then on
 LATEST = 0.82  # of the time
 KEPT = 3  # members of the front that become finalists
-WANTED_RATE = 5.0  # of the grid that training starts from: about so many bits of a value are given up before
 LEAST_DROP = 0.25  # of the allowance, that is used where the holdout is so small that the certificate's half-width takes all
 
 
@@ -37,8 +35,8 @@ class Stage:
     training: list[Training]
 
 
-def train_for_archive(job: Job, found: Found, ended: list[Trial], halfwidth: float) -> None:
-    """Train the race's winner further under a price of its coded bits; ``found.small`` are then the smallest that keep the allowance, the smallest first.
+def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
+    """Train the model under a price of its coded bits; ``found.small`` are then the smallest that keep the allowance, the smallest first.
 
     The price is the multiplier of a constraint: it rises after a stage that kept the drop within the allowance less the certificate's ``halfwidth``, and falls after one that
     did not (dual ascent). Each stage goes on from the one before, and what it made is measured as an artefact, with its real archive.
@@ -48,17 +46,18 @@ def train_for_archive(job: Job, found: Found, ended: list[Trial], halfwidth: flo
         Boyd and Vandenberghe, "Convex Optimization", 2004, section 5.4 (prices of constraints).
     """
     base = found.baseline_measurement.quality
-    start = _start(job, found, ended, halfwidth)
+    start = _start(found)
     if start is None or base is None:
         return
-    trial, plan, built = start
+    plan, built = start
     allowed = job.request.budget.max_drop.allowed(base)
     limit = max(allowed - halfwidth, LEAST_DROP * allowed)
-    per_stage = int(found.schedule.recovery_steps * ARCHIVE_SHARE / COST / STAGES)
+    steps = int(found.schedule.recovery_steps * ARCHIVE_SHARE / COST)
+    stages = min(max(steps // STAGE_STEPS, FEWEST), MOST)
     price, ratio, trainings, front = FIRST, UP, list[Training](), list[Stage]()
-    for number in range(STAGES):
+    for number in range(stages):
         how = Distillation(
-            steps=per_stage,
+            steps=steps // stages,
             batch=found.batch,
             seed=job.request.seed + 101 + number,
             bf16=found.bf16,
@@ -66,13 +65,13 @@ def train_for_archive(job: Job, found: Found, ended: list[Trial], halfwidth: flo
             weight_decay=0.0,
             penalty=price,
         )
-        with timed(job, "training for a small archive", 0.6 + 0.2 * number / STAGES):
+        with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
-            name = key("small archive", plan.digest, number, price, per_stage, found.schedule.recovery_steps)
+            name = key("small archive", plan.digest, number, price, steps, found.schedule.recovery_steps)
             if not trained(job, found, built.training.module, how, job.train, name, LATEST):
                 break
             trainings = [*trainings, (how, True)]
-            stage = _measured(job, found, trial, plan, built, trainings, price)
+            stage = _measured(job, found, plan, built, trainings, price)
         kept = stage.drop <= limit
         job.journal.append(
             "price",
@@ -111,45 +110,43 @@ def _bytes(trial: Trial) -> int:
     return trial.measurement.download_bytes
 
 
-def _start(job: Job, found: Found, ended: list[Trial], halfwidth: float) -> tuple[Trial, Plan, Built] | None:
-    """The plan that is trained on: the structure of the best of the race that kept the allowance, its weights on coarse grids."""
-    for trial in ended:
-        drop = found.recovered.get(trial.plan.digest)
-        plan = _on_grids(found, trial.plan)
-        built = found.workshop.build(plan, found.modules.get(trial.plan.digest) if plan.stage("structure") else None)
-        built = dataclasses.replace(built, training=built.training.copy())
-        if CodedBits(built.training.module).layers:
-            return trial, plan, built
-    return None
+def _start(found: Found) -> tuple[Plan, Built] | None:
+    """What is trained: the model's whole structure with all weights on coarse grids; ``None`` where no weight can be.
+
+    Not a narrower structure: what the race's winners lose by it is the allowance that the price is to spend, and rows and columns of zeros take next to no bits.
+    """
+    plan = _on_grids(found)
+    built = found.workshop.build(plan)
+    built = replace(built, training=built.training.copy())
+    coarse_biases(built.training, built.program.weights.values())
+    return (plan, built) if CodedBits(built.training.module).layers else None
 
 
-def _on_grids(found: Found, plan: Plan) -> Plan:
-    """The plan with a grid of integers, as coarse as is offered up to ``WANTED_RATE``, for every weight where one is offered."""
-    choice = found.space.choice(plan)
-    if choice is None:
-        return plan
-    taken = list(choice)
-    for place, site in enumerate(found.space.places):
-        rates = {i: rate for i, o in enumerate(site.options) for d in o.decisions[-1:] if 0 < (rate := getattr(d.method, "rate", 0.0)) <= WANTED_RATE and not o.factors}
-        if site.site.kind == "weight" and rates:
-            taken[place] = max(rates, key=lambda i: (rates[i], site.options[i].execute == "integer", -i))
-    return found.space.plan(tuple(taken)) if found.space.legal(tuple(taken)) else plan
+def _on_grids(found: Found) -> Plan:
+    """For every weight the coarsest grid up to ``COARSENESS`` that is offered, in integer kernels where it can be."""
+    taken = list(found.space.nothing)
+    for number, place in enumerate(found.space.places):
+        grids = {i: c for i, o in enumerate(place.options) if (c := o.coarseness) is not None and c <= COARSENESS}
+        if place.site.kind == "weight" and grids:
+            taken[number] = max(grids, key=lambda i: (grids[i], place.options[i].execute == "integer", place.options[i].format.bits, -i))  # noqa: B023 - called at once
+    return found.space.plan(tuple(taken))
 
 
-def _measured(job: Job, found: Found, trial: Trial, plan: Plan, built: Built, trainings: list[Training], price: float) -> Stage:
-    """Lower and measure what a stage made, and keep a copy of it. Its latency is that of what it started from, until it is finished."""
+def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[Training], price: float) -> Stage:
+    """Lower and measure what a stage made, and keep a copy of it. Its latency is the original's until it is finished."""
     start = time.monotonic()
     own = plan.model_copy(update={"recovery": plan.recovery.model_copy(update={"penalty": price, "steps": sum(how.steps for how, _ in trainings)})})
     kept = Built(own, built.module, built.program, built.training.copy())
-    artifact: Artifact = found.workshop.lower(kept)
+    settle_biases(kept.training)  # what is read from the training form is then what is stored
+    artifact = found.workshop.lower(kept)
     quality, _, fidelity = scored(job, found, artifact)
     base = found.baseline_measurement.quality
-    assert quality is not None and base is not None and trial.measurement is not None
-    measured = measure(job, found.workshop, artifact, trial.measurement.latency_ms, quality, built.program)
+    assert quality is not None and base is not None
+    measured = measure(job, found.workshop, artifact, found.baseline_measurement.latency_ms, quality, built.program)
     violations = job.request.budget.violations(measured, found.baseline_measurement)
     made = Trial(
         plan=own,
-        origin=f"{trial.origin} + a price for coded bits",
+        origin="a price for coded bits",
         status="missed" if violations else "met",
         measurement=measured,
         fidelity=fidelity,

@@ -58,6 +58,32 @@ def _one_scale(name: str, table: torch.Tensor) -> bool:
     return name == "scale" and table.numel() > 1 and bool((table == table.reshape(-1)[0]).all())
 
 
+class FakeBias(nn.Module):
+    """Rounds a bias to whole steps, so that it is stored in few bits; the gradient passes straight through.
+
+    A step is ``share`` of what one step of the weight makes at the output, which is the unit that integer kernels hold biases in; without ``weight`` it is ``share`` itself.
+    """
+
+    def __init__(self, parameter: str, share: float, weight: FakeWeight | None) -> None:
+        super().__init__()
+        self.parameter, self.share = parameter, share
+        self._weight = (weight,)  # in a tuple: its parameters are those of its own place
+
+    @property
+    def step(self) -> torch.Tensor:
+        """``[]`` or ``[outputs]``."""
+        weight = self._weight[0]
+        return torch.tensor(self.share) if weight is None else self.share * weight.tables["scale"].detach().reshape(-1)
+
+    def codes(self, bias: torch.Tensor) -> torch.Tensor:
+        """The bias in steps."""
+        return bias / self.step
+
+    def forward(self, bias: torch.Tensor) -> torch.Tensor:
+        exact = self.codes(bias)
+        return (exact + (exact.round() - exact).detach()) * self.step
+
+
 class FakeValue(nn.Module):
     """Rounds a value to its unsigned or signed grid; the gradient passes where the value was in range.
 
@@ -139,16 +165,17 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
         # What second-order rounding chose stays chosen: the float weight starts on its grid point.
         with torch.no_grad():
             new.parameter(parameter).copy_(encode.format.decode(encode.parts))
-        _insert_after(module, readers[parameter], f"fake_weight_{count}", FakeWeight(parameter, encode.format, encode.parts))
+        insert_after(module, readers[parameter], f"fake_weight_{count}", FakeWeight(parameter, encode.format, encode.parts))
     for count, (name, edit) in enumerate(values.items()):
-        _insert_after(module, by_name[nodes[name]], f"fake_value_{count}", FakeValue(edit))
+        insert_after(module, by_name[nodes[name]], f"fake_value_{count}", FakeValue(edit))
     module.graph.lint()
     module.recompile()
     new.encoded = encodes
     return new
 
 
-def _insert_after(module: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
+def insert_after(module: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
+    """Let everything that reads ``node`` read it through ``layer``."""
     module.add_module(name, layer)
     with module.graph.inserting_after(node):
         new = module.graph.call_module(name, (node,))
@@ -174,6 +201,10 @@ def freeze(program: Program) -> Program:
             encoded[layer.parameter] = _store_weight(new, node, layer, program.encoded[layer.parameter])
         elif isinstance(layer, FakeValue):
             _store_value(graph, node, layer.edit)
+        elif isinstance(layer, FakeBias):
+            settle(new.parameter(layer.parameter), layer)
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
         else:
             continue
         module.delete_submodule(str(node.target))
@@ -183,6 +214,12 @@ def freeze(program: Program) -> Program:
     module.recompile()
     new.encoded = encoded
     return new
+
+
+def settle(bias: torch.Tensor, layer: FakeBias) -> None:
+    """Round a bias in place."""
+    with torch.no_grad():
+        bias.copy_(layer(bias))
 
 
 def _store_weight(program: Program, node: fx.Node, layer: FakeWeight, encode: Encode) -> Encode:

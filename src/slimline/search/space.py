@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from slimline.core.budget import QUANTITIES, Quantity
-from slimline.core.formats import Float, Format
+from slimline.core.formats import Affine, Float, Format
 from slimline.core.plan import Decision, Fingerprint, Plan, Recovery
 from slimline.core.site import Kind, Site
 from slimline.model.program import WeightUse
@@ -56,6 +56,13 @@ class Option:
     def whole(self) -> bool:
         """Whether it goes only with whole shapes: factors, groups along a dimension that pruning would cut, and what prunes and drops everywhere itself."""
         return bool(self.factors) or self.format.whole or bool(self.widths) or bool(self.drops)
+
+    @property
+    def coarseness(self) -> float | None:
+        """Of plain integers on one grid, about how many bits of each are given up for the archive; ``None``: the weight is stored otherwise."""
+        if self.factors or not self.decisions or not isinstance(self.format, Affine) or self.format.granularity == "per_group":
+            return None
+        return float(getattr(self.decisions[-1].method, "rate", 0.0))
 
 
 @dataclass(frozen=True)
@@ -311,15 +318,16 @@ class Space:
             wanted -= {(d.site, d.method) for d in place.options[chosen[-1]].decisions}
         return tuple(chosen) if not wanted else None
 
-    def pruned(self) -> Space:
-        """The same space without options that another at the same site beats in size, download, latency, multiply-adds and loss, all else as it is."""
+    def pruned(self, spared: Callable[[Option], bool] = lambda _: False) -> Space:
+        """The same space without options that another at the same site beats in size, download, latency, multiply-adds and loss, all else as it is; but for the ``spared``."""
         places = []
         for index, place in enumerate(self.places):
             corners = []
             for j, option in enumerate(place.options):
                 costs = self.costs((*self.nothing[:index], j, *self.nothing[index + 1 :]))
                 corners.append((costs["size"], costs["download"], costs["latency"], costs["macs"], option.loss))
-            kept = [j for j, a in enumerate(corners) if j == 0 or not any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners)]
+            beaten = [any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners) for a in corners]
+            kept = [j for j, option in enumerate(place.options) if j == 0 or not beaten[j] or spared(option)]
             places.append(replace(place, options=tuple(place.options[j] for j in kept)))
         return replace(self, places=tuple(places))
 

@@ -1,0 +1,90 @@
+"""Training for a small archive: what it gives, what it tells, and that nothing changes where the download does not count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from slimline.core.budget import Budget, Quantity
+from slimline.core.plan import Recovery
+from slimline.core.progress import Silent
+from slimline.core.request import Request
+from slimline.core.samples import Samples
+from slimline.job import _PythonTask
+from slimline.job.context import Job, open_job
+from slimline.job.found import Found
+from slimline.job.prepare import prepare
+from slimline.job.recovery import finish, for_archive, usual_steps
+from slimline.job.search import search
+from slimline.job.small_archive import train_for_archive
+
+
+class Few:
+    """Two classes that three of thirty inputs tell apart."""
+
+    def __init__(self) -> None:
+        made = torch.Generator().manual_seed(0)
+        self.x = torch.randn(1600, 30, generator=made)
+        self.y = (self.x[:, 0] + self.x[:, 1] * self.x[:, 2] > 0).long()
+
+    def example(self) -> Samples:
+        return Samples.of(self.x[:2])
+
+    def data(self, split: str) -> Samples:
+        part = {"train": slice(0, 800), "search": slice(800, 1200), "holdout": slice(1200, 1600)}[split]
+        return Samples.of(self.x[part], self.y[part])
+
+
+def net(task: Few) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 2))
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(task.x[:800]), task.y[:800]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def prepared(out: Path, minimize: Quantity, steps: int = 800) -> tuple[Job, Found]:
+    task = Few()
+    request = Request(out=out, seconds=60, methods=("static_int8",), budget=Budget(minimize=minimize, max_drop="3%"))
+    job = open_job(_PythonTask(net(task), task), request, Silent())
+    found = prepare(job)
+    found.schedule = found.schedule.model_copy(update={"recovery_steps": steps, "candidates": 4})
+    found.space = replace(found.space, recovery=Recovery(steps=steps))
+    return job, found
+
+
+def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_path: Path) -> None:
+    job, found = prepared(tmp_path / "build", "download")
+    assert for_archive(job, found) and usual_steps(job, found) == 200
+    search(job, found)
+    train_for_archive(job, found, halfwidth=0.0)
+    base = found.baseline_measurement.quality
+    assert base is not None and found.small
+    for trial in found.small:
+        m = trial.measurement
+        assert m is not None and m.quality is not None and base - m.quality <= 0.03 and trial.plan.recovery.penalty > 0
+        assert found.quantized[trial.plan.digest].plan == trial.plan and found.space.choice(trial.plan) is not None
+    smallest = found.small[0].measurement
+    untrained = [t.measurement for t in found.trials if t.measurement is not None and not t.violations]
+    assert smallest is not None and smallest.download_bytes < 0.7 * min(m.download_bytes for m in untrained)
+    prices = [e["price"] for e in job.journal.events("price")]
+    kept = [e["kept"] for e in job.journal.events("price")]
+    assert len(prices) > 3 and all((b > a) == k for a, b, k in zip(prices, prices[1:], kept, strict=False))
+    final = finish(job, found, found.small[0], 0.03)
+    assert final.trial.measurement is not None and final.trial.measurement.download_bytes == smallest.download_bytes
+    assert final.trial.measurement.quality == smallest.quality
+
+
+def test_where_bytes_of_the_file_count_nothing_is_different(tmp_path: Path) -> None:
+    job, found = prepared(tmp_path / "build", "size")
+    assert not for_archive(job, found) and usual_steps(job, found) == 800
+
+
+def test_a_plan_without_a_price_keeps_the_digest_that_it_had() -> None:
+    assert "penalty" not in Recovery().model_dump_json() and Recovery.model_validate_json(Recovery(penalty=0.5).model_dump_json()).penalty == 0.5

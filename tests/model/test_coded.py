@@ -32,7 +32,7 @@ def network() -> tuple[nn.Module, Samples]:
 
 def training(net: nn.Module, samples: Samples) -> Program:
     program = Program.export(net, samples[:2])
-    scale = torch.full((40,), 0.05)
+    scale = torch.full((40,), 0.1)
     edits = [
         Encode("0.weight", Affine(), Affine().quantize(program.parameter("0.weight"), scale)),
         Encode("2.weight", Affine(), Affine().quantize(program.parameter("2.weight"), scale[:2])),
@@ -55,14 +55,14 @@ def stored_bits(program: Program) -> float:
 def trained(penalty: float) -> tuple[Program, Samples]:
     net, samples = network()
     program = training(net, samples)
-    how = Distillation(steps=150, batch=100, learning_rate=5e-3, weight_decay=0.0, penalty=penalty)
+    how = Distillation(steps=300, batch=100, learning_rate=5e-3, weight_decay=0.0, penalty=penalty)
     distil(program.module, program.module.parameters(), net, samples, how, loss=nn.functional.cross_entropy)
     return program, samples
 
 
-def test_under_a_price_weights_take_a_third_of_the_bits_at_nearly_the_same_quality() -> None:
-    (free, samples), (priced, _) = trained(0.0), trained(0.2)
-    assert stored_bits(priced) < stored_bits(free) / 3
+def test_under_a_price_weights_take_half_of_the_bits_at_nearly_the_same_quality() -> None:
+    (free, samples), (priced, _) = trained(0.0), trained(0.3)
+    assert stored_bits(priced) < stored_bits(free) / 2
     assert quality(priced, samples) > quality(free, samples) - 0.02
 
 
@@ -76,7 +76,7 @@ def test_the_price_is_close_to_what_coding_takes_and_falls_with_smaller_weights(
     bits().backward()  # type: ignore[no-untyped-call]  # so it is in torch
     weight = program.parameter("0.weight")
     assert weight.grad is not None
-    moved = weight.detach().abs() > 0.03
+    moved = weight.detach().abs() > 0.06
     assert float(((weight.grad * weight.detach()) > 0)[moved].float().mean()) > 0.9
 
 

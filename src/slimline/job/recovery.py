@@ -50,7 +50,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    entries = [Entry(t.plan, objective(job, found, t)) for t in _promising(front, found.schedule.recovery_steps, found.baseline_measurement.quality, allowed)]
+    entries = [Entry(t.plan, objective(job, found, t)) for t in _promising(front, usual_steps(job, found), found.baseline_measurement.quality, allowed)]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), len(entries))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -371,7 +371,7 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
                 found.training.setdefault(plan.digest, []).append((tuned[1], True))
     verify_execution(job, built, artifact)
     latency = paired_latency(job, found, artifact, 2 * TRIAL_SECONDS)
-    measured = measure(job, found.workshop, artifact, latency, quality, built.program)
+    measured = measure(job, found.workshop, artifact, latency, quality, built.program, exact=job.request.budget.minimize == "download")
     assert built.stored is not None
     few = (job.calibration if job.calibration is not None else job.example)[:64]
     close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)), classes=job.classes)

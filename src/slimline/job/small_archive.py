@@ -142,7 +142,7 @@ def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[
     quality, _, fidelity = scored(job, found, artifact)
     base = found.baseline_measurement.quality
     assert quality is not None and base is not None
-    measured = measure(job, found.workshop, artifact, found.baseline_measurement.latency_ms, quality, built.program)
+    measured = measure(job, found.workshop, artifact, found.baseline_measurement.latency_ms, quality, built.program, exact=True)
     violations = job.request.budget.violations(measured, found.baseline_measurement)
     made = Trial(
         plan=own,

@@ -18,8 +18,8 @@ from slimline.store.cache import key
 COST = 1.6  # of a step with penalty, in steps without
 FEWEST, MOST = 4, 16  # stages
 STAGE_STEPS = 150  # that a stage should have, before there are more of them
-FIRST = 0.25  # nats for a mean coded bit
-UP, FINE = 2.0, 2**0.5  # what the price changes by: until the accuracy first gives way, and from then on
+FIRST = 1.0  # nats for a mean coded bit
+COARSE, FINE = 2.0, 2**0.5  # what the price changes by: until it first turns, and from then on
 LATEST = 0.82  # of the time
 KEPT = 3  # members of the front that become finalists
 LEAST_DROP = 0.25  # of the allowance, that is used where the holdout is so small that the certificate's half-width takes all
@@ -54,7 +54,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     limit = max(allowed - halfwidth, LEAST_DROP * allowed)
     steps = int(found.schedule.recovery_steps * ARCHIVE_SHARE / COST)
     stages = min(max(steps // STAGE_STEPS, FEWEST), MOST)
-    price, ratio, trainings, front = FIRST, UP, list[Training](), list[Stage]()
+    price, ratio, trainings, front, before = FIRST, COARSE, list[Training](), list[Stage](), None
     for number in range(stages):
         how = Distillation(
             steps=steps // stages,
@@ -81,9 +81,8 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         if kept:
             front = _front([*front, stage])
             _keep(found, front)
-        else:
-            ratio = FINE
-        price = price * ratio if kept else price / ratio
+        ratio = FINE if before not in (None, kept) else ratio
+        price, before = price * ratio if kept else price / ratio, kept
 
 
 def _front(stages: list[Stage]) -> list[Stage]:

@@ -17,7 +17,7 @@ from slimline.job import _PythonTask
 from slimline.job.context import Job, open_job
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
-from slimline.job.recovery import finish, for_archive, usual_steps
+from slimline.job.recovery import COARSENESS, finish, for_archive, usual_steps
 from slimline.job.search import search
 from slimline.job.small_archive import train_for_archive
 
@@ -70,6 +70,7 @@ def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_pat
         m = trial.measurement
         assert m is not None and m.quality is not None and base - m.quality <= 0.03 and trial.plan.recovery.penalty > 0
         assert found.quantized[trial.plan.digest].plan == trial.plan and found.space.choice(trial.plan) is not None
+    assert [getattr(d.method, "rate", 0) for d in found.small[0].plan.decisions] == [COARSENESS, COARSENESS]  # other options beat them untrained
     smallest = found.small[0].measurement
     untrained = [t.measurement for t in found.trials if t.measurement is not None and not t.violations]
     assert smallest is not None and smallest.download_bytes < 0.7 * min(m.download_bytes for m in untrained)

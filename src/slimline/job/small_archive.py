@@ -127,7 +127,7 @@ def _on_grids(found: Found) -> Plan:
     for number, place in enumerate(found.space.places):
         grids = {i: c for i, o in enumerate(place.options) if (c := o.coarseness) is not None and c <= COARSENESS}
         if place.site.kind == "weight" and grids:
-            taken[number] = max(grids, key=lambda i: (grids[i], place.options[i].execute == "integer", place.options[i].format.bits, -i))  # noqa: B023 - called at once
+            taken[number] = max(grids, key=lambda i: (grids[i], place.options[i].execute == "integer", place.options[i].format.bits, -i))
     return found.space.plan(tuple(taken))
 
 

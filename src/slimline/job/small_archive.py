@@ -61,6 +61,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             batch=found.batch,
             seed=job.request.seed + 101 + number,
             bf16=found.bf16,
+            classes=job.classes,
             augmentation=found.augmentation,
             weight_decay=0.0,
             penalty=price,
@@ -68,7 +69,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
             name = key("small archive", plan.digest, number, price, steps, found.schedule.recovery_steps)
-            if not trained(job, found, built.training.module, how, job.train, name, LATEST):
+            if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST):
                 break
             trainings = [*trainings, (how, True)]
             stage = _measured(job, found, plan, built, trainings, price)

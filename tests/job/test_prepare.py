@@ -18,8 +18,7 @@ LAYERS = [Site(id=f"{i}.weight", kind="weight", op="linear", shape=(256, 256)) f
 WIDE = Site(id="0#channels", kind="channels", op="channels", shape=(256,))
 SITES = (*LAYERS, WIDE)
 OFFERED: dict[str, list[Method]] = {
-    s.id: [o for m in (DynamicInt8, StaticInt8, WeightOnly, ChannelPrune) if s.kind in m.kinds for o in m.candidates(s) if not o.gains]
-    for s in SITES
+    s.id: [o for m in (DynamicInt8, StaticInt8, WeightOnly, ChannelPrune) if s.kind in m.kinds for o in m.candidates(s) if not o.gains] for s in SITES
 }
 FREE = 1e-12
 

@@ -97,9 +97,7 @@ class StaticInt8(Method):
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
         format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range)
         parts = (
-            encode_rate_aware(weight, format, moment, self.rate)
-            if self.rate
-            else statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
+            encode_rate_aware(weight, format, moment, self.rate) if self.rate else statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
         )
         bias_bits = BIAS_BITS if self.rate else 0
         return integer_edits(self.name, model, use, statistics, format, parts, range=self.range, correct_bias=self.correct_bias, bias_bits=bias_bits)

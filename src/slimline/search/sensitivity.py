@@ -97,7 +97,10 @@ class Sensitivity:
         if op != "linear" or not isinstance(source, fx.Node):
             return {}
         with torch.inference_mode():
-            given = {source.name: round_dynamic(self.reference.values[source.name]), **{n.name: weight for n in node.all_input_nodes if n.target == edit.parameter}}
+            given = {
+                source.name: round_dynamic(self.reference.values[source.name]),
+                **{n.name: weight for n in node.all_input_nodes if n.target == edit.parameter},
+            }
             return {node.name: self.program.compute(node, self.reference.values, given)}
 
     def channels(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:

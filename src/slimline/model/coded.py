@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ class CodedBits:
         return torch.stack([bits_between(c, k, t).sum() for c, (k, t) in zip(codes, self._lengths, strict=True)]).sum() / self.count
 
 
-def _counts(layer: nn.Module) -> bool:
+def _counts(layer: nn.Module) -> TypeGuard[FakeWeight | FakeBias]:
     return isinstance(layer, FakeBias) or (isinstance(layer, FakeWeight) and _grid(layer) is not None)
 
 

@@ -40,7 +40,7 @@ class Few:
 
 def net(task: Few) -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 2))
+    model = nn.Sequential(nn.Linear(30, 120), nn.ReLU(), nn.Linear(120, 2))
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     for _ in range(150):
         optimizer.zero_grad()
@@ -49,7 +49,7 @@ def net(task: Few) -> nn.Module:
     return model.eval()
 
 
-def prepared(out: Path, minimize: Quantity, steps: int = 800) -> tuple[Job, Found]:
+def prepared(out: Path, minimize: Quantity, steps: int = 1600) -> tuple[Job, Found]:
     task = Few()
     request = Request(out=out, seconds=60, methods=("static_int8",), budget=Budget(minimize=minimize, max_drop="3%"))
     job = open_job(_PythonTask(net(task), task), request, Silent())
@@ -61,7 +61,7 @@ def prepared(out: Path, minimize: Quantity, steps: int = 800) -> tuple[Job, Foun
 
 def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_path: Path) -> None:
     job, found = prepared(tmp_path / "build", "download")
-    assert for_archive(job, found) and usual_steps(job, found) == 200
+    assert for_archive(job, found) and usual_steps(job, found) == 400
     search(job, found)
     train_for_archive(job, found, halfwidth=0.0)
     base = found.baseline_measurement.quality
@@ -84,7 +84,7 @@ def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_pat
 
 def test_where_bytes_of_the_file_count_nothing_is_different(tmp_path: Path) -> None:
     job, found = prepared(tmp_path / "build", "size")
-    assert not for_archive(job, found) and usual_steps(job, found) == 800
+    assert not for_archive(job, found) and usual_steps(job, found) == 1600
 
 
 def test_a_plan_without_a_price_keeps_the_digest_that_it_had() -> None:

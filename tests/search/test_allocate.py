@@ -18,7 +18,7 @@ from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import EDGE, Allocate, _edge, corrections_from
+from slimline.search.strategies.allocate import EDGE, Allocate, _edge, corrections_from, solve
 
 BASE = 0.9
 
@@ -150,8 +150,9 @@ def test_where_losses_are_far_larger_than_predicted_milder_candidates_are_tried(
 
 def test_a_layer_that_ran_slower_than_it_was_thought_to_is_left_in_float(space: Space) -> None:
     budget = Budget(minimize="latency", max_drop="0.1")
-    first = Allocate(12).propose(space, budget, [])
-    assert first is not None
+    choice = solve(space, budget, 0.05, Corrections())
+    assert choice is not None
+    first = space.plan(choice)
     trial = measured(space, first)
     integers = {d.site for d in first.decisions}
     slow = min(integers)
@@ -159,11 +160,11 @@ def test_a_layer_that_ran_slower_than_it_was_thought_to_is_left_in_float(space: 
     assert trial.measurement is not None
     latency = Latency(median=sum(times.values()), p95=0.0, runs=1)
     seen = trial.model_copy(update={"layer_ms": times, "measurement": trial.measurement.model_copy(update={"latency_ms": latency})})
-    choice = space.choice(first)
-    assert choice is not None and space.costs(choice, corrections_from(space, [seen]))["latency"] == pytest.approx(latency.median)
-    second, blind = (Allocate(12).propose(space, budget, [t]) for t in (seen, trial))
-    assert second is not None and blind is not None
-    assert slow in {d.site for d in blind.decisions} and slow not in {d.site for d in second.decisions}
+    corrected, blind = (corrections_from(space, [t]) for t in (seen, trial))
+    assert space.costs(choice, corrected)["latency"] == pytest.approx(latency.median)
+    again, other = solve(space, budget, 0.05, blind), solve(space, budget, 0.05, corrected)
+    assert again is not None and other is not None
+    assert slow in {d.site for d in space.plan(again).decisions} and slow not in {d.site for d in space.plan(other).decisions}
 
 
 def test_factors_of_a_layer_are_timed_together_and_dropped_ones_not_at_all(space: Space) -> None:

@@ -109,7 +109,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         return []
     speed = job.journal.last("speed")
     likely = CALIBRATING * len(job.calibration) * float(speed["forward"]) if speed is not None else 0.0
-    if job.clock.elapsed + likely > job.clock.seconds and not job.request.references_full:
+    if likely > PLAIN_SHARE * job.clock.seconds and job.clock.elapsed + likely > job.clock.seconds and not job.request.references_full:
         job.cut(f"the reference plain int8: no time was left ({likely:.0f} s)")
         return []
     limit = job.clock.elapsed + PLAIN_SHARE * job.clock.seconds

@@ -35,7 +35,7 @@ from slimline.store.cache import key
 TIMING_SHARE = 0.12  # of the time, that lowering whole models to time their layers may take
 BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is given up
 
-PROBE_SHARE = 0.03  # of the time; a candidate that takes longer is not made twice only to be timed
+PROBE_SHARE = 0.05  # of the time; a candidate that takes longer is not made twice only to be timed
 MEASURED = 0.6  # of a forward pass, that an option computes: what lies downstream of it
 OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure

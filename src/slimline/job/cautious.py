@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimline.core.trial import Trial
 from slimline.job.context import Job
 from slimline.job.found import Found, timed
-from slimline.job.search import loss_samples, try_plan
+from slimline.job.search import CAUTIOUS, loss_samples, try_plan
 from slimline.measure.certify import chance
 from slimline.model.recover import evaluate
 from slimline.search.strategies.allocate import corrections_from, counted, solve
@@ -53,6 +53,6 @@ def add_cautious(job: Job, found: Found) -> None:
             continue
         with timed(job, "trying a cautious candidate", 0.4):
             reference = evaluate(job.model, samples) if reference is None else reference
-            trial = try_plan(job, found, plan, "cautious", samples, reference)
+            trial = try_plan(job, found, plan, CAUTIOUS, samples, reference)
         found.trials.append(trial)
         job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)

@@ -35,7 +35,8 @@ class StaticInt8(Method):
     (Nagel et al. 2019, eq. 17). Storing 4 or 2 bits halves or quarters the layer's bytes again at the same speed.
     ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse and rounding that weighs error against
     code length; in the file and at run time nothing changes. ``reduce_range``: 8-bit weights leave one bit free, for processors without dot products of
-    8-bit integers (x86 without VNNI), on which kernels add two products in 16 bits and saturate: plain int8 lost 1.6 points so on ResNet-20, and 0.1 with it.
+    8-bit integers (x86 without VNNI), on which kernels add two products in 16 bits and saturate: plain int8 lost 1.9 points so on ResNet-20, and 0.1 with it
+    (``benchmarks/saturation.py``).
 
     Example:
         >>> StaticInt8(bits=4, rounding="second_order").label

@@ -440,7 +440,7 @@ def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place
 
     kept = job.journal.last("timing")
     if kept is not None:  # measured once: a resumed run must choose by the same costs
-        return Timing(kept["full"], kept["half"], kept["rest"], kept["edge"])
+        return Timing(kept["full"], kept["narrow"], kept["rest"], kept["edge"])
     timing, _ = measure_timing(
         workshop,
         baseline,
@@ -452,7 +452,7 @@ def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place
         note=job.note,
         most=max(2, int(TIMING_SHARE * job.clock.seconds / max(candidate, 1e-9))),
     )
-    job.journal.append("timing", {"full": timing.full, "half": timing.half, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
+    job.journal.append("timing", {"full": timing.full, "narrow": timing.narrow, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
     return timing
 
 

@@ -20,7 +20,6 @@ Form = tuple[
 Key = tuple[
     int, int, int, int, float
 ]  # of a layer in a choice: its index, its place's option, the channels that it lost (outputs, inputs), the share of positions left
-HALF = 0.25  # the share of multiply-adds that is left when both sides of a layer are halved
 KINDS: tuple[Kind, ...] = ("model", "input", "block", "channels", "weight")
 CALL = 0.15  # of a layer's time, that it would take on an image of no size
 GRAPH_CODED = 0.1  # bytes that each byte of the graph takes in an archive: 0.05 on ResNet-20, 0.15 on LeNet-5
@@ -89,31 +88,48 @@ class Layer:
     activations: int
 
 
+Ladder = Sequence[Sequence[float]]  # (share of channels left, time against that of all of them), the widest first
+
+
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of each layer by how it executes: at full width, and with both sides halved.
+    """Milliseconds of each layer by how it executes: at full width, and how they change as either of its sides gets narrower.
 
     From the runtime's profile of whole models; what no layer owns is with the layer before it.
+    ``narrow``: by how it executes, then by weight: the ladder of its outputs and that of its inputs.
     ``rest``: what is left of the whole model's latency. ``edge``: of turning one value element into float or back.
     """
 
     full: Mapping[str, Mapping[str, float]]
-    half: Mapping[str, Mapping[str, float]]
+    narrow: Mapping[str, Mapping[str, Sequence[Ladder]]]
     rest: float
     edge: float = 0.0
 
-    def of(self, parameter: str, execute: str, share: float) -> float:
-        """Estimated milliseconds with ``share`` of the layer's multiply-adds left.
+    def of(self, parameter: str, execute: str, outputs: float = 1.0, inputs: float = 1.0) -> float:
+        """Estimated milliseconds with these shares of the layer's outputs and inputs left.
 
-        Narrower can be slower (8 channels of ResNet-20 run in another kernel than 16), so the halved layer's time is not bounded by the full one's.
+        Narrower can be slower (12 channels of ResNet-20 take longer than 16 where kernels work on sixteen at a time), so the full width is no bound.
         """
         full = self.full.get(execute, self.full["float"]).get(parameter, 0.0)
-        half = self.half.get(execute, {}).get(parameter)
-        if half is None:
-            return full * (FLOOR + (1 - FLOOR) * share)
-        if share >= HALF:
-            return half + (full - half) * (share - HALF) / (1 - HALF)
-        return half * (FLOOR + (1 - FLOOR) * share / HALF)
+        sides = self.narrow.get(execute, {}).get(parameter)
+        if sides is None:
+            return full * _fewer(outputs * inputs)
+        return full * _on(sides[0], outputs) * _on(sides[1], inputs)
+
+
+def _fewer(share: float) -> float:
+    """Of a layer's time, that it takes with a share of its multiply-adds, where nothing narrower was measured."""
+    return FLOOR + (1 - FLOOR) * share
+
+
+def _on(ladder: Ladder, share: float) -> float:
+    """Linear between the ladder's rungs."""
+    wider, factor = 1.0, 1.0
+    for width, measured in ladder:
+        if share >= width:
+            return measured + (factor - measured) * (share - width) / max(wider - width, 1e-9)
+        wider, factor = width, measured
+    return factor * _fewer(share / wider)
 
 
 @dataclass(frozen=True)
@@ -238,13 +254,21 @@ class Space:
         weight, bias, graph = sum(map(format.estimate, stored)), 4 * outputs * (use.bias is not None), self.overhead_per_layer * len(stored)
         return (
             weight + bias + graph,
-            sum(self.timing.of(use.parameter, execute, math.prod(s) / math.prod(use.shape)) for s in stored) * (CALL + (1 - CALL) * work),
+            self._milliseconds(use, execute, shape, option.factors if option is not None else ()) * (CALL + (1 - CALL) * work),
             use.macs * share * work,
             count * (1 if execute != "float" else 4),
             values * width,
             0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:]) * work),
             weight * (option.coded if option is not None else 1.0) + bias * BIAS_CODED + graph * GRAPH_CODED,
         )
+
+    def _milliseconds(self, use: WeightUse, execute: str, shape: tuple[int, ...], factors: tuple[tuple[int, ...], ...]) -> float:
+        """Of a narrowed weight, or of the factors in its place, each as a layer that is narrower on both sides."""
+        if factors:
+            sides = [math.sqrt(math.prod(f) / math.prod(use.shape)) for f in factors]
+            return sum(self.timing.of(use.parameter, execute, side, side) for side in sides)
+        outputs = shape[use.axis] / use.shape[use.axis]
+        return self.timing.of(use.parameter, execute, outputs, math.prod(shape) / math.prod(use.shape) / outputs)
 
     def _removed(self, sides: tuple[tuple[int, int], ...], choice: Choice) -> int:
         total = 0

@@ -22,6 +22,7 @@ from slimline.model.equalize import equalize_pairs
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
 from slimline.model.reconstruct import Observed, observe, recalibrate_batch_norm, reconstruct
+from slimline.model.retrace import Retrace
 from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 from slimline.numerics.entropy import coded_bytes
@@ -53,7 +54,8 @@ class Workshop:
     _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.original = Program.export(self.model, self.example)
+        self._retrace = Retrace(self.example)
+        self.original = self._retrace.program(self.model)
         self.program = self.original.copy()
         equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
@@ -144,7 +146,7 @@ class Workshop:
 
     def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:
         """A (trained) structure as a program, with statistics of its own."""
-        program = Program.export(module, self.example)
+        program = self._retrace.program(module)
         equalize_pairs(program)
         return program, self._gathered(program)
 

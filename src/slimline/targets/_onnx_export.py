@@ -14,6 +14,7 @@ from slimline.errors import LoweringError
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, where
+from slimline.targets._onnx_template import exported
 
 aten = torch.ops.aten
 SAME = {  # what Python's operators are called in a graph, and what the decomposition would call them
@@ -26,28 +27,31 @@ OPSET = 21  # the first with 4-bit integers
 
 
 def export(program: Program, example: Samples) -> onnx.ModelProto:
-    """The exporter's own graph, metadata removed."""
+    """The exporter's own graph."""
     two = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
     batch = torch.export.Dim.AUTO
     names = [str(n.target) for n in program.graph.nodes if n.op == "placeholder"]
     shapes: Any = tuple({0: batch} for _ in two.args) if not two.kwargs else None
     if two.kwargs:
         shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
-    module = with_batches_cut(program, with_stand_ins(program))
-    try:
-        return _export(module, two, shapes, direct=True)
-    except LoweringError:
-        return _export(module, two, shapes, direct=False)
+
+    def made(module: torch.fx.GraphModule) -> onnx.ModelProto:
+        try:
+            return _export(module, two, shapes, direct=True)
+        except LoweringError:
+            return _export(module, two, shapes, direct=False)
+
+    return exported(with_batches_cut(program, with_stand_ins(program)), two, made)
 
 
 def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, direct: bool) -> onnx.ModelProto:
     """``direct``: without decomposing first, which takes half the time, but translates fewer operations."""
     try:
         with quiet(), torch.no_grad():
-            exported = torch.export.export(module, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
+            traced = torch.export.export(module, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
             if direct:
-                skip_decomposition(exported)
-            onnx_program = torch.onnx.export(exported, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
+                skip_decomposition(traced)
+            onnx_program = torch.onnx.export(traced, dynamo=True, opset_version=OPSET, optimize=True, verbose=False)
     except Exception as error:  # the exporters raise dozens of types; each means that this graph cannot be lowered
         raise LoweringError(f"The model cannot be lowered to ONNX: {where(error)}{_root(error)}.") from error
     assert onnx_program is not None

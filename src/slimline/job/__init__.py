@@ -149,7 +149,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     tried = [t for t in found.trials if t.measurement is not None]
     if not tried:
         raise _nothing_worked(found.trials)
-    safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), t.measured_loss or 0.0))
+    safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), *_rank(job, found, t)))
     chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
     chosen = [safest, *(t for t in [*found.small, *chosen] if t.plan.digest != safest.plan.digest)]
     slack = slack if found.schedule.recovery_steps else None
@@ -167,6 +167,12 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     if not finished:
         raise _nothing_worked(found.trials)
     return finished
+
+
+def _rank(job: Job, found: Found, trial: Trial) -> tuple[float, float]:
+    """Of candidates with the same chance: of those that are all but sure to pass the best objective, else the least loss."""
+    loss = trial.measured_loss or 0.0
+    return (objective(job, found, trial), loss) if _sure(job, found, trial) >= SURE else (loss, 0.0)
 
 
 def _sure(job: Job, found: Found, trial: Trial) -> float:

@@ -30,6 +30,7 @@ from slimline.search.space import Option
 
 Loss = Callable[[Any, Any], torch.Tensor | None]
 STRUCTURE_SAMPLES = 512
+RANGE_SAMPLES = 256  # that set the ranges of a candidate
 
 
 @dataclass
@@ -59,11 +60,11 @@ class Workshop:
         self.program = self.original.copy()
         equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
-        self.statistics = self._gathered(self.program)
+        self.statistics = self._gathered(self.program, self.calibration)
         self._structure_statistics: StructureStatistics | None = None
 
-    def _gathered(self, program: Program) -> ProgramStatistics | None:
-        return None if self.calibration is None else ProgramStatistics(program, self.calibration, loss=self.loss, classes=self.classes)
+    def _gathered(self, program: Program, samples: Samples | None) -> ProgramStatistics | None:
+        return None if samples is None else ProgramStatistics(program, samples, loss=self.loss, classes=self.classes)
 
     @cached_property
     def _observed(self) -> Mapping[str, Observed]:
@@ -145,10 +146,10 @@ class Workshop:
         return edits
 
     def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:
-        """A (trained) structure as a program, with statistics of its own."""
+        """A (trained) structure as a program, with statistics of its own, from fewer samples than the original's: every candidate asks for them."""
         program = self._retrace.program(module)
         equalize_pairs(program)
-        return program, self._gathered(program)
+        return program, self._gathered(program, None if self.calibration is None else self.calibration[:RANGE_SAMPLES])
 
     def build(self, plan: Plan, module: nn.Module | None = None) -> Built:
         """Everything up to the artefact; ``module``: the plan's structure if it was trained meanwhile."""

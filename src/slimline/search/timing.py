@@ -14,6 +14,7 @@ from slimline.search.space import Ladder, Layer, Place, Timing, layers_of
 from slimline.search.workshop import Workshop
 
 FRACTIONS = (0.5, 0.75, 0.25)  # of the channels, that narrower models are left with, the most telling first
+PAIR_SECONDS = 0.25  # of latency measurement for each of a pair
 SKETCHED = 16  # calibration samples of models that are only timed
 
 
@@ -80,12 +81,15 @@ def measure_timing(
             add(name, (*pruned, *(_everywhere(places, execute) if execute != "float" else ())), sketches)
             narrower[name] = {i: places[i].options[taken].channels or 0 for i, taken in kept.items()}
     example = workshop.example
-    latencies = workshop.target.latency(list(artifacts.values()), example, batch=batch, threads=threads, seconds=0.25 * len(artifacts))
-    times = {}
-    for (name, artifact), latency in zip(artifacts.items(), latencies, strict=True):
-        times[name] = per_layer(workshop.target.operations(artifact, example, threads=threads), latency)
+    times, medians = {}, {}
+    (alone,) = workshop.target.latency([baseline], example, batch=batch, threads=threads, seconds=PAIR_SECONDS)
+    for name, artifact in artifacts.items():
+        latency = alone
+        if artifact is not baseline:  # beside it: with ten models in turn each would find the caches empty
+            before, now = workshop.target.latency([baseline, artifact], example, batch=batch, threads=threads, seconds=PAIR_SECONDS)
+            latency = now.model_copy(update={"median": now.median * alone.median / before.median})
+        times[name], medians[name] = per_layer(workshop.target.operations(artifact, example, threads=threads), latency), latency.median
     full = {e: t for e, t in times.items() if "/" not in e}
-    medians = dict(zip(artifacts, (la.median for la in latencies), strict=True))
     edge = _edge(workshop, places, full, medians) if "alternate/mixed" in medians else 0.0
     seen = [(times[name], kept) for name, kept in narrower.items() if name in times]
     narrow = {execute: _ladders(layers, places, full[execute], seen)} if seen else {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from slimline.core.result import Schedule
 
 SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.5  # shares of the time left after the start; the rest measures, certifies and reports
-TIMING = 0.15  # of timing layers at the beginning and the result beside the references at the end
+TIMING = 0.08  # of timing layers at the beginning and the result beside the references at the end
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 32, 512

@@ -140,6 +140,11 @@ def only_text(elsewhere: Elsewhere, quality: float | None) -> str:
     return f"{said}; on samples of the others {difference_text(abs(elsewhere.drop), quality)} are {change} ({elsewhere.samples:,} samples, with 95 % confidence {most_text(elsewhere.upper_95, quality)})."
 
 
+def number_of(count: int, thing: str, things: str = "") -> str:
+    """``1 block``, ``1,200 blocks``; ``things``: the plural where it is not just an s more."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
 def listed(names: Sequence[str]) -> str:
     """``1``, ``1 and 5``, ``1, 5 and 7``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))

@@ -98,10 +98,10 @@ class _Side:
     """A task with its samples (of the plan's classes, where it is for some only) and its runtime."""
 
     def __init__(self, item: Item, task: TaskFile) -> None:
-        from slimline.job.specialised import Specialised
+        from slimline.job.specialised import specialised
 
         self.item = item
-        self.task = Specialised(task, item.budget.classes) if item.budget.classes else task
+        self.task = specialised(task, item.budget.classes)
         self.target = find("targets", item.target)()
         self.samples = self.task.data("holdout")
         self.source: HoldoutSource = task.holdout_source or "from_train"

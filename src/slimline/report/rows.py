@@ -156,7 +156,7 @@ def elsewhere(report: Report) -> tuple[str, tuple[tuple[str, ...], list[tuple[st
         return "", (head, [])
     text = only_text(seen, quality)
     if seen.before is not None and seen.after is not None:
-        text += f" Quality there: {seen.before:.4f} before, {seen.after:.4f} after. Quality, drop and certificate above are of the plan's own classes."
+        text += f" Quality there: {seen.before:.4f} before, {seen.after:.4f} after. Quality, drop and certificate above are of the plan's own {'samples' if seen.weighted else 'classes'}."
     return text, (head, [(str(c.label), f"{c.samples:,}", difference_text(c.drop, quality)) for c in seen.worst])
 
 

@@ -1,4 +1,5 @@
 # make demo    compress a digits network, trained on the spot, and say where the report lies
+# make install only what all of these need, into .venv/
 # make test    all tests
 # make check   lint, types, layers
 # make clean   remove everything that the above made, but for .venv
@@ -11,12 +12,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := build/demo
 
-.PHONY: demo test check clean
+.PHONY: demo install test check clean
 
 demo: $(STAMP)
 	$(BIN)/slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 2m --out $(DEMO) --force
 	@echo
 	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
+
+install: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -37,7 +37,7 @@ from slimline.report.json import dumps
 EXAMPLE = Path(__file__).parents[1] / "examples" / "ci"
 POINTS, SLOWER, LARGER = 0.015, 0.30, 0.20
 FASTER = 3.0  # times, the machine of the lock
-WIDTH = 64  # of the products that slow a file down
+WIDTH = 24  # of the products that slow a file down
 Change = Callable[[onnx.ModelProto, Item], None]
 
 
@@ -135,7 +135,7 @@ def slower(work: int) -> Change:
         width = holdout(item)[0].shape[1]
         draw = np.random.default_rng(0)
         value = put(model, "MatMul", [entry, constant(model, "wide", draw.normal(size=(width, WIDTH)).astype(np.float32))], "w0")
-        square = constant(model, "square", (draw.normal(size=(WIDTH, WIDTH)) / 8).astype(np.float32))
+        square = constant(model, "square", (draw.normal(size=(WIDTH, WIDTH)) / WIDTH**0.5).astype(np.float32))
         for i in range(work):
             value = put(model, "Relu", [put(model, "MatMul", [value, square], f"m{i}")], f"w{i + 1}")
         put(

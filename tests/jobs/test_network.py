@@ -118,7 +118,7 @@ def test_the_report_says_what_a_plan_for_some_classes_costs_on_the_others(finish
     assert seen.drop == pytest.approx(seen.before - seen.after)
     assert {c.label for c in seen.worst} == {0, 2} and sum(c.samples for c in seen.worst) == seen.samples
     assert "for classes 1 and 3 alone" in report.sentence and f"{seen.samples} samples" in report.sentence
-    assert "## Other classes" in (out / "report.md").read_text() and '<h2 id="elsewhere">' in (out / "report.html").read_text()
+    assert "## What it costs elsewhere" in (out / "report.md").read_text() and '<h2 id="elsewhere">' in (out / "report.html").read_text()
 
 
 def test_the_shut_network_is_shut(tmp_path: Path) -> None:

@@ -61,6 +61,16 @@ def test_a_planted_regression_turns_the_check_red_with_its_sentence(accepted: An
     assert {c for c, (outcome, _) in found.items() if outcome == "inconclusive"} <= also
 
 
+def test_classes_are_held_against_the_accepted_artefact_also_where_the_whole_is_not(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    untimed(accepted)
+    Path("slimline.yaml").write_text(Path("slimline.yaml").read_text().replace("{latency: null}", "{latency: null, drop: null}"))
+    accepted.load()
+    accepted.put(ruined=4)
+    assert main(["check"]) == 3
+    found = lines(capsys.readouterr().out)
+    assert "drop against the lock" not in found and found["class drop against the lock"][1].startswith("Against the accepted artefact, class 4 lost 100.0 points")
+
+
 def test_a_slow_machine_is_no_regression(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
     # The lock was written on a machine that took a thousandth of a millisecond: this one is many times slower, for both artefacts.
     lock = Lock.read(accepted.project.lock)

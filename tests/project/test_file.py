@@ -66,7 +66,10 @@ def test_each_budget_on_each_target_is_an_artefact(tmp_path: Path) -> None:
     (("[onnxruntime]", "[]"), "line 6: models.net.targets: it is empty. Put at least one under it."),
     (("gate:", "version: 1\ngate:"), "line 12: 'version' is there already, on line 1. Keep one of them."),
     (("minimize: latency", "minimize latency"), "line 11"),
-    (("models:", "modles:"), "line 1: models: it is missing."),
+    (("models:", "modles:"), "line 2: modles: there is no such key. Did you mean models?"),
+    (("[onnxruntime]", "[onnxruntme]"), "line 6: models.net.targets.0: there is no target 'onnxruntme'. Did you mean onnxruntime?"),
+    (("[static_int8]", "[static_int8, zip]"), "line 8: models.net.budgets.small.methods.1: there is no method 'zip'. `slimline methods` lists them."),
+    (("minimize: latency", "strategy: luck"), "line 11: models.net.budgets.fast.strategy: there is no strategy 'luck'. Known are allocate,"),
     ((TEXT, "- 1"), "line 1: keys with values belong here. Mind the indentation and the colons."),
     ((TEXT, ""), "line 1: version: it is missing."),
 ])  # fmt: skip

@@ -169,3 +169,10 @@ def test_only_files_of_the_project_that_are_read_count(tmp_path: Path) -> None:
 
 def test_nothing_made_is_out_of_date(planted: Any) -> None:
     assert stale(planted.item, None) == "it was not made yet" and Lock.read(planted.project.lock) == Lock()
+
+
+def test_what_stops_a_run_names_the_line_of_its_artefact(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("slimline.yaml").write_text(Path("slimline.yaml").read_text().replace("task: task.py", "task: task.py\n    weights: none.safetensors"))
+    assert main(["run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: slimline.yaml, line 7: {NAME}: ") and "none.safetensors" in said

@@ -37,6 +37,14 @@ def test_a_limit_that_binds_says_both_things_that_more_would_buy(make_report: Ca
     assert prices.binding(make_report(prices=(bound.model_copy(update={"binds": False}),), cheaper=0)).startswith("No budget binds")
 
 
+def test_what_hardly_shrinks_what_is_minimised_buys_nothing(make_report: Callable[..., Report]) -> None:
+    """Not "0.003 ms more latency", which is what it would cost."""
+    drop = Price(quantity="loss", limit=None, used=0.002, step=0.0002, binds=True, buys={"size": -500.0, "latency": 0.003})
+    report = make_report(prices=(drop,), minimize="size")
+    assert prices.sentences(report) == ["Drop: a tenth more loss (0.0002 nats) would buy nothing."]
+    assert "more latency" not in str(prices.table(report))
+
+
 def test_a_contender_says_what_it_changes_and_why_it_was_not_taken(report: Report) -> None:
     milder = Alternative(label="keep", milder=True, changes={"size": 2_000.0, "latency": 0.01, "loss": -0.002}, worth=0.004, reason="price")
     assert (

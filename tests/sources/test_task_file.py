@@ -314,3 +314,21 @@ def test_labels_of_wide_unsigned_integers_divide_as_any_others(tmp_path: Path) -
     search, holdout = t.data("search"), t.data("holdout")
     assert search is not None and holdout is not None
     assert search.targets.dtype == torch.int64 and search.targets.bincount().tolist() == holdout.targets.bincount().tolist() == [5, 5, 5, 5]
+
+
+WEIGHED = SLICED.replace("def slices(split):", "def sample_weights(split):\n    assert split == 'search'\n    return range(40)\n\n\ndef slices(split):")
+
+
+def test_weights_follow_the_samples_of_a_derived_split(tmp_path: Path) -> None:
+    found = task(tmp_path, base=WEIGHED)
+    index = found.origin("holdout").index
+    weights = found.sample_weights("holdout")
+    assert found.has_sample_weights and index is not None and weights is not None and weights.tolist() == index.tolist()
+    assert found.sample_weights("train") is None
+
+
+@pytest.mark.parametrize(("given", "says"), [("[1, 2]", r"the shape \(2,\) for 40"), ("[-1] + [1] * 39", "from -1 to 1"), ("[0] * 40", "from 0 to 0"), ("'many'", "returned a str")])
+def test_weights_that_are_none_are_refused(tmp_path: Path, given: str, says: str) -> None:
+    with pytest.raises(DataError, match=rf"sample_weights\('search'\) in .* returned {'weights ' if 'from' in says else ''}{says.removeprefix('returned ')}"):
+        task(tmp_path, base=WEIGHED.replace("return range(40)", f"return {given}")).sample_weights("search")
+    assert not task(tmp_path, base=SLICED).has_sample_weights

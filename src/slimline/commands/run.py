@@ -12,7 +12,7 @@ import click
 from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console
 from slimline.commands._options import project_option, worker_options
 from slimline.commands._request import carry_out, load_task, make_request
-from slimline.errors import BudgetNotMet
+from slimline.errors import BudgetNotMet, SlimlineError
 
 if TYPE_CHECKING:
     from slimline.core.result import Report
@@ -68,6 +68,9 @@ def command(invocation: Invocation, /, names: tuple[str, ...], file: Path, repla
                 out.print(f"{item.name}: fail. {error}", highlight=False, soft_wrap=True)
                 statuses.append(error.exit_code)
                 continue
+            except SlimlineError as error:
+                error.message = f"{project.path}, line {item.line}: {item.name}: {error.message}"
+                raise
         statuses.append(INTERRUPTED if made.interrupted else STATUS_OF_VERDICT[made.verdict])
         if made.interrupted:
             break

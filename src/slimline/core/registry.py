@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import pkgutil
 from types import MappingProxyType
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from slimline.errors import UsageError
 
 Group = Literal["methods", "targets", "strategies"]
+SINGULAR: dict[Group, str] = {"methods": "method", "targets": "target", "strategies": "strategy"}
 PACKAGES: dict[Group, str] = {"methods": "slimline.methods", "targets": "slimline.targets", "strategies": "slimline.search.strategies"}
 
 
@@ -38,6 +40,19 @@ def registered(group: Group) -> MappingProxyType[str, type[Any]]:
     return MappingProxyType(dict(sorted(found.items())))
 
 
+def names(group: Group) -> list[str]:
+    """What ``registered`` would hold, without importing any of it; a name's dashes are underscores here, as in its file's.
+
+    Example:
+        >>> "static_int8" in names("methods"), "litert_micro" in names("targets")
+        (True, True)
+    """
+    package = importlib.util.find_spec(PACKAGES[group])
+    places = package.submodule_search_locations if package is not None else None
+    files = (info.name for info in pkgutil.iter_modules(places) if not info.name.startswith("_"))
+    return sorted({*files, *(entry.name.replace("-", "_") for entry in importlib.metadata.entry_points(group=f"slimline.{group}"))})
+
+
 def find(group: Group, name: str) -> type[Any]:
     """The class of that name.
 
@@ -46,5 +61,5 @@ def find(group: Group, name: str) -> type[Any]:
     """
     known = registered(group)
     if name not in known:
-        raise UsageError(f"There is no {group.rstrip('s') if group != 'strategies' else 'strategy'} {name!r}.", hint=f"Known: {', '.join(known)}.")
+        raise UsageError(f"There is no {SINGULAR[group]} {name!r}.", hint=f"Known: {', '.join(known)}.")
     return known[name]

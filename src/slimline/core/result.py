@@ -219,10 +219,11 @@ class ClassLoss(Data):
 class Elsewhere(Data):
     """What a plan made for ``classes`` alone costs on the holdout samples of all others; without ``samples`` it could not be measured.
 
-    ``worst``: the classes that lost most, first. The limits are one-sided at 95 %, of a measurement that nothing was chosen by.
+    ``weighted``: it is for samples as the task's ``sample_weights`` weigh them (of all classes, where ``classes`` is empty), and the others are those left out. ``worst``: the classes that lost most, first. The limits are one-sided at 95 %, of a measurement that nothing was chosen by.
     """
 
     classes: tuple[int, ...]
+    weighted: bool = False
     samples: int = 0
     before: float | None = None
     after: float | None = None

@@ -33,13 +33,13 @@ from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import build_report, files_of
 from slimline.job.search import search
 from slimline.job.small_archive import train_for_archive
-from slimline.job.specialised import Specialised, elsewhere
+from slimline.job.specialised import elsewhere, specialised
 from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.write import write_outputs
-from slimline.sources.validate import check_slices, check_task
+from slimline.sources.validate import check_sample_weights, check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
 
@@ -116,7 +116,7 @@ def compress(
 def compress_request(source: Source, request: Request, progress: Progress) -> Report | None:
     """The job behind the command line; ``None`` after a dry run."""
     torch.manual_seed(request.seed)
-    source = Specialised(source, request.classes) if request.classes else source
+    source = specialised(source, request.classes)
     check_task(source.model(), source)
     if request.dry_run:
         progress.found(tuple(analyze(source, request).splitlines()))
@@ -324,6 +324,7 @@ class _PythonTask:
         self._task = task
         self.name = type(model).__name__
         self.has_metric = hasattr(task, "metric")
+        self.has_sample_weights = hasattr(task, "sample_weights")
         self._splits: dict[str, Samples | None] = {}
 
     def model(self) -> nn.Module:
@@ -345,6 +346,12 @@ class _PythonTask:
         samples = self.data(split)
         given = self._task.slices(split) if hasattr(self._task, "slices") and samples is not None else None
         return check_slices(given, f"slices({split!r})", 0 if samples is None else len(samples))
+
+    def sample_weights(self, split: str) -> torch.Tensor | None:
+        samples = self.data(split)
+        if samples is None or not hasattr(self._task, "sample_weights"):
+            return None
+        return check_sample_weights(self._task.sample_weights(split), f"sample_weights({split!r})", len(samples))
 
     def metric(self, outputs: Any, targets: Any) -> Any:
         return self._task.metric(outputs, targets)

@@ -22,6 +22,7 @@ from slimline.job.context import Job, as_outputs, flat
 from slimline.job.found import Found, measure, scored, timed
 from slimline.measure.agreement import agreement
 from slimline.measure.plain import Candidate, choose
+from slimline.report.sentence import listed, number_of
 from slimline.search.space import Space
 from slimline.search.strategies.allocate import corrections_from, solve
 from slimline.search.strategies.uniform import uniform_choice
@@ -51,13 +52,14 @@ class Compared:
 def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
     """Plain int8, uniform pruning, and each method alone at the loss of what is delivered; none recovered. As many as time allows; all where they are wanted in full."""
     made: list[Compared] = []
+    left_out: list[str] = []
     slowest = max((t.seconds for t in found.trials), default=0.0)  # the next must end in time
     with timed(job, "measuring references", 0.95):
         made += _plain(job, found)
         level = max(outcome.finalist.trial.measured_loss or 0.0, 1e-3)
         for name, plan in _simple_plans(job, found, level):
             if job.clock.over(0.97 - slowest / job.clock.seconds) and not job.request.references_full:
-                job.cut(f"the reference {name}: no time was left")
+                left_out.append(name)
                 continue
             start = time.monotonic()
             try:
@@ -66,6 +68,8 @@ def references(job: Job, found: Found, outcome: Outcome) -> list[Compared]:
             except SlimlineError as error:
                 job.note(f"the reference {name}: {error.message}")
             slowest = max(slowest, time.monotonic() - start)
+        if left_out:
+            job.cut(f"the reference{'s' if len(left_out) > 1 else ''} {listed(left_out)}: no time was left")
     return made
 
 
@@ -121,7 +125,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         else:
             left_out.append(quantized.label)
         if made and (job.clock.elapsed > limit or job.clock.over(0.96)):
-            job.cut(f"plain int8: {len(made)} settings were tried before their share of the time was up")
+            job.cut(f"plain int8: {number_of(len(made), 'setting was', 'settings were')} tried before their share of the time was up")
             break
     if not made:
         why = f"the runtime's quantizer made none of {', '.join(left_out)}" if left_out else f"no quantizer of {job.target.name}'s own is installed"
@@ -135,10 +139,10 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         return []
     base = found.baseline_measurement
     within = "" if chosen.within else "; none keeps the quality within one point: the best is shown"
-    return [
-        Compared(f"{PLAIN}, {what}", made[c.label], base.parameters, base.macs, f"{c.label}; of {len(made)} settings{within}")
-        for what, c in (("smallest", chosen.smallest), ("fastest", chosen.fastest))
-    ]
+    named = {f"{PLAIN}, smallest": chosen.smallest, f"{PLAIN}, fastest": chosen.fastest}
+    if chosen.smallest.label == chosen.fastest.label:
+        named = {PLAIN: chosen.smallest}
+    return [Compared(n, made[c.label], base.parameters, base.macs, f"{c.label}; of {number_of(len(made), 'setting')}{within}") for n, c in named.items()]
 
 
 def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Compared]) -> tuple[Measurement, Measurement, dict[str, Reference]]:

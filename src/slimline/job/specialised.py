@@ -1,9 +1,9 @@
-"""A plan for one user's classes: the search, the training and the certificate see these alone, and what that costs on the others is measured."""
+"""A plan for what one user's device sees, classes or weighted samples: search, training and certificate see that alone, and what it costs elsewhere is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -16,21 +16,40 @@ from slimline.job.context import Job, Source, as_outputs
 from slimline.job.found import Found, timed
 from slimline.measure.certify import bootstrap_interval, drop_interval
 from slimline.measure.classes import class_drops
-from slimline.sources.splits import Origin
+from slimline.sources.splits import SPLIT_SEED, Origin
 
 SHOWN = 20  # classes that lost most
 
 
+def specialised(source: Source, classes: Sequence[int]) -> Source:
+    """``source`` for ``classes`` alone, if there are some, and as its own ``sample_weights`` weigh it, if it has them.
+
+    Example:
+        >>> class Plain: ...
+        >>> plain = Plain()
+        >>> specialised(plain, ()) is plain
+        True
+    """
+    return Specialised(source, classes) if classes or getattr(source, "has_sample_weights", False) else source
+
+
 class Specialised:
-    """A source whose samples are those of ``classes``; the model keeps all its outputs.
+    """A source whose samples are those of ``classes`` (of all, if there are none), drawn by their weights; the model keeps all its outputs.
+
+    A sample with the weight w stays with the chance w / (the largest weight): what stays is drawn, sample by sample and independently, from the weighted
+    distribution, so that every test holds for it as it stands. The draw is seeded: the same samples in every run.
 
     Raises:
-        DataError: (by ``data``) the targets are no labels, or a split has no sample of one of the classes.
+        DataError: (by ``data``) the targets are no labels, a split has no sample of one of the classes, or none is left.
+
+    References:
+        von Neumann, "Various techniques used in connection with random digits", 1951 (rejection).
     """
 
     def __init__(self, source: Source, classes: Sequence[int]) -> None:
         self.source = source
         self.classes = tuple(classes)
+        self.weighted = bool(getattr(source, "has_sample_weights", False))
         self.name = source.name
         self.has_metric = getattr(source, "has_metric", True)
 
@@ -49,7 +68,7 @@ class Specialised:
         return None if samples is None else samples[self._mine(samples, split)]
 
     def elsewhere(self, split: str) -> Samples | None:
-        """The samples of all other classes; ``None`` if there are none."""
+        """The samples of all other classes, or those that their weights left out; ``None`` if there are none."""
         samples = self.source.data(split)
         if samples is None:
             return None
@@ -68,7 +87,7 @@ class Specialised:
         """The user's own labels of these samples."""
         samples = self.source.data(split)
         found: dict[str, tuple[str, ...]] = self.source.slices(split) if hasattr(self.source, "slices") and samples is not None else {}
-        places = self._mine(samples, split).nonzero().flatten().tolist() if samples is not None and found else []
+        places = self._mine(samples, split).nonzero().flatten().tolist() if samples is not None else []  # also without slices: what is wrong is told early
         return {name: tuple(labels[i] for i in places) for name, labels in found.items()}
 
     def metric(self, outputs: Any, targets: Any) -> Any:
@@ -78,9 +97,18 @@ class Specialised:
         return self.source.loss(outputs, targets)
 
     def _mine(self, samples: Samples, split: str) -> torch.Tensor:
-        """Which samples are of the classes."""
+        """Which samples are of the classes, and drawn."""
+        mine = self._of_classes(samples, split) if self.classes else torch.ones(len(samples), dtype=torch.bool)
+        if self.weighted:
+            weights: torch.Tensor = self.source.sample_weights(split)  # type: ignore[attr-defined]  # ``has_sample_weights`` says so
+            mine &= torch.rand(len(samples), generator=torch.Generator().manual_seed(SPLIT_SEED), dtype=torch.float64) * weights.max() < weights
+        if not bool(mine.any()):
+            raise DataError(f"sample_weights({split!r}) leaves none of {len(samples):,} samples.", hint="Give more samples a weight near the largest one.")
+        return mine
+
+    def _of_classes(self, samples: Samples, split: str) -> torch.Tensor:
         labels = samples.targets
-        if not isinstance(labels, torch.Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        if not _are_labels(labels):
             raise DataError(
                 f"A plan for some classes needs labels [N] as targets, which data({split!r}) does not give.",
                 hint="Leave the classes out, or return class numbers.",
@@ -92,15 +120,19 @@ class Specialised:
         return torch.isin(labels, torch.tensor(self.classes, dtype=labels.dtype))
 
 
+def _are_labels(targets: Any) -> TypeGuard[torch.Tensor]:
+    return isinstance(targets, torch.Tensor) and targets.ndim == 1 and not targets.is_floating_point()
+
+
 def elsewhere(job: Job, found: Found, outcome: Outcome) -> Elsewhere | None:
-    """What the delivered artefact loses on the holdout samples of the other classes; ``None`` if the job is for all classes."""
+    """What the delivered artefact loses on the holdout samples that the job is not for; ``None`` if it is for all alike."""
     if not isinstance(job.source, Specialised):
         return None
     samples = job.source.elsewhere("holdout")
     if samples is None:
-        job.note("what the plan costs on other classes: the holdout has none")
-        return Elsewhere(classes=job.source.classes)
-    with timed(job, "measuring the other classes", 0.94):
+        job.note("what the plan costs on other samples: the holdout has none")
+        return Elsewhere(classes=job.source.classes, weighted=job.source.weighted)
+    with timed(job, "measuring the other samples", 0.94):
         threads = job.request.budget.threads
         original, compressed = (as_outputs(job.target.run(a, samples, threads=threads), found.original) for a in (found.baseline, outcome.finalist.artifact))
         before, a = job.score(original, samples, original)
@@ -110,9 +142,9 @@ def elsewhere(job: Job, found: Found, outcome: Outcome) -> Elsewhere | None:
     else:
         interval = drop_interval(a, b, 0.0)[0]
     worst: tuple[ClassLoss, ...] = ()
-    if a is not None and b is not None and min(float(a.min()), float(b.min())) >= 0 and max(float(a.max()), float(b.max())) <= 1:
+    if a is not None and b is not None and _are_labels(samples.targets) and min(float(a.min()), float(b.min())) >= 0 and max(float(a.max()), float(b.max())) <= 1:
         ranked = sorted(class_drops(a, b, samples.targets), key=lambda d: (-d.observed, d.label))
         worst = tuple(ClassLoss(label=d.label, samples=d.samples, drop=d.observed) for d in ranked[:SHOWN])
     return Elsewhere(
-        classes=job.source.classes, samples=len(samples), before=before, after=after, drop=interval.observed, lower_95=interval.lower_95, upper_95=interval.upper_95, worst=worst
+        classes=job.source.classes, weighted=job.source.weighted, samples=len(samples), before=before, after=after, drop=interval.observed, lower_95=interval.lower_95, upper_95=interval.upper_95, worst=worst
     )  # fmt: skip

@@ -133,7 +133,7 @@ def opened(request: Request) -> Source:
     Raises:
         SlimlineError: it cannot be opened.
     """
-    from slimline.job.specialised import Specialised
+    from slimline.job.specialised import specialised
     from slimline.sources.dispatch import open_source
     from slimline.trust.loading import load_weights
 
@@ -141,7 +141,7 @@ def opened(request: Request) -> Source:
     assert given is not None
     weights = None if given.weights is None else load_weights(given.weights)
     source = open_source(given.model, weights=weights, data=given.data, metric=given.metric, trusted=given.trusted)
-    return Specialised(source, request.classes) if request.classes else source
+    return specialised(source, request.classes)
 
 
 class Shared:

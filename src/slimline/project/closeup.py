@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from slimline.core.registry import find
 from slimline.core.samples import Samples
@@ -25,13 +25,13 @@ def look_again(directory: Path, task: TaskFile) -> CloseUp:
     """
     from slimline.core.contracts import Artifact
     from slimline.job.context import as_outputs
-    from slimline.job.specialised import Specialised
+    from slimline.job.specialised import specialised
     from slimline.measure.closeup import close_up, disturbed
     from slimline.measure.quality import METRICS, chosen
     from slimline.model import recover
 
     report, _ = result_of(directory)
-    source = Specialised(task, report.elsewhere.classes) if report.elsewhere is not None else task
+    source: Any = specialised(task, report.elsewhere.classes if report.elsewhere is not None else ())
     samples = source.data("holdout")
     if report.artefact is None or samples is None:
         raise UsageError("There is no artefact." if report.artefact is None else f"{task.path} gives no holdout samples.", hint="A close-up needs both.")

@@ -98,10 +98,10 @@ class _Side:
     """A task with its samples (of the plan's classes, where it is for some only) and its runtime."""
 
     def __init__(self, item: Item, task: TaskFile) -> None:
-        from slimline.job.specialised import Specialised
+        from slimline.job.specialised import specialised
 
         self.item = item
-        self.task = Specialised(task, item.budget.classes) if item.budget.classes else task
+        self.task = specialised(task, item.budget.classes)
         self.target = find("targets", item.target)()
         self.samples = self.task.data("holdout")
         self.source: HoldoutSource = task.holdout_source or "from_train"
@@ -147,7 +147,8 @@ class _Side:
             return Drops(drop_interval(a, b, allowed)[0], class_drops_of(a, b, truth) if gate.class_drop is not None else ())
 
         against_original = between(0, self.item.budget.max_drop.allowed(quality))
-        return quality, against_original, between(2, gate.drop.allowed(results[2][0])) if len(files) > 1 and gate.drop is not None else None
+        asked = gate.drop if gate.drop is not None else gate.class_drop  # by class it is the accepted artefact's as well
+        return quality, against_original, between(2, asked.allowed(results[2][0])) if len(files) > 1 and asked is not None else None
 
 
 def class_drops_of(a: torch.Tensor, b: torch.Tensor, truth: Any) -> tuple[ClassDrop, ...]:

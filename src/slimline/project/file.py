@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
+from slimline.core import registry
 from slimline.core.budget import Drop, Quantity, parse_bytes, parse_count, parse_milliseconds, parse_seconds
 from slimline.core.data import Data
+from slimline.core.registry import Group
 from slimline.errors import UsageError
 from slimline.project.lines import Lines, Where, read_yaml
 
@@ -183,7 +185,9 @@ class Project:
             UsageError: naming the line, what is wrong with it, and the remedy.
         """
         value, lines = read_yaml(path, "Write one with: slimline init TASK.py")
-        return cls(path, validated(ProjectFile, value, path, lines), lines)
+        file = validated(ProjectFile, value, path, lines)
+        _check_names(file, path, lines)
+        return cls(path, file, lines)
 
     @property
     def root(self) -> Path:
@@ -221,6 +225,25 @@ def _named(item: Item, name: str) -> bool:
     return item.name == name or item.name.startswith(name.rstrip("/") + "/")
 
 
+def _check_names(file: ProjectFile, path: Path, lines: Lines) -> None:
+    """Targets, methods and strategies exist; nothing of them is imported."""
+    named: list[tuple[Group, Where, str]] = []
+    for model, entry in file.models.items():
+        named += [("targets", ("models", model, "targets", i), name) for i, name in enumerate(entry.targets)]
+        for label, budget in entry.budgets.items():
+            at = ("models", model, "budgets", label)
+            named += [("methods", (*at, key, i), name) for key in ("methods", "without") for i, name in enumerate(getattr(budget, key))]
+            named.append(("strategies", (*at, "strategy"), budget.strategy))
+    for group, where, name in named:
+        known = registry.names(group)
+        if name.replace("-", "_") not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise UsageError(
+                f"{path}, line {_line(where, lines)}: {'.'.join(map(str, where))}: there is no {registry.SINGULAR[group]} {name!r}.",
+                hint=f"Did you mean {near[0] if group != 'targets' else near[0].replace('_', '-')}?" if near else f"`slimline {group}` lists them." if group != "strategies" else f"Known are {', '.join(known)}.",
+            )
+
+
 def validated(kind: type[T], value: Any, path: Path, lines: Lines) -> T:
     """``value`` as ``kind``.
 
@@ -230,7 +253,7 @@ def validated(kind: type[T], value: Any, path: Path, lines: Lines) -> T:
     try:
         return pydantic.TypeAdapter(kind).validate_python(value if value is not None else {}, strict=False)
     except pydantic.ValidationError as error:
-        mistakes = sorted(error.errors(), key=lambda e: _line(e["loc"], lines))
+        mistakes = sorted(error.errors(), key=lambda e: (e["type"] == "missing", _line(e["loc"], lines)))  # what is missing may be there, misspelt
         first = mistakes[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         more = f" ({len(mistakes) - 1} more after it.)" if len(mistakes) > 1 else ""

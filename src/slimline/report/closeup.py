@@ -25,7 +25,9 @@ def lines(seen: CloseUp, metric: str) -> list[str]:
     for kind, groups in (("class", seen.classes), ("slice", seen.slices)):
         if groups:
             worst, unit = groups[:GROUPS_SHOWN], "points; " if in_points(seen.before) else ""
-            said.append(f"the {len(worst)} of {groups[0].of} {kind}{'es' if kind == 'class' else 's'} that lost most ({unit}{LIMITS}):")
+            kinds = f"{kind}{'es' if kind == 'class' else 's'}"
+            which = f"all {groups[0].of} {kinds}, those that lost most first" if len(worst) == groups[0].of else f"the {len(worst)} of {groups[0].of} {kinds} that lost most"
+            said.append(f"{which} ({unit}{LIMITS}):")
             said += [f"  {kind} {g.label}: {_short(g, g.observed)} on {g.samples:,} samples, {_short(g, g.lower_95)} to {_short(g, g.upper_95)}" for g in worst]
     if seen.calibration is not None:
         said.append(f"calibration error (ECE): {seen.calibration[0]:.4f} before, {seen.calibration[1]:.4f} after")

@@ -30,6 +30,7 @@ from slimline.report.sentence import (
     in_points,
     is_gain,
     most_text,
+    number_of,
     percent_text,
     points,
     time_text,
@@ -55,7 +56,7 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
         binding=prices.binding(report), priced=prices.table(report), price_note=prices.NOTE,
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
-        lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text,
+        lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text, number=number_of,
         download=rows.download_words(report),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ def render(report: Report) -> str:
     ]
     aside, worst = rows.elsewhere(report)
     if aside:
-        parts += ["", "## Other classes", "", cell(aside), *(["", *table_lines(*worst)] if worst[1] else [])]
+        parts += ["", "## What it costs elsewhere", "", cell(aside), *(["", *table_lines(*worst)] if worst[1] else [])]
     if report.references:
         parts += ["", "## References", "", *table_lines(*rows.references(report))]
     if report.obstacles or rows.next_steps(report):

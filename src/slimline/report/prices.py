@@ -90,7 +90,8 @@ def _bought(report: Report, price: Price) -> str:
         change = price.buys[quantity]
         if abs(change) > 1e-3 * _scale(report, quantity) and (quantity == report.minimize or quantity != price.quantity):
             parts.append(f"{quantity_text(quantity, abs(change))} {'less' if change < 0 else 'more'} {NAMES[quantity]}")
-    return ", ".join(parts) if price.buys.get(report.minimize, 0.0) < 0 else ""
+    gain = price.buys.get(report.minimize, 0.0)
+    return ", ".join(parts) if gain < -1e-3 * _scale(report, report.minimize) else ""
 
 
 def _milder(report: Report, price: Price) -> str:

@@ -136,7 +136,11 @@ def certificate_words(report: Report) -> str:
     unit = "" if in_points(quality) else " in metric units"
     outcome = f"{'gained' if is_gain(drop.observed, quality) else 'lost'} {difference_text(abs(drop.observed), quality)}{unit}"
     steps, passed = len(certificate.sequence), sum(s.passed for s in certificate.sequence)
-    sequence = f"{steps} finalist{'s were' if steps != 1 else ' was'} fixed in order before these samples were opened and tested until the first failure; {passed} passed. Tested this way, the chance of any false pass is at most 5 %."
+    sequence = (
+        f"One finalist was fixed before these samples were opened; it {'passed' if passed else 'failed'}. The chance of a false pass is at most 5 %."
+        if steps == 1
+        else f"{steps} finalists were fixed in order before these samples were opened and tested until the first failure; {passed} passed. Tested this way, the chance of any false pass is at most 5 %."
+    )
     return (
         f"The original and the delivered file answered the same {drop.samples:,} samples ({SOURCES[certificate.source]}). The file {outcome}; in truth, with 95 % confidence, "
         f"{most_text(drop.upper_95, quality)}, and with 95 % confidence {least_text(drop.lower_95, quality)}; {amount_text(drop.allowed, quality)} are allowed. Test: {certificate.test}. "
@@ -152,7 +156,7 @@ def elsewhere(report: Report) -> tuple[str, tuple[tuple[str, ...], list[tuple[st
         return "", (head, [])
     text = only_text(seen, quality)
     if seen.before is not None and seen.after is not None:
-        text += f" Quality there: {seen.before:.4f} before, {seen.after:.4f} after. Quality, drop and certificate above are of the plan's own classes."
+        text += f" Quality there: {seen.before:.4f} before, {seen.after:.4f} after. Quality, drop and certificate above are of the plan's own {'samples' if seen.weighted else 'classes'}."
     return text, (head, [(str(c.label), f"{c.samples:,}", difference_text(c.drop, quality)) for c in seen.worst])
 
 

@@ -131,13 +131,20 @@ def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | Non
 
 
 def only_text(elsewhere: Elsewhere, quality: float | None) -> str:
-    """Which classes a plan is for, and what it costs on the others."""
+    """Which classes, or samples, a plan is for, and what it costs on the others."""
     names = listed([str(c) for c in elsewhere.classes])
-    said = f"This is for class{'es' if len(elsewhere.classes) != 1 else ''} {names} alone"
+    whom = [f"class{'es' if len(elsewhere.classes) != 1 else ''} {names} alone"] if elsewhere.classes else []
+    said = f"This is for {', '.join([*whom, *(['samples as sample_weights weighs them'] if elsewhere.weighted else [])])}"
     if elsewhere.drop is None or elsewhere.upper_95 is None:
         return f"{said}; what it costs on others was not measured."
     change = "lost" if elsewhere.drop >= 0 else "gained"
-    return f"{said}; on samples of the others {difference_text(abs(elsewhere.drop), quality)} are {change} ({elsewhere.samples:,} samples, with 95 % confidence {most_text(elsewhere.upper_95, quality)})."
+    others = "the samples left out" if elsewhere.weighted else "samples of the others"
+    return f"{said}; on {others} {difference_text(abs(elsewhere.drop), quality)} are {change} ({elsewhere.samples:,} samples, with 95 % confidence {most_text(elsewhere.upper_95, quality)})."
+
+
+def number_of(count: int, thing: str, things: str = "") -> str:
+    """``1 block``, ``1,200 blocks``; ``things``: the plural where it is not just an s more."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from slimline.sources.user_code import Source, explained, importable
 from slimline.sources.weights import put_weights
 
 HoldoutSource = Literal["user", "from_search", "from_train"]
-FUNCTIONS = ("data", "metric", "loss", "example", "slices")
+FUNCTIONS = ("data", "metric", "loss", "example", "slices", "sample_weights")
 EXAMPLES = 2  # samples of the default example; the exporter specialises a batch of one
 TENTH = 10
 SHOWN = 5  # names in a message
@@ -170,6 +170,28 @@ class TaskFile:
         labels = validate.check_slices(given, f"slices({origin.split!r}) in {source.path}", len(whole if whole is not None else samples))
         places = range(len(samples)) if origin.index is None else origin.index.tolist()
         return {name: tuple(column[i] for i in places) for name, column in labels.items()}
+
+    @property
+    def has_sample_weights(self) -> bool:
+        """Whether the file weighs its samples."""
+        return self._function("sample_weights") is not None
+
+    def sample_weights(self, split: str) -> torch.Tensor | None:
+        """How often the device sees each sample of a split ``[N]``, in proportion: the file's ``sample_weights(split)``, asked for the split that the samples come from.
+
+        Raises:
+            DataError: it raises, or does not give one number per sample, none below zero.
+        """
+        found = self._function("sample_weights")
+        samples = None if found is None else self.data(split)
+        if found is None or samples is None:
+            return None
+        source, function = found
+        origin = self.origin(split)
+        whole = self.given(origin.split)
+        given = source.call("sample_weights", function, origin.split, kind=DataError)
+        weights = validate.check_sample_weights(given, f"sample_weights({origin.split!r}) in {source.path}", len(whole if whole is not None else samples))
+        return weights if origin.index is None else weights[origin.index]
 
     @property
     def holdout_source(self) -> HoldoutSource | None:

@@ -249,6 +249,27 @@ def _named(samples: Samples, origin: str) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, leaf
 
 
+def check_sample_weights(given: Any, where: str, count: int) -> torch.Tensor:
+    """One weight per sample ``[N]``.
+
+    Raises:
+        DataError: not one finite number per sample, one below zero, or nothing but zeros.
+
+    Example:
+        >>> check_sample_weights([0, 2], "sample_weights('holdout')", 2).tolist()
+        [0.0, 2.0]
+    """
+    try:
+        weights = torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{where} returned a {type(given).__name__}: {error}.", hint="Return one number per sample.") from error
+    if weights.shape != (count,):
+        raise DataError(f"{where} returned the shape {tuple(weights.shape)} for {count} samples.", hint="Return one number per sample.")
+    if not bool(torch.isfinite(weights).all()) or float(weights.min()) < 0 or float(weights.max()) <= 0:
+        raise DataError(f"{where} returned weights from {float(weights.min()):g} to {float(weights.max()):g}.", hint="They must be finite, none below zero, one above.")
+    return weights
+
+
 def check_slices(given: Any, where: str, count: int) -> dict[str, tuple[str, ...]]:
     """Labels per sample as text, by way of slicing; a single list has the empty name.
 

@@ -1,0 +1,45 @@
+"""The page in headless Chromium: wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slimline.core.result import Report
+from slimline.report import html
+
+WINDOWS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+
+
+@pytest.mark.parametrize(("width", "scheme"), WINDOWS)
+@pytest.mark.parametrize("name", ["full", "failed", "no data", "cut off", "hostile"])
+def test_nothing_is_cut_off_and_axe_finds_no_serious_fault(
+    browser: Any, axe: str, reports: dict[str, Report], tmp_path: Path, name: str, width: int, scheme: str
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(html.render(reports[name]), encoding="utf-8")
+    assert browser.show(page.as_uri(), width, scheme) == []
+    assert browser.outside() == []
+    assert browser.faults(axe) == []
+
+
+def test_a_fault_would_be_seen(browser: Any, axe: str, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text("<html lang=en><title>a</title><main><h1>a</h1><img src='data:,'><p style='width: 2000px; color: #ccc; background: #fff'>faint</p></main></html>")
+    browser.show(page.as_uri(), 390)
+    assert len(browser.outside()) == 1
+    assert {f.partition(":")[0] for f in browser.faults(axe)} == {"image-alt", "color-contrast"}
+
+
+def test_the_switch_and_the_marks_answer(browser: Any, report: Report, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(html.render(report), encoding="utf-8")
+    browser.show(page.as_uri())
+    shown = "[...document.querySelectorAll('figure[data-for]')].filter(f => !f.hidden).map(f => f.dataset.for)"
+    assert browser.value(shown) == ["latency"]
+    browser.value("document.querySelector('[data-view=size]').click()")
+    assert browser.value(shown) == ["size"]
+    browser.value("document.querySelector('figure:not([hidden]) .mark.chosen').focus()")
+    assert browser.value("document.querySelector('figure:not([hidden]) .tip').textContent").startswith("Chosen: ")

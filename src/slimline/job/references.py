@@ -148,8 +148,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
 def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Compared]) -> tuple[Measurement, Measurement, dict[str, Reference]]:
     """Baseline, result and references timed together, interleaved; qualities on the holdout (else on the evaluation samples)."""
     budget = job.request.budget
-    once = {id(c.artifact): c for c in compared}  # the smallest setting of plain int8 can be the fastest, too
-    artifacts = [found.baseline, outcome.finalist.artifact, *(c.artifact for c in once.values())]
+    artifacts = [found.baseline, outcome.finalist.artifact, *(c.artifact for c in compared)]
     seconds = min(FINAL_SECONDS, max(0.2, 0.06 * job.clock.seconds / len(artifacts)))
     with timed(job, "timing the result beside the references", 0.98):
         latencies = job.target.latency(artifacts, job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
@@ -174,9 +173,8 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
             exact=True,
         )
         found_references: dict[str, Reference] = {}
-        measured = {i: reference(job, found, outcome, c, latency) for (i, c), latency in zip(once.items(), latencies[2:], strict=True)}
-        for c in compared:
-            found_references[c.name] = measured[id(c.artifact)].model_copy(update={"note": c.note} if c is not once[id(c.artifact)] else {})
+        for c, latency in zip(compared, latencies[2:], strict=True):
+            found_references[c.name] = reference(job, found, outcome, c, latency)
     smallest, fastest = found_references.get(f"{PLAIN}, smallest"), found_references.get(f"{PLAIN}, fastest")
     if smallest is not None and fastest is not None:
         both = {"size_bytes": smallest.size_bytes, "download_bytes": smallest.download_bytes, "memory_bytes": smallest.memory_bytes}

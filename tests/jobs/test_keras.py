@@ -14,7 +14,6 @@ import pytest
 import torch
 
 pytest.importorskip("h5py")
-os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 pytest.importorskip("sklearn")
 

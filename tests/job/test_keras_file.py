@@ -10,14 +10,14 @@ import torch
 
 pytest.importorskip("h5py")
 
-from slimline.core.edits import Keep  # noqa: E402
-from slimline.core.samples import Samples  # noqa: E402
-from slimline.job.keras_file import _take_all_inputs  # noqa: E402
-from slimline.model.apply import apply_structure, kept_positions  # noqa: E402
-from slimline.model.inputs import find_input_sites  # noqa: E402
-from slimline.model.program import Program  # noqa: E402
-from slimline.sources._keras_writing import compressed_file  # noqa: E402
-from slimline.sources.keras import KerasModel  # noqa: E402
+from slimline.core.edits import Keep
+from slimline.core.samples import Samples
+from slimline.job.keras_file import _take_all_inputs
+from slimline.model.apply import apply_structure, kept_positions
+from slimline.model.inputs import find_input_sites
+from slimline.model.program import Program
+from slimline.sources._keras_writing import compressed_file
+from slimline.sources.keras import KerasModel
 
 FILES = Path(__file__).parents[1] / "sources" / "keras_files"
 

@@ -66,7 +66,11 @@ CASES: dict[str, tuple[nn.Module, Samples, str, int, list[str]]] = {
     "lstm": (Sensor(), Samples.of(torch.randn(3, 7, 9)), "#input.0", 2, ["lstm.weight_ih_l0"]),
     "conv1d": (nn.Sequential(nn.Conv1d(6, 8, 3), nn.Flatten(), nn.Linear(64, 2)), Samples.of(torch.randn(3, 6, 10)), "#input.0", 1, ["0.weight"]),
     "graph": (
-        fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))), Samples.of(torch.randn(3, 2, 6)), "#input.0", 2, ["1.weight"],
+        fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))),
+        Samples.of(torch.randn(3, 2, 6)),
+        "#input.0",
+        2,
+        ["1.weight"],
     ),
     "by name": (Normalised(), Samples.of({"shift": torch.randn(3, 1), "table": torch.randn(3, 12)}), "#input.1", 1, ["centre", "first.weight"]),
 }

@@ -238,7 +238,8 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     workshop = Workshop(pruned, samples, None, (), find("targets", "onnxruntime")())
     program = workshop.program
     if deeper:
-        found = [(name, find("methods", "dynamic_int8" if use.op == "linear" else "weight_only")()) for name, use in program.weights.items()]
+        dynamic = find("methods", "dynamic_int8")(reduce_range=workshop.target.saturates())
+        found = [(name, dynamic if use.op == "linear" else find("methods", "weight_only")()) for name, use in program.weights.items()]
         program = quantize(program, [e for name, method in found for e in workshop.numeric_edits(program, name, method, None)])
         row["integer"] = len(found)
         expected = flat(program(samples))

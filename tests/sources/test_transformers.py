@@ -27,6 +27,7 @@ from slimline.sources.dispatch import open_source  # noqa: E402
 from slimline.targets.onnxruntime import OnnxRuntime  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+DYNAMIC = DynamicInt8(reduce_range=OnnxRuntime.saturates())  # what comes out exact on this processor
 MODELS = {
     "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, intermediate_size=64, num_labels=3)),
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4, eos_token_id=0, bos_token_id=0)),
@@ -78,7 +79,7 @@ def test_without_a_layer_and_in_integers_it_is_exported(tmp_path: Path, data: Pa
     block = next(s for s in find_sites(model, example)[0] if s.kind == "block" and s.module.rpartition(".")[2] == "1")  # a whole layer
     workshop = Workshop(apply_structure(model, [Replace(block.module, Skip())]), example, None, (), OnnxRuntime())
     program = workshop.program
-    methods = {n: DynamicInt8() if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
+    methods = {n: DYNAMIC if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
     assert sum(isinstance(m, DynamicInt8) for m in methods.values()) >= 4
     quantized = freeze(quantize(program, [e for n, m in methods.items() for e in workshop.numeric_edits(program, n, m, None)]))
     artifact = workshop.target.lower(quantized, example)
@@ -115,7 +116,7 @@ def test_minilm_with_its_weights_loses_heads_widths_and_a_layer_and_gets_integer
     assert "model.encoder.layer.5" in {s.module for s in sites if s.kind == "block"}
     workshop = Workshop(apply_structure(model, edits), example, None, (), OnnxRuntime())
     program = workshop.program
-    methods = {n: DynamicInt8() if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
+    methods = {n: DYNAMIC if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
     assert sum(isinstance(m, DynamicInt8) for m in methods.values()) >= 30
     quantized = freeze(quantize(program, [e for n, m in methods.items() for e in workshop.numeric_edits(program, n, m, None)]))
     artifact = workshop.target.lower(quantized, example)

@@ -84,16 +84,15 @@ def test_a_folded_norm_leaves_a_bias_and_becomes_the_identity(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["dense", "images"])
 def test_the_factors_of_a_dense_layer_are_two_layers_under_its_name(name: str, tmp_path: Path) -> None:
     model, example = opened(name)  # the dense layer of images reads channels that lie last in the file
-    full = model.module(example).get_submodule("dense")
-    assert isinstance(full, nn.Linear)
+    layer, full = next((n, m) for n, m in model.module(example).named_modules() if isinstance(m, nn.Linear))
     factors = nn.Sequential(nn.Linear(full.in_features, 2, bias=False), nn.Linear(2, full.out_features))
-    payload, pruned = written(model, example, [Replace("dense", factors)])
+    payload, pruned = written(model, example, [Replace(layer, factors)])
     (tmp_path / "model.keras").write_bytes(payload)
     again = KerasModel.read(tmp_path / "model.keras")
     with torch.no_grad():
         torch.testing.assert_close(again.module(example)(*example.args), pruned(*example.args), rtol=1e-4, atol=1e-5)
     assert parameters_of(again) == parameters_of(model) - full.weight.numel() + 2 * sum(full.weight.shape)
-    new = next(x for x in config(tmp_path / "model.keras")["config"]["layers"] if x["config"]["name"] == "dense")
+    new = next(x for x in config(tmp_path / "model.keras")["config"]["layers"] if x["config"]["name"] == layer)
     assert new["class_name"] == "Sequential" and [x["config"]["units"] for x in new["config"]["layers"]] == [2, full.out_features]
     keras = pytest.importorskip("keras")
     opened_by_keras = keras.models.load_model(tmp_path / "model.keras")

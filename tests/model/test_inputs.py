@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from slimline.core.edits import Keep, Prepend
 from slimline.core.samples import Samples
@@ -65,6 +65,13 @@ CASES: dict[str, tuple[nn.Module, Samples, str, int, list[str]]] = {
     "sequential": (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), Samples.of(torch.randn(3, 6)), "#input.0", 1, ["0.weight"]),
     "lstm": (Sensor(), Samples.of(torch.randn(3, 7, 9)), "#input.0", 2, ["lstm.weight_ih_l0"]),
     "conv1d": (nn.Sequential(nn.Conv1d(6, 8, 3), nn.Flatten(), nn.Linear(64, 2)), Samples.of(torch.randn(3, 6, 10)), "#input.0", 1, ["0.weight"]),
+    "graph": (
+        fx.symbolic_trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))),
+        Samples.of(torch.randn(3, 2, 6)),
+        "#input.0",
+        2,
+        ["1.weight"],
+    ),
     "by name": (Normalised(), Samples.of({"shift": torch.randn(3, 1), "table": torch.randn(3, 12)}), "#input.1", 1, ["centre", "first.weight"]),
 }
 
@@ -85,11 +92,11 @@ def test_without_some_features_the_model_gives_what_it_gave_with_their_readers_z
     kept = (0, 2, 3, 5)
     new = apply_structure(model, [Keep(m, kept) for m in site.members])
     zeroed = copy.deepcopy(model)
-    gone = [c for c in range(site.features) if c not in kept]
+    gone = tuple(c for c in range(site.features) if c not in kept)
     with torch.no_grad():
         for m in site.members[1:]:
             if m.parameter.rpartition(".")[2].startswith("weight"):
-                zeroed.get_parameter(m.parameter).index_fill_(m.dim, torch.tensor(gone), 0.0)
+                zeroed.get_parameter(m.parameter).index_fill_(m.dim, torch.tensor(m.positions(gone)), 0.0)
         expected = zeroed(*samples.args, **samples.kwargs)
         torch.testing.assert_close(new(*samples.args, **samples.kwargs), expected)
     runtime = OnnxRuntime()
@@ -115,8 +122,10 @@ def test_integers_and_few_features_are_passed_over() -> None:
     assert find_input_sites(nn.Linear(3, 4).eval(), Samples.of(torch.zeros(2, 3))) == ((), ())
 
 
-def test_what_is_put_before_the_model_changes_neither_names_nor_signature_and_is_copied_with_it() -> None:
+@pytest.mark.parametrize("graph", [False, True])
+def test_what_is_put_before_the_model_changes_neither_names_nor_signature_and_is_copied_with_it(graph: bool) -> None:
     model = Image(fixed=False).eval()
+    model = fx.symbolic_trace(model) if graph else model
     new = copy.deepcopy(apply_structure(model, [Prepend("#input.0", Halved())]))
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():

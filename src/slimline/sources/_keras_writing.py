@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,15 @@ def compressed_file(model: KerasModel, example: Samples, kept: Kept, values: Map
         raise ModelError(f"{model.path} is an .h5 file, into which nothing is written back.", hint="Save the original with model.save('model.keras').")
     lifted = model.module(example)
     places = _places(model, example, kept)
+    factors = _factors(model, lifted, places, values)
+    values = _with_products(factors, values)
     biases = _check_names(model, lifted, values)
     tensors = _rearranged(model, _filled(lifted, places, values), places)
     weights: dict[str, np.ndarray[Any, Any]] = {path: tensors[number] for path, number in _of_layers(model)}
     config = copy.deepcopy(dict(model.parsed["config"]))
     owners = {path.rpartition("/vars/")[0]: path for path in weights}
-    for layer, where in _layers(config, "layers/"):
+    layers = list(_layers(config, "layers/"))
+    for layer, where in layers:
         layer.pop("build_config", None)  # the widths that it had
         own = [p for p in owners if p == where or p.startswith(where + "/")]
         added = next((n for n in biases if _home(model, places, n) in own), None)
@@ -74,7 +78,84 @@ def compressed_file(model: KerasModel, example: Samples, kept: Kept, values: Map
         before = {p: tuple(model.tensors[model.parsed["weights"][p]].shape) for p in weights if p.startswith(where + "/") and p in model.parsed["weights"]}
         if any(before[p] != weights[p].shape for p in before):
             _follow(layer, {p.removeprefix(where + "/"): weights[p].shape for p in weights if p.startswith(where + "/")})
+    if factors:
+        weights = _divided(config, layers, {f.home: f for f in factors.values()}, weights)
     return _archive(config, model.parsed["version"], weights)
+
+
+# -- layers that became two --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Of a dense layer's weight: ``first [rank, inputs]``, then ``second [outputs, rank]``. ``rows`` and ``columns``: the order of the file's kernel. ``home``: its group in the file."""
+
+    home: str
+    first: torch.Tensor
+    second: torch.Tensor
+    rows: np.ndarray[Any, Any]
+    columns: np.ndarray[Any, Any]
+
+
+def _factors(model: KerasModel, lifted: nn.Module, places: Mapping[str, np.ndarray[Any, Any]], values: Mapping[str, torch.Tensor]) -> dict[str, Factors]:
+    """Dense layers of the file in whose place the plan has put two linear ones, by their names in the lifted module."""
+    found: dict[str, Factors] = {}
+    for name, module in lifted.named_modules():
+        parts = tuple(f"{name}.{i}.weight" for i in (0, 1))
+        if not isinstance(module, nn.Linear) or any(p not in values for p in parts) or f"{name}.0.bias" in values:
+            continue
+        place = places[f"{name}.weight"]
+        if place.min() < 0:
+            continue
+        home = _home(model, places, f"{name}.weight")
+        number = model.parsed["weights"][f"{home}/vars/0"]
+        if model.tensors[number].ndim != 2:
+            continue
+        within = place - sum(t.numel() for t in model.tensors[:number])
+        rows, columns = within[0] // model.tensors[number].shape[1], within[:, 0] % model.tensors[number].shape[1]
+        first, second = (values[p].detach() for p in parts)
+        found[name] = Factors(home, first, second, np.argsort(rows), np.argsort(columns))
+    return found
+
+
+def _with_products(factors: Mapping[str, Factors], values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``values`` with one weight in the place of two factors."""
+    found = dict(values)
+    for name, f in factors.items():
+        del found[f"{name}.0.weight"], found[f"{name}.1.weight"]
+        found[f"{name}.weight"] = f.second @ f.first
+        if f"{name}.1.bias" in found:
+            found[f"{name}.bias"] = found.pop(f"{name}.1.bias")
+    return found
+
+
+def _divided(
+    config: Mapping[str, Any], layers: list[tuple[dict[str, Any], str]], factors: Mapping[str, Factors], weights: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Make each of ``factors``' layers a model of two, under its old name; the weights under the groups that all layers have after that."""
+    made: dict[int, Mapping[str, np.ndarray[Any, Any]]] = {}
+    for layer, where in layers:
+        held = {p.removeprefix(where + "/"): a for p, a in weights.items() if p.startswith(where + "/")}
+        made[id(layer)] = held
+        if (f := factors.get(where)) is None:
+            continue
+        if layer["class_name"] != "Dense":
+            raise ModelError(
+                f"The plan has put two layers in the place of {_name(layer)} ({layer['class_name']}), which are not written back.",
+                hint="Compress again with --without low_rank, or export to a runtime's own file.",
+            )
+        own = layer["config"]
+        narrow = {k: None if k.endswith(("_constraint", "_regularizer")) else v for k, v in own.items()}
+        narrow |= {"units": len(f.first), "use_bias": False, "activation": "linear"}
+        pair = [
+            {**{k: v for k, v in layer.items() if k not in ("name", "inbound_nodes")}, "config": {**c, "name": f"{own['name']}_{i}"}}
+            for i, c in enumerate((narrow, dict(own)))
+        ]
+        made[id(pair[0])] = {"vars/0": f.first.numpy().T[f.rows]}
+        made[id(pair[1])] = {**held, "vars/0": f.second.numpy()[f.columns].T}
+        layer.update({"module": "keras", "class_name": "Sequential", "config": {"name": own["name"], "trainable": own.get("trainable", True), "layers": pair}})
+    moved = {f"{where}/{rest}": array for layer, where in _layers(config, "layers/") for rest, array in made[id(layer)].items()}
+    return {**{p: a for p, a in weights.items() if not any(p.startswith(where + "/") for _, where in layers)}, **moved}
 
 
 # -- where values belong --------------------------------------------------------------------------------
@@ -166,9 +247,9 @@ def _rearranged(
     return result
 
 
-def _home(model: KerasModel, places: Mapping[str, np.ndarray[Any, Any]], bias: str) -> str:
-    """The group in the file of the layer that gets a bias."""
-    place = int(places[f"{bias.rpartition('.')[0]}.weight"].max())
+def _home(model: KerasModel, places: Mapping[str, np.ndarray[Any, Any]], parameter: str) -> str:
+    """The group in the file of the layer that a parameter belongs to, or a bias that it gets."""
+    place = int(places[f"{parameter.rpartition('.')[0]}.weight"].max())
     ends = np.cumsum([t.numel() for t in model.tensors])
     number = int(np.searchsorted(ends, place, side="right"))
     path = next(p for p, n in model.parsed["weights"].items() if n == number)

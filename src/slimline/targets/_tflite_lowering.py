@@ -21,6 +21,7 @@ from slimline.core.samples import Samples
 from slimline.errors import LoweringError, UnsupportedFormat
 from slimline.model.operations import CLAMP, PADS, RELU, SAME, activation_after, operation_name
 from slimline.model.program import Program
+from slimline.model.quantizers import mangled
 from slimline.targets._tflite_file import File, Grid, Tensor
 
 aten = torch.ops.aten
@@ -253,7 +254,7 @@ class Lowering:
         if not isinstance(source, fx.Node) or source.op != "get_attr":
             return None
         stem = str(source.target).removesuffix("__values")
-        found = next((e for p, e in self.program.encoded.items() if p.replace(".", "_") == stem), None)
+        found = next((e for p, e in self.program.encoded.items() if mangled(p) == stem), None)
         if found is None:
             raise LoweringError(f"{source.target} is decoded, but no plan says how it was encoded.")
         return found

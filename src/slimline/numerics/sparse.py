@@ -60,7 +60,7 @@ def second_order_mask(weight: torch.Tensor, format: Masked, moment: torch.Tensor
     kept, mask = weight.detach().float(), torch.ones_like(weight, dtype=torch.bool)
     rounds = 1 if format.m else ROUNDS
     for step in range(1, rounds + 1):
-        partial = format if step == rounds else Masked(sparsity=format.sparsity * (1 - (1 - step / rounds) ** 2))
+        partial = format if step == rounds else Masked(sparsity=format.sparsity * (1 - (1 - step / rounds) ** 2), axis=format.axis, block=format.block)
         mask = partial.masked_by(score(kept, "second_order", moment, None).masked_fill(~mask, -1.0))
         if step < rounds:
             kept = _refitted(weight, moment, mask)

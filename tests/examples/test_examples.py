@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from slimline.core.registry import registered
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
@@ -23,13 +25,23 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 ALONE = [
     "budgets.py",
     "custom_method.py",
+    "methods/block_drop.py",
+    "methods/block_sparse.py",
+    "methods/channel_prune.py",
     "methods/codebook.py",
+    "methods/dynamic_int8.py",
     "methods/feature_select.py",
+    "methods/low_rank.py",
     "methods/n_m.py",
+    "methods/product.py",
+    "methods/projection.py",
     "methods/resolution.py",
     "methods/scale.py",
+    "methods/static_int8.py",
     "methods/tucker.py",
     "methods/unstructured.py",
+    "methods/weight_only.py",
+    "recovery.py",
 ]
 
 
@@ -45,6 +57,10 @@ def test_every_example_is_run_here() -> None:
         "python_api.py",
         "walkthrough.py",
     }
+
+
+def test_every_method_has_an_example_of_a_page() -> None:
+    assert {p.stem for p in (EXAMPLES / "methods").glob("*.py")} == {*registered("methods")} - {"keep"}  # keep does nothing; static_int8's tells of it
 
 
 @pytest.mark.parametrize("name", ALONE)

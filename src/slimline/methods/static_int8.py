@@ -11,7 +11,7 @@ from slimline.core.edits import Edit
 from slimline.core.formats import Affine
 from slimline.core.plan import Method
 from slimline.core.site import Kind, Site
-from slimline.errors import UnsupportedSite
+from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import Range, WeightRange
@@ -36,7 +36,8 @@ class StaticInt8(Method):
     ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse and rounding that weighs error against
     code length; in the file and at run time nothing changes. ``reduce_range``: 8-bit weights leave one bit free, for processors without dot products of
     8-bit integers (x86 without VNNI), on which kernels add two products in 16 bits and saturate: plain int8 lost 1.9 points so on ResNet-20, and 0.1 with it
-    (``benchmarks/saturation.py``).
+    (``benchmarks/saturation.py``). ``power_of_two``: all steps, of weights and of values, are powers of two, for hardware that shifts; the runtimes here multiply, so it
+    is not offered, and it loses more than free steps do.
 
     Example:
         >>> StaticInt8(bits=4, rounding="second_order").label
@@ -58,6 +59,13 @@ class StaticInt8(Method):
     correct_bias: bool = True
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
     reduce_range: bool = False
+    power_of_two: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _rates_choose_their_steps(self) -> StaticInt8:
+        if self.power_of_two and self.rate:
+            raise UnsupportedFormat(f"static_int8: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow.")
+        return self
 
     @property
     def gains(self) -> tuple[str, ...]:
@@ -96,9 +104,20 @@ class StaticInt8(Method):
         moment = statistics.moment(site.id) if self.rounding == "second_order" else None
         if self.rounding == "second_order" and moment is None:
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
-        format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range)
+        format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range, power_of_two=self.power_of_two)
         parts = (
             encode_rate_aware(weight, format, moment, self.rate) if self.rate else statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
         )
         bias_bits = BIAS_BITS if self.rate else 0
-        return integer_edits(self.name, model, use, statistics, format, parts, range=self.range, correct_bias=self.correct_bias, bias_bits=bias_bits)
+        return integer_edits(
+            self.name,
+            model,
+            use,
+            statistics,
+            format,
+            parts,
+            range=self.range,
+            correct_bias=self.correct_bias,
+            bias_bits=bias_bits,
+            power_of_two=self.power_of_two,
+        )

@@ -26,7 +26,7 @@ class WeightOnly(Method):
 
     One scale per output channel (per row of an embedding), or with ``per_tensor`` one in all; with ``group``
     runs of that many inputs share one (linear layers). ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse
-    and rounding that weighs error against code length; in the file nothing changes.
+    and rounding that weighs error against code length; in the file nothing changes. ``power_of_two``: scales are powers of two, for hardware that shifts.
 
     Example:
         >>> WeightOnly(bits=4, group=32).label
@@ -44,6 +44,7 @@ class WeightOnly(Method):
     weight_range: WeightRange = "mse"
     rounding: Rounding = "nearest"
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
+    power_of_two: bool = False
 
     @property
     def gains(self) -> tuple[str, ...]:
@@ -53,6 +54,8 @@ class WeightOnly(Method):
     def _group_cuts_channels(self) -> WeightOnly:
         if self.group and self.granularity == "per_tensor":
             raise UnsupportedFormat(f"weight_only: group {self.group} with granularity per_tensor: a group cuts channels.")
+        if self.rate and self.power_of_two:
+            raise UnsupportedFormat(f"weight_only: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow.")
         if self.rate and self.group:
             raise UnsupportedFormat(f"weight_only: rate {self.rate:g} with group {self.group}: rate-aware rounding has one scale per channel.")
         return self
@@ -101,5 +104,5 @@ class WeightOnly(Method):
 
     def _format(self, axis: int) -> Affine:
         if self.group:
-            return Affine(bits=self.bits, granularity="per_group", group=self.group)
-        return Affine(bits=self.bits, granularity=self.granularity, axis=axis if self.granularity == "per_channel" else 0)
+            return Affine(bits=self.bits, granularity="per_group", group=self.group, power_of_two=self.power_of_two)
+        return Affine(bits=self.bits, granularity=self.granularity, axis=axis if self.granularity == "per_channel" else 0, power_of_two=self.power_of_two)

@@ -18,6 +18,7 @@ from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
 from slimline.model.coded import CodedBits
 from slimline.model.gradual import GradualMasks
+from slimline.model.quantizers import learn_steps
 from slimline.numerics.divergence import distillation_loss, relative_error
 
 Model = Callable[..., Any]
@@ -36,7 +37,7 @@ class Distillation:
     ``bf16``: autocast, where the processor is faster with it. ``features``: modules whose outputs
     the student matches too (only those of equal shape in both count); ``attention``: modules where it matches where the teacher looks, whatever the
     number of its channels. ``classes``: the outputs are class scores, not values. ``penalty``: what a mean coded bit of a weight costs, in nats of loss; for
-    a student that is a module with quantizers in the loop.
+    a student that is a module with quantizers in the loop. ``learn_steps``: of such a student the steps of values are trained, too.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
@@ -58,6 +59,7 @@ class Distillation:
     augmentation: Augmentation = Augmentation()
     threads: int = 0
     penalty: float = 0.0
+    learn_steps: bool = False
 
 
 class Answers:
@@ -112,6 +114,8 @@ def distil(
     ``modules``: the student as a module, for matching features and attention. ``answers``: the teacher's, kept from student to student. ``gradual``: the
     student's masks, which grow as it trains. Deterministic in the seed.
     """
+    if isinstance(student, nn.Module):
+        learn_steps(student, how.learn_steps)
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay)
     order = _Order(len(samples), how.batch, how.seed)

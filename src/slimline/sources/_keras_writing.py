@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def compressed_file(model: KerasModel, example: Samples, kept: Kept, values: Map
     if model.parsed["by_layer"] is not None:
         raise ModelError(f"{model.path} is an .h5 file, into which nothing is written back.", hint="Save the original with model.save('model.keras').")
     lifted = model.module(example)
-    places = _places(model, example, kept)
+    places = places_of(model, example, kept)
     biases = _check_names(model, lifted, values)
     tensors = _rearranged(model, _filled(lifted, places, values), places)
     weights: dict[str, np.ndarray[Any, Any]] = {path: tensors[number] for path, number in _of_layers(model)}
@@ -80,7 +81,7 @@ def compressed_file(model: KerasModel, example: Samples, kept: Kept, values: Map
 # -- where values belong --------------------------------------------------------------------------------
 
 
-def _places(model: KerasModel, example: Samples, kept: Kept) -> dict[str, np.ndarray[Any, Any]]:
+def places_of(model: KerasModel, example: Samples, kept: Kept = MappingProxyType({})) -> dict[str, np.ndarray[Any, Any]]:
     """Parameter or buffer of the lifted module -> for each of its elements after the cuts the place in the file (tensors laid end to end), or -1."""
     starts = np.cumsum([0, *(t.numel() for t in model.tensors)])
     digits = []

@@ -7,6 +7,7 @@ kernels see the plain weight. ``NonZero`` and ``ScatterND``, which would say the
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +86,9 @@ def dense(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: bo
     else:
         found = _codes(graph, f"{stem}__values", codes, base, masked=False)
     if isinstance(base, Codebook):
-        found = _call(graph, "Entries", [found, graph.put(f"{stem}__entries", encode.parts["codebook"].numpy())], f"{stem}__shared")
+        entries = encode.parts["codebook"].numpy()
+        home = f"entries__{zlib.crc32(entries.tobytes()):x}" if base.common else f"{stem}__entries"
+        found = _call(graph, "Entries", [found, graph.put(home, entries)], f"{stem}__shared")
     return _cast(graph, found, name) if to == TensorProto.FLOAT and base.grid is not None else found
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -27,6 +26,9 @@ from slimline.model.sites import find_sites
 from slimline.search.strategies.replay import check_replayable
 from slimline.search.workshop import Built, Workshop
 from slimline.store.cache import fingerprint
+
+if TYPE_CHECKING:
+    from slimline.job.keras_training import KerasTraining
 
 ROUNDED = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)  # their weights can be watched from outside; a recurrent layer's cannot
 
@@ -184,6 +186,34 @@ def raw_of(module: nn.Module, name: str) -> torch.Tensor:
     return tensor_of(module, name)
 
 
+@overload
+def prepare(
+    model: nn.Module,
+    plan: Plan | str | Path,
+    inputs: Any,
+    *,
+    steps: int,
+    targets: Any = ...,
+    loss: Callable[[Any, Any], torch.Tensor | None] | None = ...,
+    ramp: tuple[float, float] = ...,
+    target: str = ...,
+) -> Training: ...
+
+
+@overload
+def prepare(
+    model: object,
+    plan: Plan | str | Path,
+    inputs: Any,
+    *,
+    steps: int,
+    targets: Any = ...,
+    loss: Callable[[Any, Any], torch.Tensor | None] | None = ...,
+    ramp: tuple[float, float] = ...,
+    target: str = ...,
+) -> KerasTraining: ...
+
+
 def prepare(
     model: Any,
     plan: Plan | str | Path,
@@ -194,7 +224,7 @@ def prepare(
     loss: Callable[[Any, Any], torch.Tensor | None] | None = None,
     ramp: tuple[float, float] = (0.1, 0.7),
     target: str = "onnxruntime",
-) -> Any:
+) -> Training | KerasTraining:
     """Get ``model`` ready for ``steps`` steps of a training loop of your own, in which ``plan`` comes into force little by little.
 
     ``plan``: or the ``plan.json`` of an earlier run on a model of this architecture. ``inputs``: a few hundred samples (a tensor, a tuple or a dict of
@@ -220,9 +250,10 @@ def prepare(
                 training.step()
             training.export("model.onnx")
     """
-    keras = importlib.import_module("slimline.job.keras_training")
-    if keras.is_keras(model):
-        return keras.prepare_keras(model, plan, inputs, steps=steps, targets=targets, loss=loss, ramp=ramp, target=target)
+    from slimline.job.keras_training import is_keras, prepare_keras
+
+    if is_keras(model):
+        return prepare_keras(model, plan, inputs, steps=steps, targets=targets, loss=loss, ramp=ramp, target=target)
     was_training = model.training
     training = training_of(copy.deepcopy(model).eval(), as_plan(plan), Samples.of(inputs, targets), steps=steps, loss=loss, ramp=ramp, target=target)
     training.module.train(was_training)

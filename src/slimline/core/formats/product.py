@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 ROUNDS = 25  # of k-means at most
+DRAWN, TRIALS = 2**13, 4  # of k-means' start: vectors that are drawn from, and draws for each entry
 CHUNK = 2**24  # distances that are held at once
 
 
@@ -180,29 +181,29 @@ def nearest_vector(x: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor
 def cluster(x: torch.Tensor, k: int, weights: torch.Tensor | None = None) -> torch.Tensor:
     """k-means of the vectors ``x [n, d]``: entries ``[k, d]``. ``weights [n, d]``: how much each square counts.
 
-    The start is drawn from the vectors with a chance in proportion to their squared distance from those drawn before, by a generator of its own; an entry without vectors takes
-    the one that is worst off.
+    The start is drawn from at most ``DRAWN`` of the vectors, each entry the best of ``TRIALS`` that are drawn with a chance in proportion to their squared distance from
+    those before, by a generator of its own. An entry without vectors takes the one that is worst off.
 
     References:
-        Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007, section 2.2.
+        Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007, section 2.2; the best of several draws as in scikit-learn.
     """
     import torch
 
     x = x.float()
     w = torch.ones_like(x) if weights is None else weights.float()
     draw = torch.Generator().manual_seed(0)
+    few, counted = x[:: -(-len(x) // DRAWN)], w[:: -(-len(x) // DRAWN)]
     entries = torch.zeros(k, x.shape[1])
-    far = (w * x.square()).sum(1)
+    far = (counted * few.square()).sum(1)
     for i in range(k):
-        if i and float(far.sum()) > 0:
-            # torch.multinomial takes at most 2**24 vectors; a place on the running sum is the same draw.
-            running = far.double().cumsum(0)
-            at = torch.searchsorted(running, torch.rand((), generator=draw, dtype=torch.float64) * running[-1])
-            entries[i] = x[int(at.clamp(max=len(x) - 1))]
-        elif not i:
-            entries[i] = x[int(far.argmax())]
-        new = (w * (x - entries[i]).square()).sum(1)
-        far = new if not i else torch.minimum(far, new)
+        if float(far.sum()) <= 0 and i:
+            break
+        running = far.double().cumsum(0)
+        drawn = torch.searchsorted(running, torch.rand(TRIALS if i else 1, generator=draw, dtype=torch.float64) * running[-1]).clamp(max=len(few) - 1)
+        distances = (counted * (few - few[drawn, None]).square()).sum(2)
+        distances = torch.minimum(distances, far) if i else distances
+        best = int(distances.sum(1).argmin())
+        entries[i], far = few[drawn[best]], distances[best]
     for _ in range(ROUNDS):
         places = nearest_vector(x, entries, None if weights is None else w)
         mass = torch.zeros(k, x.shape[1]).index_add_(0, places, w)

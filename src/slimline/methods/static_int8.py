@@ -16,7 +16,7 @@ from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import Range, WeightRange
 from slimline.numerics.rate import encode_rate_aware
-from slimline.numerics.rounding import Rounding
+from slimline.numerics.rounding import Learned, Rounding
 
 if TYPE_CHECKING:
     from slimline.model.program import Program
@@ -30,7 +30,7 @@ BIG = 4096  # elements: below, what 2 bits save over 4 is less than the graph's 
 class StaticInt8(Method):
     """The layer runs in 8-bit integers; its weight is stored in ``bits``.
 
-    ``range`` is how the activations' ranges are set, ``weight_range`` the weight's, ``rounding`` how its integers are chosen;
+    ``range`` is how the activations' ranges are set, ``weight_range`` the weight's, ``rounding`` how its integers are chosen (``learned``: by descent after ``second_order``);
     ``correct_bias`` moves the bias by the mean error that rounding the weight makes
     (Nagel et al. 2019, eq. 17). Storing 4 or 2 bits halves or quarters the layer's bytes again at the same speed.
     ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse and rounding that weighs error against
@@ -55,7 +55,7 @@ class StaticInt8(Method):
     bits: Literal[2, 4, 8] = 8
     range: Range = "mse"
     weight_range: WeightRange = "mse"
-    rounding: Rounding = "nearest"
+    rounding: Learned = "nearest"
     correct_bias: bool = True
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
     reduce_range: bool = False
@@ -101,8 +101,8 @@ class StaticInt8(Method):
         """
         use = integer_use(self.name, model, site, statistics)
         weight = model.parameter(site.id).detach()
-        moment = statistics.moment(site.id) if self.rounding == "second_order" else None
-        if self.rounding == "second_order" and moment is None:
+        moment = statistics.moment(site.id) if self.rounding != "nearest" else None
+        if self.rounding != "nearest" and moment is None:
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
         format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range, power_of_two=self.power_of_two)
         parts = (

@@ -15,7 +15,7 @@ from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import WeightRange
 from slimline.numerics.rate import encode_rate_aware
-from slimline.numerics.rounding import Rounding, encode
+from slimline.numerics.rounding import Learned, encode
 
 GROUPS = (32, 64, 128)
 RATES = (1.0, 2.0, 3.0, 4.0, 5.0)  # bits saved of about seven
@@ -42,7 +42,7 @@ class WeightOnly(Method):
     granularity: Literal["per_tensor", "per_channel"] = "per_channel"
     group: int = pydantic.Field(default=0, ge=0)
     weight_range: WeightRange = "mse"
-    rounding: Rounding = "nearest"
+    rounding: Learned = "nearest"
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
     power_of_two: bool = False
 
@@ -88,15 +88,15 @@ class WeightOnly(Method):
             raise UnsupportedSite(
                 f"weight_only at {site.id}: group {self.group} needs a linear layer whose inputs are a multiple of it; this is a {use.op} {tuple(weight.shape)}."
             )
-        moment = statistics.moment(site.id) if statistics is not None and self.rounding == "second_order" else None
-        if self.rounding == "second_order" and moment is None:
+        moment = statistics.moment(site.id) if statistics is not None and self.rounding != "nearest" else None
+        if self.rounding != "nearest" and moment is None:
             raise UnsupportedSite(
                 f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest."
             )
         format = self._format(use.axis)
         if self.rate:
             parts = encode_rate_aware(weight, format, moment, self.rate)
-        elif self.rounding == "second_order":
+        elif self.rounding != "nearest":
             parts = statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
         else:
             parts = encode(weight, format, self.rounding, None, self.weight_range)

@@ -156,7 +156,9 @@ def svg(panels: Sequence[tuple[str, Sequence[float], dict[str, Sequence[float]]]
         pieces.append(f'<text x="{left}" y="{TOP - 12}">seconds</text>')
         for tick in across.ticks:
             place = left + tick.at * WIDTH / 100
-            pieces.append(f'<path d="M{place:.1f} {TOP + HEIGHT}v5" stroke="#999"/><text x="{place:.1f}" y="{TOP + HEIGHT + 20}" text-anchor="middle">{tick.text}</text>')
+            pieces.append(
+                f'<path d="M{place:.1f} {TOP + HEIGHT}v5" stroke="#999"/><text x="{place:.1f}" y="{TOP + HEIGHT + 20}" text-anchor="middle">{tick.text}</text>'
+            )
         for tick in up.ticks:
             place = TOP + HEIGHT - tick.at * HEIGHT / 100
             pieces.append(f'<path d="M{left - 5} {place:.1f}h5" stroke="#999"/><text x="{left - 9}" y="{place + 4:.1f}" text-anchor="end">{tick.text}</text>')
@@ -196,7 +198,9 @@ def main() -> None:
             found.append(row)
             rows.append({"weights": w, "samples": s, **row})
             size = f"{w} ({s} samples)" if title == "weights" else str(s)
-            print(f"{size:>20s}  {row['sites_found']:5.0f}  {row['options_measured']:7.0f}  " + "".join(f"{row[p]:12.2f}" for p in (*PARTS, "total")), flush=True)
+            print(
+                f"{size:>20s}  {row['sites_found']:5.0f}  {row['options_measured']:7.0f}  " + "".join(f"{row[p]:12.2f}" for p in (*PARTS, "total")), flush=True
+            )
         x = [float(w if title == "weights" else s) for w, s in sizes]
         if len(x) > 1:
             lines = {p: [r[p] for r in found] for p in ("total", *PARTS)}

@@ -137,7 +137,10 @@ def main() -> None:
         best = min(competing, key=lambda r: r.objective(budget, latencies[r.name]), default=None)
         if joint is not None and best is not None:
             a, b = (r.objective(budget, latencies[r.name]) for r in (joint, best))
-            print(f"joint / best single ({best.name}): {a / b:.3f} of what is minimised{'' if joint.keeps(budget) else '; the joint result breaks a limit'}", flush=True)
+            print(
+                f"joint / best single ({best.name}): {a / b:.3f} of what is minimised{'' if joint.keeps(budget) else '; the joint result breaks a limit'}",
+                flush=True,
+            )
         for r in made:
             assert r.report is not None and r.report.compressed is not None and r.report.drop is not None
             c, d = r.report.compressed, r.report.drop

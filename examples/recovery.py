@@ -54,7 +54,11 @@ def main() -> None:
     site = next(s for s in find_sites(network, samples[:2])[0] if s.id == "2#channels")
     edits = ChannelPrune(keep=0.25).rewrite(network, site, StructureStatistics.collect(network, samples, None, seed=0, moments=True))
     how = Distillation(steps=STEPS, batch=64)
-    for label, taught in (("answers", how), ("and features", dataclasses.replace(how, features=("0",))), ("and attention", dataclasses.replace(how, attention=("2",)))):
+    for label, taught in (
+        ("answers", how),
+        ("and features", dataclasses.replace(how, features=("0",))),
+        ("and attention", dataclasses.replace(how, attention=("2",))),
+    ):
         student = apply_structure(network, edits)
         distil(student, student.parameters(), network, samples, taught, modules=student)
         with torch.no_grad():

@@ -23,7 +23,9 @@ from slimline.model.structure_statistics import StructureStatistics
 
 def main() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 5))
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 5)
+    )
     network.eval()
     x, y = torch.randn(128, 3, 8, 8), torch.randint(5, (128,))
     samples = Samples.of(x, y)

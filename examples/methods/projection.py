@@ -52,7 +52,9 @@ def main() -> None:
         narrow = reconstruct(network, apply_structure(network, edits), edits, samples)
         before = accuracy(narrow)
         train(narrow, x[known], y[known], 3)
-        print(f"{dimensions} components: {before:.1%} right, {accuracy(narrow):.1%} after training; first layer {tuple(narrow.get_parameter('0.weight').shape)}")
+        print(
+            f"{dimensions} components: {before:.1%} right, {accuracy(narrow):.1%} after training; first layer {tuple(narrow.get_parameter('0.weight').shape)}"
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,13 @@ class TestBuiltIn(FormatSuite):
         Masked(values=Affine(bits=4, axis=1), sparsity=0.5, axis=0, block=(4, 1)),
     )
     shapes = ((4, 8), (2, 4, 3, 4))
-    refused = ((Affine(bits=4, granularity="per_group", group=4), (3, 6)), (Masked.pattern(2, 4), (3, 6)), (Masked.pattern(2, 4), (8,)), (Masked(block=(2, 2)), (3, 6)), (Product(d=4), (3, 6)))
+    refused = (
+        (Affine(bits=4, granularity="per_group", group=4), (3, 6)),
+        (Masked.pattern(2, 4), (3, 6)),
+        (Masked.pattern(2, 4), (8,)),
+        (Masked(block=(2, 2)), (3, 6)),
+        (Product(d=4), (3, 6)),
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -30,7 +30,9 @@ def masks(program: Program) -> list[torch.Tensor]:
     return [m.get_buffer("mask") for m in program.module.modules() if isinstance(m, FakeWeight)]
 
 
-@pytest.mark.parametrize("format", [Masked(sparsity=0.75), Masked.pattern(2, 4, Affine()), Masked(values=Affine(bits=4), sparsity=0.5, block=(4, 1))], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "format", [Masked(sparsity=0.75), Masked.pattern(2, 4, Affine()), Masked(values=Affine(bits=4), sparsity=0.5, block=(4, 1))], ids=lambda f: f.name
+)
 @pytest.mark.parametrize("importance", ["magnitude", "movement"])
 def test_zeros_grow_to_their_share_and_stay(format: Masked, importance: str) -> None:
     network, program, training, samples = lesson(format)
@@ -66,10 +68,10 @@ def test_it_starts_from_the_weights_before_any_mask() -> None:
 
 
 def test_movement_removes_what_training_moves_towards_zero() -> None:
-    _, program, training, samples = lesson(Masked(sparsity=0.5))
+    _, program, training, _ = lesson(Masked(sparsity=0.5))
     gradual = GradualMasks(training.module, program.parameters(), 10, importance="movement", ramp=1.0)
     for _ in range(10):
-        for layer, _, weight in gradual.layers:
+        for _, _, weight in gradual.layers:
             weight.grad = weight.detach().clone()  # towards zero, the more the larger
         gradual.observe()
         gradual.step()

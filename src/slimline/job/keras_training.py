@@ -198,7 +198,9 @@ def _variables(model: Any, lifted: KerasModel) -> list[Any]:
     found = []
     for tensor in marked.tensors:
         number = float(tensor.flatten()[0]) - FIRST if tensor.is_floating_point() and tensor.numel() else -1.0
-        known = number.is_integer() and 0 <= number < len(weights) and bool((tensor == tensor.flatten()[0]).all()) and weights[int(number)].shape == tensor.shape
+        known = (
+            number.is_integer() and 0 <= number < len(weights) and bool((tensor == tensor.flatten()[0]).all()) and weights[int(number)].shape == tensor.shape
+        )
         found.append(weights[int(number)] if known else None)
     return found
 
@@ -215,4 +217,3 @@ def _tensors(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_tensors, value))
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
-

@@ -13,8 +13,8 @@ from slimline.core.plan import Method
 from slimline.core.site import Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.integer import OPS, integer_edits, integer_use
-from slimline.model.program import WeightUse
 from slimline.model.masking import LEAST, Compact, Execute, has_moments, runs_in_integers
+from slimline.model.program import WeightUse
 from slimline.numerics.codebook import Init
 from slimline.numerics.rounding import Rounding
 from slimline.numerics.sparse import common_entries, entries_of, settle_shared
@@ -50,7 +50,9 @@ class SharedWeights(Compact):
     @pydantic.model_validator(mode="after")
     def _common_entries_are_integers(self) -> SharedWeights:
         if self.common and self.values == "float32":
-            raise UnsupportedFormat("codebook: common float entries: weights of other layers have other sizes, which only scales make alike.", hint="Use values=int8.")
+            raise UnsupportedFormat(
+                "codebook: common float entries: weights of other layers have other sizes, which only scales make alike.", hint="Use values=int8."
+            )
         return self
 
     @classmethod

@@ -106,7 +106,7 @@ def _check_linear(model: nn.Module, site: Site, whole: tuple[Mix, ...], values: 
     """With all components kept the model must give what it gave: else something between the input and its readers is not linear."""
     try:
         before, after = model(values), apply_structure(model, whole)(values)
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the reason
+    except Exception as error:
         lines = str(error).splitlines()
         raise UnsupportedSite(f"projection at {site.id}: the model does not run on this input alone: {lines[0] if lines else type(error).__name__}") from error
     if not isinstance(before, torch.Tensor) or float((after - before).abs().max()) > CLOSE * max(float(before.abs().max()), 1e-6):

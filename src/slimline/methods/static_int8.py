@@ -64,7 +64,9 @@ class StaticInt8(Method):
     @pydantic.model_validator(mode="after")
     def _rates_choose_their_steps(self) -> StaticInt8:
         if self.power_of_two and self.rate:
-            raise UnsupportedFormat(f"static_int8: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow.")
+            raise UnsupportedFormat(
+                f"static_int8: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow."
+            )
         return self
 
     @property

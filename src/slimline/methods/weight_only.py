@@ -55,7 +55,9 @@ class WeightOnly(Method):
         if self.group and self.granularity == "per_tensor":
             raise UnsupportedFormat(f"weight_only: group {self.group} with granularity per_tensor: a group cuts channels.")
         if self.rate and self.power_of_two:
-            raise UnsupportedFormat(f"weight_only: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow.")
+            raise UnsupportedFormat(
+                f"weight_only: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow."
+            )
         if self.rate and self.group:
             raise UnsupportedFormat(f"weight_only: rate {self.rate:g} with group {self.group}: rate-aware rounding has one scale per channel.")
         return self

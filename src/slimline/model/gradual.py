@@ -28,9 +28,7 @@ class GradualMasks:
         Sanh, Wolf and Rush, "Movement Pruning", NeurIPS 2020, eq. 3 (movement).
     """
 
-    def __init__(
-        self, module: nn.Module, dense: Mapping[str, torch.Tensor], steps: int, *, importance: Importance = "magnitude", ramp: float = 0.6
-    ) -> None:
+    def __init__(self, module: nn.Module, dense: Mapping[str, torch.Tensor], steps: int, *, importance: Importance = "magnitude", ramp: float = 0.6) -> None:
         if steps < 1 or not 0 < ramp <= 1:
             raise UsageError(f"steps={steps}, ramp={ramp}: there is no schedule in that.", hint="Give steps >= 1 and a ramp in (0, 1].")
         owners = dict(module.named_parameters())

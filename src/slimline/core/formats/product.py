@@ -52,7 +52,9 @@ class Product(Data):
 
     @pydantic.model_validator(mode="after")
     def _one_scale_for_a_vector(self) -> Product:
-        if isinstance(self.values, Affine) and (self.values.granularity == "per_group" or (self.values.granularity == "per_channel" and self.values.axis != self.axis)):
+        if isinstance(self.values, Affine) and (
+            self.values.granularity == "per_group" or (self.values.granularity == "per_channel" and self.values.axis != self.axis)
+        ):
             raise UnsupportedFormat(f"{self.name}: a vector's entries need one scale: per channel along dimension {self.axis}, or per tensor.")
         return self
 

@@ -80,6 +80,15 @@ def test_movement_removes_what_training_moves_towards_zero() -> None:
         assert float(weight.detach().abs()[kept].max()) <= float(weight.detach().abs()[~kept].min())
 
 
+def test_training_that_is_stopped_leaves_whole_masks() -> None:
+    network, program, training, samples = lesson(Masked(sparsity=0.75))
+    gradual = GradualMasks(training.module, program.parameters(), STEPS)
+    left = iter([False] * 15 + [True])
+    how = Distillation(steps=STEPS, batch=32)
+    assert distil(training.module, training.module.parameters(), network, samples, how, gradual=gradual, stop=lambda: next(left)) == 15
+    assert [float(m.float().mean()) for m in masks(training)] == pytest.approx([0.25, 0.25], abs=0.01)
+
+
 def test_no_steps_are_no_schedule() -> None:
     _, program, training, _ = lesson(Masked(sparsity=0.5))
     with pytest.raises(UsageError, match="no schedule"):

@@ -53,9 +53,17 @@ class GradualMasks:
     def step(self) -> None:
         """After a step of the optimizer; every ``EVERY`` steps, and at the end of the ramp, masks grow."""
         self.done += 1
-        if self.done > self.last or (self.done % EVERY and self.done < self.last):
-            return
-        share = 1 - (1 - self.done / self.last) ** 3
+        if self.done == self.last or (self.done < self.last and self.done % EVERY == 0):
+            self._grow(1 - (1 - self.done / self.last) ** 3)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Let masks be whole where training ended before its time."""
+        if self.done < self.last:
+            self.done = self.last
+            self._grow(1.0)
+
+    def _grow(self, share: float) -> None:
         for index, (layer, format, weight) in enumerate(self.layers):
             mask = layer.get_buffer("mask")
             scores = self._moved[index] if self._moved else weight.abs()

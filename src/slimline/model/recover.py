@@ -126,6 +126,8 @@ def distil(
     with _Features(modules, teacher, how.features, how.attention) as features:
         for step in range(how.steps):
             if stop():
+                if gradual is not None:
+                    gradual.finish()
                 return step
             for group in optimizer.param_groups:
                 group["lr"] = how.learning_rate * _cosine(step, how.steps)

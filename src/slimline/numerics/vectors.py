@@ -31,7 +31,8 @@ def encode_vectors(weight: torch.Tensor, format: Product, moment: torch.Tensor) 
     if format.axis != 0:
         raise UnsupportedFormat(f"{format.name}: choosing vectors by the outputs needs them along dimension 0 (here {format.axis}).")
     w = weight.detach().float()
-    parts = format.encode(w)
+    format.check(tuple(w.shape))
+    parts = {"scale": format.values.encode(w)["scale"]} if isinstance(format.values, Affine) else {}
     square = moment.reshape(-1, *moment.shape[-2:]).double()
     groups, n = square.shape[:2]
     scale = (format.values.spread(parts["scale"], tuple(w.shape)) if isinstance(format.values, Affine) else torch.ones(())).expand(w.shape)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 25  # of k-means at most
 DRAWN, TRIALS = 2**13, 4  # of k-means' start: vectors that are drawn from, and draws for each entry
+FITTED = 2**16  # vectors that entries are fitted to: 256 for each of the most that there are
 CHUNK = 2**24  # distances that are held at once
 
 
@@ -80,7 +81,8 @@ class Product(Data):
     def grid(self) -> Affine | None:
         return self.values.grid
 
-    def _check(self, shape: tuple[int, ...]) -> None:
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ``UnsupportedFormat`` where runs do not divide the inputs."""
         if len(shape) < 2 or shape[1 - self.axis] % self.d:
             raise UnsupportedFormat(f"{self.name}: dimension {1 - self.axis} of {shape} is no multiple of {self.d}.")
 
@@ -98,7 +100,7 @@ class Product(Data):
 
     def encode(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Entries by k-means. For better ones give ``assign`` a codebook of your own."""
-        self._check(tuple(weight.shape))
+        self.check(tuple(weight.shape))
         w = weight.detach().float()
         tables: dict[str, torch.Tensor] = {}
         if isinstance(self.values, Affine):
@@ -115,7 +117,7 @@ class Product(Data):
     def assign(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         import torch
 
-        self._check(tuple(weight.shape))
+        self.check(tuple(weight.shape))
         entries = parts["codebook"].detach()
         entries = self.settled(entries) if entries.is_floating_point() else entries
         runs = self.runs(self.relative(weight.detach().float(), parts))
@@ -181,7 +183,7 @@ def nearest_vector(x: torch.Tensor, entries: torch.Tensor, weights: torch.Tensor
 
 
 def cluster(x: torch.Tensor, k: int, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """k-means of the vectors ``x [n, d]``: entries ``[k, d]``. ``weights [n, d]``: how much each square counts.
+    """k-means of the vectors ``x [n, d]``, at most ``FITTED`` of them: entries ``[k, d]``. ``weights [n, d]``: how much each square counts.
 
     The start is drawn from at most ``DRAWN`` of the vectors, each entry the best of ``TRIALS`` that are drawn with a chance in proportion to their squared distance from
     those before, by a generator of its own. An entry without vectors takes the one that is worst off.
@@ -191,8 +193,8 @@ def cluster(x: torch.Tensor, k: int, weights: torch.Tensor | None = None) -> tor
     """
     import torch
 
-    x = x.float()
-    w = torch.ones_like(x) if weights is None else weights.float()
+    x = x[:: -(-len(x) // FITTED)].float()
+    w = torch.ones_like(x) if weights is None else weights[:: -(-len(weights) // FITTED)].float()
     draw = torch.Generator().manual_seed(0)
     few, counted = x[:: -(-len(x) // DRAWN)], w[:: -(-len(x) // DRAWN)]
     entries = torch.zeros(k, x.shape[1])

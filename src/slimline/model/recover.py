@@ -37,7 +37,8 @@ class Distillation:
     ``bf16``: autocast, where the processor is faster with it. ``features``: modules whose outputs
     the student matches too (only those of equal shape in both count); ``attention``: modules where it matches where the teacher looks, whatever the
     number of its channels. ``classes``: the outputs are class scores, not values. ``penalty``: what a mean coded bit of a weight costs, in nats of loss; for
-    a student that is a module with quantizers in the loop. ``learn_steps``: of such a student the steps of values are trained, too.
+    a student that is a module with quantizers in the loop. ``learn_steps``: of such a student the steps of values are trained, too;
+    ``gradual``: its masks are to grow, which ``distil`` is given the schedule for.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
@@ -60,6 +61,7 @@ class Distillation:
     threads: int = 0
     penalty: float = 0.0
     learn_steps: bool = False
+    gradual: bool = False
 
 
 class Answers:

@@ -20,7 +20,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -142,15 +142,13 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
     return sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True)) / sum((p - mean_a) ** 2 for p in a)
 
 
-def svg(panels: Sequence[tuple[str, Sequence[float], dict[str, Sequence[float]]]]) -> str:
+def svg(panels: Sequence[tuple[str, Sequence[float], Mapping[str, Sequence[float]]]]) -> str:
     """Panels side by side, both axes logarithmic: ``(title, x, seconds by part)``."""
-    text: Callable[[float], str] = lambda v: f"{v:g}"  # noqa: E731 - as ``plots.axis`` takes it
     pieces = []
     for number, (title, x, lines) in enumerate(panels):
         left = LEFT + number * (WIDTH + LEFT + 110)
-        across = axis(x, title, text, log=True)
-        up = axis([max(v, 1e-3) for ys in lines.values() for v in ys], "seconds", text, log=True)
-        at = lambda a, b, left=left, across=across, up=up: (left + across.place(a) * WIDTH / 100, TOP + HEIGHT - up.place(b) * HEIGHT / 100)  # noqa: E731
+        across = axis(x, title, "{:g}".format, log=True)
+        up = axis([max(v, 1e-3) for ys in lines.values() for v in ys], "seconds", "{:g}".format, log=True)
         pieces.append(f'<rect x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>')
         pieces.append(f'<text x="{left + WIDTH / 2}" y="{TOP + HEIGHT + 42}" text-anchor="middle">{title}</text>')
         pieces.append(f'<text x="{left}" y="{TOP - 12}">seconds</text>')
@@ -163,7 +161,8 @@ def svg(panels: Sequence[tuple[str, Sequence[float], dict[str, Sequence[float]]]
             place = TOP + HEIGHT - tick.at * HEIGHT / 100
             pieces.append(f'<path d="M{left - 5} {place:.1f}h5" stroke="#999"/><text x="{left - 9}" y="{place + 4:.1f}" text-anchor="end">{tick.text}</text>')
         for name, ys in lines.items():
-            points = [at(a, max(b, 1e-3)) for a, b in zip(x, ys, strict=True)]
+            places = [(across.place(a), up.place(max(b, 1e-3))) for a, b in zip(x, ys, strict=True)]
+            points = [(left + p * WIDTH / 100, TOP + HEIGHT - q * HEIGHT / 100) for p, q in places]
             path = "M" + "L".join(f"{p:.1f} {q:.1f}" for p, q in points)
             pieces.append(f'<path d="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="{3 if name == "total" else 1.5}"/>')
             pieces.append(f'<text x="{points[-1][0] + 6:.1f}" y="{points[-1][1] + 4:.1f}" fill="{COLOURS[name]}">{name} {exponent(x, ys):.2f}</text>')

@@ -25,6 +25,7 @@ import argparse
 import copy
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def mnist(path: Path, trained: int) -> tuple[Part, Part, Part]:
     return (x[:trained], y[:trained]), (x[trained:], y[trained:]), (x_test, y_test)
 
 
-def _idx(path: Path) -> np.ndarray:  # type: ignore[type-arg]
+def _idx(path: Path) -> np.ndarray[Any, Any]:
     """An array in the format of MNIST's site: two zeros, a type, the number of dimensions, the dimensions, bytes."""
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     dimensions = content[3]

@@ -39,6 +39,7 @@ def main() -> None:
     wanted = network(x)
     for site in find_sites(network, Samples.of(x[:2]))[0]:
         for method in BlockDrop.candidates(site):
+            assert isinstance(method, BlockDrop)
             shallower = apply_structure(network, method.rewrite(network, site, None))
             error = float((shallower(x) - wanted).norm() / wanted.norm())
             print(f"without {site.module}: {sum(p.numel() for p in shallower.parameters()):,} parameters, error of the outputs {error:.1%}")

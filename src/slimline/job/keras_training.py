@@ -197,11 +197,9 @@ def _variables(model: Any, lifted: KerasModel) -> list[Any]:
         raise ModelError("The Keras model is saved differently each time.", hint="Train the PyTorch module that slimline makes of it.")
     found = []
     for tensor in marked.tensors:
-        number = float(tensor.flatten()[0]) - FIRST if tensor.is_floating_point() and tensor.numel() else -1.0
-        known = (
-            number.is_integer() and 0 <= number < len(weights) and bool((tensor == tensor.flatten()[0]).all()) and weights[int(number)].shape == tensor.shape
-        )
-        found.append(weights[int(number)] if known else None)
+        mark = float(tensor.flatten()[0]) - FIRST if tensor.is_floating_point() and tensor.numel() else -1.0
+        known = mark.is_integer() and 0 <= mark < len(weights) and bool((tensor == tensor.flatten()[0]).all()) and weights[int(mark)].shape == tensor.shape
+        found.append(weights[int(mark)] if known else None)
     return found
 
 

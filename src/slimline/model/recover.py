@@ -256,7 +256,8 @@ def attention_map(features: torch.Tensor) -> torch.Tensor:
         [[9.0, 4.0]]
     """
     energy = features.float().square().mean(1 if features.ndim == 4 else -1).flatten(1)
-    return energy / energy.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    unit: torch.Tensor = energy / energy.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return unit
 
 
 class _Features(contextlib.AbstractContextManager["_Features"]):

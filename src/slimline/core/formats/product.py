@@ -88,7 +88,8 @@ class Product(Data):
 
     def runs(self, weight: torch.Tensor) -> torch.Tensor:
         """``[..., d]``, with the dimensions of the indices before it."""
-        return weight.unflatten(1 - self.axis, (-1, self.d)).movedim(2 - self.axis, -1)
+        found: torch.Tensor = weight.unflatten(1 - self.axis, (-1, self.d)).movedim(2 - self.axis, -1)
+        return found
 
     def joined(self, runs: torch.Tensor) -> torch.Tensor:
         """The inverse of ``runs``."""

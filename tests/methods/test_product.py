@@ -87,7 +87,8 @@ def test_it_executes_in_integers_and_float_entries_do_not() -> None:
 
 def test_small_layers_get_no_offer_and_runs_that_do_not_divide_are_refused() -> None:
     assert [m.label for m in ProductCodes.candidates(Site(id="a.weight", kind="weight", op="linear", shape=(256, 68)))] == ["product"]
-    assert ProductCodes.candidates(Site(id="a.weight", kind="weight", op="linear", shape=(64, 64))) == ()
+    assert [m.label for m in ProductCodes.candidates(Site(id="a.weight", kind="weight", op="linear", shape=(64, 68)))] == ["product(k=64)"]
+    assert ProductCodes.candidates(Site(id="a.weight", kind="weight", op="linear", shape=(32, 64))) == ()
     with pytest.raises(UnsupportedSite, match="no multiple of 5"):
         encoded(ProductCodes(d=5))
     with pytest.raises(UnsupportedFormat, match="one scale"):

@@ -17,7 +17,7 @@ from slimline.model.masking import Compact, Execute, has_moments, runs_in_intege
 from slimline.numerics.rounding import Rounding
 from slimline.numerics.vectors import encode_vectors
 
-BIG = 16_384  # elements: below, 256 vectors take more than they save
+BIG, FAIR = 16_384, 4_096  # elements: below, 256 vectors take more than they save, and 64
 LENGTHS = (4, 8)
 
 
@@ -45,10 +45,11 @@ class ProductCodes(Compact):
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
-        """Runs of 4 and of 8, where they divide the inputs of a large layer that runs in integers."""
-        if site.kind != "weight" or not runs_in_integers(site) or not has_moments(site) or math.prod(site.shape) < BIG:
+        """Runs of 4 and of 8, where they divide the inputs of a large layer that runs in integers; fewer vectors where it is not so large."""
+        if site.kind != "weight" or not runs_in_integers(site) or not has_moments(site) or math.prod(site.shape) < FAIR:
             return ()
-        return tuple(cls(d=d) for d in LENGTHS if site.shape[1] % d == 0)
+        k = 256 if math.prod(site.shape) >= BIG else 64
+        return tuple(cls(k=k, d=d) for d in LENGTHS if site.shape[1] % d == 0)
 
     def rewrite(self, model: Any, site: Site, statistics: Any) -> tuple[Edit, ...]:
         """The vectors and every run's index.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from slimline.core.formats import Affine, Codebook, Float, Masked, format_of
+from slimline.core.formats import Affine, Codebook, Float, Masked, Product, format_of
 from slimline.errors import UnsupportedFormat
 from slimline.testing.format_suite import FormatSuite
 
@@ -23,9 +23,19 @@ class TestBuiltIn(FormatSuite):
         *(Masked.pattern(2, 4, v) for v in (Float(), Affine(), Affine(bits=4), Codebook(k=8, zero=True))),
         Masked.pattern(1, 2, Affine(axis=1), axis=0),
         Masked(values=Affine(bits=2), sparsity=0.25),
+        *(Product(k=k, d=2, values=v) for k, v in ((4, Float()), (16, Affine()), (5, Affine(bits=4)))),
+        Product(k=8, d=2, values=Affine(axis=1), axis=1),
+        *(Masked(values=v, sparsity=0.75, block=(2, 2)) for v in (Float(), Affine(bits=4), Codebook(k=8, values=Affine(), zero=True))),
+        Masked(values=Affine(bits=4, axis=1), sparsity=0.5, axis=0, block=(4, 1)),
     )
     shapes = ((4, 8), (2, 4, 3, 4))
-    refused = ((Affine(bits=4, granularity="per_group", group=4), (3, 6)), (Masked.pattern(2, 4), (3, 6)), (Masked.pattern(2, 4), (8,)))
+    refused = (
+        (Affine(bits=4, granularity="per_group", group=4), (3, 6)),
+        (Masked.pattern(2, 4), (3, 6)),
+        (Masked.pattern(2, 4), (8,)),
+        (Masked(block=(2, 2)), (3, 6)),
+        (Product(d=4), (3, 6)),
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimline.core.edits import Encode
-from slimline.core.formats import Affine, Codebook, Float, Format, Masked
+from slimline.core.formats import Affine, Codebook, Float, Format, Masked, Product
 from slimline.core.samples import Samples
 from slimline.model.program import Program
 from slimline.model.quantizers import FakeWeight, freeze, quantize
@@ -20,6 +20,8 @@ FORMATS: tuple[Format, ...] = (
     Masked.pattern(2, 4, Affine()),
     Codebook(k=4),
     Codebook(k=8, values=Affine()),
+    Product(k=16, d=2, values=Affine()),
+    Masked(values=Affine(bits=4), sparsity=0.75, block=(4, 1)),
     Masked(values=Codebook(k=8, values=Affine(), zero=True), sparsity=0.5),
 )
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
-from slimline.model.recover import Answers, Distillation, distil
+from slimline.model.recover import Answers, Distillation, attention_map, distil
 from slimline.numerics.divergence import distillation_loss
 
 HOW = Distillation(steps=40, batch=16, learning_rate=0.02, augmentation=Augmentation(mix=True))
@@ -110,3 +110,44 @@ def test_training_brings_values_back_and_leaves_a_shift_of_class_scores(classes:
     assert distil(net, net.parameters(), teacher, samples, how) == 200
     left = float((net.bias - teacher.bias).detach().abs().mean())
     assert left == pytest.approx(1.0, abs=0.05) if classes else left < 0.1
+
+
+class Seeing(nn.Module):
+    """Two convolutions of ``width`` channels and a head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+        return out
+
+
+def looked_at(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    hook = net.get_submodule("second").register_forward_hook(lambda _m, _i, output: seen.append(output))
+    with torch.no_grad():
+        net(x)
+    hook.remove()
+    return attention_map(seen[0])
+
+
+def test_a_narrower_student_learns_where_its_teacher_looks() -> None:
+    torch.manual_seed(0)
+    teacher, samples = Seeing(12).eval(), Samples.of(torch.randn(64, 1, 6, 6))
+    apart = {}
+    for attention in ((), ("second",)):
+        torch.manual_seed(1)
+        net = Seeing(6)
+        how = Distillation(steps=60, batch=32, learning_rate=0.02, attention=attention)
+        distil(net, net.parameters(), teacher, samples, how, modules=net)
+        apart[attention] = float((looked_at(net, samples.args[0]) - looked_at(teacher, samples.args[0])).square().sum(1).mean())
+    assert apart["second",] < 0.5 * apart[()]
+
+
+def test_attention_maps_of_sequences_are_over_their_positions() -> None:
+    found = attention_map(torch.randn(3, 5, 7))
+    assert found.shape == (3, 5)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))

@@ -9,7 +9,7 @@ import torch
 
 from slimline.core.formats import Affine
 from slimline.errors import UnsupportedFormat
-from slimline.numerics.hessian import DAMPING, compensate, output_error, round_second_order, saliency
+from slimline.numerics.hessian import DAMPING, compensate, descend, output_error, round_second_order, saliency
 from slimline.numerics.rounding import SHARES, encode
 
 
@@ -175,3 +175,24 @@ def test_rounding_under_a_mask_leaves_zeros_and_beats_rounding_after_the_fact() 
     assert not q[~mask].any()
     late = round_second_order(weight, moment, scale, 7) * mask
     assert output_error(q * scale - weight, moment) < output_error(late * scale - weight, moment)
+
+
+def test_descent_ends_where_no_single_change_helps_and_below_the_sweep() -> None:
+    torch.manual_seed(0)
+    moment = (x := correlated(24)).T.double() @ x.double() / len(x)
+    weight, scale = torch.randn(40, 24), torch.full((40, 1), 0.9)
+    start = round_second_order(weight, moment, scale, 1)
+    found = descend(weight, moment, scale, 1, start)
+    before, after = (float(output_error(q * scale - weight, moment)) for q in (start, found))
+    assert after < before
+    for row in range(40):
+        for column in range(24):
+            for step in (-1, 1):
+                other = found.clone()
+                other[row, column] = (other[row, column] + step).clamp(-1, 1)
+                assert float(output_error(other * scale - weight, moment)) >= after - 1e-9
+
+
+def test_descent_leaves_inputs_that_are_always_zero_alone() -> None:
+    moment = torch.diag(torch.tensor([1.0, 0.0]))
+    assert descend(torch.tensor([[2.2, 5.0]]), moment, torch.ones(1, 1), 7, torch.tensor([[0, 3]], dtype=torch.int8)).tolist() == [[2, 3]]

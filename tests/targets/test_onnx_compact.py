@@ -11,7 +11,7 @@ from torch import nn
 
 from slimline.core.contracts import Artifact
 from slimline.core.edits import Encode, Numerics, QuantizeValue
-from slimline.core.formats import Affine, Codebook, Float, Format, Masked
+from slimline.core.formats import Affine, Codebook, Float, Format, Masked, Product
 from slimline.core.samples import Samples
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
@@ -25,18 +25,23 @@ INTEGERS = (
     Masked(values=Affine(bits=4), sparsity=0.75),
     Masked(values=Affine(bits=2), sparsity=0.9),
     Masked.pattern(2, 4, INT8),
+    Masked(values=Affine(bits=4), sparsity=0.75, block=(1, 4)),
     Codebook(k=4, values=INT8),
     Codebook(k=8, values=INT8),
     Codebook(k=16, values=INT8),
     Codebook(k=200, values=Affine()),
+    Product(k=16, d=4, values=INT8),
+    Product(k=100, d=2, values=INT8),
     Masked(values=Codebook(k=8, values=INT8, zero=True), sparsity=0.75),
     Masked(values=Codebook(k=16, values=INT8, zero=True), sparsity=0.75),
 )
 FLOATS = (
     Codebook(k=16, values=INT8.model_copy(update={"granularity": "per_tensor"})),
     Masked(values=Float(), sparsity=0.75),
+    Masked(values=Float(), sparsity=0.75, block=(1, 2)),
     Codebook(k=4),
     Codebook(k=5),
+    Product(k=256, d=4),
     Codebook(k=16),
     Masked(values=Codebook(k=256, zero=True), sparsity=0.6),
 )

@@ -22,6 +22,14 @@ class Keep:
 
 
 @dataclass(frozen=True, eq=False)
+class Mix:
+    """Structure: ``member``'s channels become combinations of them, by ``matrix`` ``[new, old]``; of an input, these are read on."""
+
+    member: Member
+    matrix: torch.Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Replace:
     """Structure: the module at path ``module`` becomes ``new``."""
 
@@ -92,6 +100,6 @@ def keep_channels(site: Site, index: tuple[int, ...]) -> tuple[Keep | SetAttribu
     return (*(Keep(member, index) for member in site.members), *(SetAttribute(c.module, c.name, c.width * len(index)) for c in site.counts))
 
 
-Structure = Keep | Replace | SetAttribute | Prepend
+Structure = Keep | Mix | Replace | SetAttribute | Prepend
 Numerics = Encode | QuantizeValue | SetParameter
 Edit = Structure | Numerics

@@ -95,17 +95,19 @@ class Fingerprint(Data):
 
 
 class Recovery(Data):
-    """Training after compression. ``steps`` of ``batch`` samples; 0 steps: calibration only. ``penalty``: nats of loss for a mean coded bit of a weight, at last."""
+    """Training after compression. ``steps`` of ``batch`` samples; 0 steps: calibration only. ``penalty``: nats of loss for a mean coded bit of a weight, at last. ``gradual``: masks grow while
+    training with quantizers begins, in place of being there at once."""
 
     steps: int = pydantic.Field(default=0, ge=0)
     batch: int = pydantic.Field(default=128, gt=0)
     learning_rate: float = pydantic.Field(default=0.02, gt=0)
     penalty: float = pydantic.Field(default=0.0, ge=0)
+    gradual: bool = False
 
     @pydantic.model_serializer(mode="wrap")
     def _without_what_is_not_used(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """No ``penalty`` where there is none: plans keep the digests that they had before there was one."""
-        return {name: value for name, value in write(self).items() if name != "penalty" or value}
+        """No ``penalty`` and no ``gradual`` where there is none: plans keep the digests that they had before there was one."""
+        return {name: value for name, value in write(self).items() if name not in ("penalty", "gradual") or value}
 
 
 class Plan(Data):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
@@ -26,6 +26,9 @@ from slimline.model.sites import find_sites
 from slimline.search.strategies.replay import check_replayable
 from slimline.search.workshop import Built, Workshop
 from slimline.store.cache import fingerprint
+
+if TYPE_CHECKING:
+    from slimline.job.keras_training import KerasTraining
 
 ROUNDED = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)  # their weights can be watched from outside; a recurrent layer's cannot
 
@@ -57,12 +60,13 @@ class Training:
         self.done = 0
         self.left: list[str] = []
         self._workshop = workshop
-        edits = workshop.structure_edits(plan.stage("structure"))
+        self.structure = workshop.structure_edits(plan.stage("structure"))
+        edits = self.structure
         self._last = [e for e in edits if isinstance(e, Keep | SetAttribute)]
         self.module = apply_structure(model, [e for e in edits if not isinstance(e, Keep | SetAttribute)])
         self._bare = copy.deepcopy(self.module)
         self._fading = self._positions()
-        self._rounding = self._register()
+        self.roundings = self._register()
 
     def _positions(self) -> dict[tuple[str, int], torch.Tensor]:
         """(parameter, dimension) -> positions that fade. Buffers are cut at the end, and so is the input."""
@@ -77,9 +81,9 @@ class Training:
                 self.left.append(f"{member.parameter}: it lies in what the plan replaces")
         return {key: torch.tensor(sorted(positions)) for key, positions in found.items()}
 
-    def _register(self) -> list[Rounding]:
+    def _register(self) -> dict[str, Rounding]:
         aliases = aliases_of(self.module)
-        found = []
+        found = {}
         for decision in self.plan.stage("numerics"):
             name = decision.site
             owner, _, leaf = name.rpartition(".")
@@ -95,8 +99,13 @@ class Training:
                 continue
             rounding = Rounding(format)
             parametrize.register_parametrization(self.module.get_submodule(owner), leaf, rounding)
-            found.append(rounding)
+            found[name] = rounding
         return found
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """The parameters of ``module`` that ``step`` changes or rounds."""
+        return tuple(dict.fromkeys((*(name for name, _ in self._fading), *self.roundings)))
 
     def _whole(self, name: str) -> bool:
         """Whether the original has this weight (a factor of a replaced layer is not in it)."""
@@ -125,11 +134,11 @@ class Training:
         now = (1 - self.progress) ** 3
         factor = now / before if before > 0 else 0.0
         for (name, dim), positions in self._fading.items():
-            value = _raw(self.module, name)
+            value = raw_of(self.module, name)
             shape = [-1 if d == dim else 1 for d in range(value.ndim)]
             scale = torch.ones(value.shape[dim], dtype=value.dtype, device=value.device).index_fill_(0, positions.to(value.device), factor)
             value.mul_(scale.reshape(shape))
-        for rounding in self._rounding:
+        for rounding in self.roundings.values():
             rounding.share = 1 - now
 
     def finish(self) -> nn.Module:
@@ -146,7 +155,7 @@ class Training:
         whole = copy.deepcopy(self._bare)
         with torch.no_grad():
             for name, value in named_tensors(whole):
-                value.copy_(_raw(self.module, name))
+                value.copy_(raw_of(self.module, name))
         return apply_structure(whole, [e for e in self._last if self._stays(whole, e)]).eval()
 
     def _stays(self, module: nn.Module, edit: Keep | SetAttribute) -> bool:
@@ -166,7 +175,7 @@ class Training:
         return artifact
 
 
-def _raw(module: nn.Module, name: str) -> torch.Tensor:
+def raw_of(module: nn.Module, name: str) -> torch.Tensor:
     """The trained tensor behind a parameter, parametrized or not."""
     owner, _, leaf = name.rpartition(".")
     home = module.get_submodule(owner)
@@ -177,8 +186,36 @@ def _raw(module: nn.Module, name: str) -> torch.Tensor:
     return tensor_of(module, name)
 
 
+@overload
 def prepare(
     model: nn.Module,
+    plan: Plan | str | Path,
+    inputs: Any,
+    *,
+    steps: int,
+    targets: Any = ...,
+    loss: Callable[[Any, Any], torch.Tensor | None] | None = ...,
+    ramp: tuple[float, float] = ...,
+    target: str = ...,
+) -> Training: ...
+
+
+@overload
+def prepare(
+    model: object,
+    plan: Plan | str | Path,
+    inputs: Any,
+    *,
+    steps: int,
+    targets: Any = ...,
+    loss: Callable[[Any, Any], torch.Tensor | None] | None = ...,
+    ramp: tuple[float, float] = ...,
+    target: str = ...,
+) -> KerasTraining: ...
+
+
+def prepare(
+    model: Any,
     plan: Plan | str | Path,
     inputs: Any,
     *,
@@ -187,12 +224,15 @@ def prepare(
     loss: Callable[[Any, Any], torch.Tensor | None] | None = None,
     ramp: tuple[float, float] = (0.1, 0.7),
     target: str = "onnxruntime",
-) -> Training:
+) -> Training | KerasTraining:
     """Get ``model`` ready for ``steps`` steps of a training loop of your own, in which ``plan`` comes into force little by little.
 
     ``plan``: or the ``plan.json`` of an earlier run on a model of this architecture. ``inputs``: a few hundred samples (a tensor, a tuple or a dict of
     them) for importance and ranges; with ``targets`` and ``loss`` the importance is that for your loss. ``ramp``: between which shares of the steps it
-    happens; the rest is for getting used to it. The model itself is not changed. Replaced layers are replaced at once.
+    happens; the rest is for getting used to it. The model itself is not changed. Replaced layers are replaced at once. Gives a ``Training``.
+
+    ``model`` may be a Keras model, and ``plan`` of a run on its file: then a ``KerasTraining`` comes back, whose ``callback`` goes to ``fit``, ``steps`` are batches, and the model
+    itself is trained.
 
     Raises:
         UsageError: the plan is for another architecture, or the schedule makes no sense.
@@ -210,18 +250,42 @@ def prepare(
                 training.step()
             training.export("model.onnx")
     """
-    if steps < 1 or not 0 <= ramp[0] < ramp[1] <= 1:
-        raise UsageError(f"steps={steps}, ramp={ramp}: there is no schedule in that.", hint="Give steps >= 1 and 0 <= begin < end <= 1.")
-    if not isinstance(plan, Plan):
-        plan = Plan.model_validate_json(Path(plan).read_bytes())
-    check_replayable(plan, fingerprint(model, {}))
-    samples = Samples.of(inputs, targets)
+    from slimline.job.keras_training import is_keras, prepare_keras
+
+    if is_keras(model):
+        return prepare_keras(model, plan, inputs, steps=steps, targets=targets, loss=loss, ramp=ramp, target=target)
     was_training = model.training
-    quiet = copy.deepcopy(model).eval()
-    sites, _ = find_sites(quiet, samples[:2].without_targets())
-    few = samples[:8]
-    classes = quality.are_class_scores(quality.OWN, evaluate(quiet, few), few.targets)
-    workshop = Workshop(quiet, samples[:2].without_targets(), samples, sites, find("targets", target)(), loss, classes=classes)
-    training = Training(quiet, plan, workshop, steps, ramp)
+    training = training_of(copy.deepcopy(model).eval(), as_plan(plan), Samples.of(inputs, targets), steps=steps, loss=loss, ramp=ramp, target=target)
     training.module.train(was_training)
     return training
+
+
+def as_plan(plan: Plan | str | Path) -> Plan:
+    """The plan, read where it is a file."""
+    return plan if isinstance(plan, Plan) else Plan.model_validate_json(Path(plan).read_bytes())
+
+
+def training_of(
+    model: nn.Module,
+    plan: Plan,
+    samples: Samples,
+    *,
+    steps: int,
+    loss: Callable[[Any, Any], torch.Tensor | None] | None,
+    ramp: tuple[float, float],
+    target: str,
+) -> Training:
+    """``plan`` on ``model``, which is in eval mode.
+
+    Raises:
+        UsageError: the plan is for another architecture, or the schedule makes no sense.
+        UnsupportedSite: a decision that is not legal on this model.
+    """
+    if steps < 1 or not 0 <= ramp[0] < ramp[1] <= 1:
+        raise UsageError(f"steps={steps}, ramp={ramp}: there is no schedule in that.", hint="Give steps >= 1 and 0 <= begin < end <= 1.")
+    check_replayable(plan, fingerprint(model, {}))
+    sites, _ = find_sites(model, samples[:2].without_targets())
+    few = samples[:8]
+    classes = quality.are_class_scores(quality.OWN, evaluate(model, few), few.targets)
+    workshop = Workshop(model, samples[:2].without_targets(), samples, sites, find("targets", target)(), loss, classes=classes)
+    return Training(model, plan, workshop, steps, ramp)

@@ -87,7 +87,7 @@ def prepare(job: Job) -> Found:
         overhead,
         per_layer,
         0,
-        Recovery(steps=schedule.recovery_steps, batch=batch),
+        Recovery(steps=schedule.recovery_steps, batch=batch, gradual=job.request.plan is not None and job.request.plan.recovery.gradual),
         job.request.seed,
         getattr(job.target, "weights_in_flash", False),
     )
@@ -327,7 +327,7 @@ class OptionDatabase:
         """Of the cache entry."""
         job = self.job
         offered = [(m.name, m.model_dump()) for m in methods]
-        return key("options with coded sizes", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, job.request.seed)
+        return key("options with added weights", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, job.request.seed)
 
     def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
         name = self.name(site, methods)
@@ -412,6 +412,7 @@ def _option_to_json(option: Option) -> dict[str, Any]:
         "widths": option.widths,
         "drops": option.drops,
         "coded": option.coded,
+        "added": option.added,
         "format": option.format.model_dump(),  # type: ignore[attr-defined]  # every format that reaches the disk is Data
     }
 
@@ -433,6 +434,7 @@ def _option_from_json(data: dict[str, Any]) -> Option:
         tuple((site, count) for site, count in data["widths"]),
         tuple(data["drops"]),
         data["coded"],
+        data["added"],
     )
 
 

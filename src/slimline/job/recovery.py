@@ -21,6 +21,8 @@ from slimline.job.context import Job, flat
 from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
 from slimline.job.workers import Bench, share
 from slimline.measure.agreement import agreement
+from slimline.model.gradual import GradualMasks
+from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil
 from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, left, race, rungs
@@ -142,7 +144,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
         module = found.quantized[digest].training.module
     else:
         module = _laid_out(job, module)
-    if not trained(job, found.answers, module, how, job.train, stage.name, RACE_UNTIL):
+    dense = found.quantized[digest].program if with_quantizers else None
+    if not trained(job, found.answers, module, how, job.train, stage.name, RACE_UNTIL, dense):
         return None
     found.training.setdefault(digest, []).append((how, with_quantizers))
     quality = _quality_now(job, found, entry, module, with_quantizers)
@@ -196,7 +199,7 @@ class TrainPlan:
             if stage.with_quantizers:
                 built = built or workshop.build(self.plan, module if self.plan.stage("structure") else None)
             net = built.training.module if built is not None else _laid_out(job, module)
-            if not trained(job, answers, net, stage.how, samples, stage.name, self.latest):
+            if not trained(job, answers, net, stage.how, samples, stage.name, self.latest, None if built is None else built.program):
                 return
 
 
@@ -213,7 +216,7 @@ def _stage(job: Job, found: Found, entry: Entry, rung: Rung) -> Stage:
         augmentation=found.augmentation,
         learning_rate=_rate(found, digest),
     )
-    how = through_quantizers(how) if with_quantizers else how
+    how = dataclasses.replace(through_quantizers(how), gradual=_gradual(found, entry.plan)) if with_quantizers else how
     return Stage(_rung_name(found, digest, entry.steps + rung.steps, with_quantizers), how, with_quantizers)
 
 
@@ -252,8 +255,15 @@ def rate_for(lost: float) -> float:
     return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(max(lost, 0.0) / FULL_RATE), 0.1))
 
 
-def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float) -> bool:
-    """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time."""
+def _gradual(found: Found, plan: Plan) -> bool:
+    """Whether masks grow in the next training with quantizers: where the plan says so, and in the first."""
+    return plan.recovery.gradual and not any(with_quantizers for _, with_quantizers in found.training.get(plan.digest, ()))
+
+
+def trained(
+    job: Job, answers: Answers, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float, dense: Program | None = None
+) -> bool:
+    """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time. ``dense``: the float program of a training form, from whose weights masks grow."""
     stored = job.cache.get(name)
     if stored is not None:
         module.load_state_dict(stored[0])
@@ -274,6 +284,7 @@ def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, sa
             how,
             loss=job.loss if job.train is not None else None,
             answers=answers,
+            gradual=GradualMasks(module, dense.parameters(), how.steps) if how.gradual and dense is not None else None,
             stop=lambda: job.clock.over(latest + 0.02),
         )
     except KeyboardInterrupt:  # half a training is worse than none: what was good before is what is kept
@@ -456,6 +467,7 @@ def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
         augmentation=found.augmentation,
         learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
         weight_decay=0.0,
+        gradual=_gradual(found, plan),
     )
     return Stage(key("quantized", plan.digest, steps, found.schedule.recovery_steps), how, True)
 
@@ -468,7 +480,7 @@ def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[
         return None
     training = built.training.copy()
     with timed(job, "training with quantizers in the loop", 0.85):
-        if not trained(job, found.answers, training.module, stage.how, samples, stage.name, TUNING_UNTIL):
+        if not trained(job, found.answers, training.module, stage.how, samples, stage.name, TUNING_UNTIL, built.program):
             return None
     found.tuned += 1
     return Built(plan, built.module, built.program, training), stage.how

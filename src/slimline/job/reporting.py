@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from slimline.core.contracts import Artifact
-from slimline.core.formats import Codebook, Masked
+from slimline.core.formats import Codebook, Masked, Product
 from slimline.core.plan import Method, Plan
 from slimline.core.result import (
     ArtefactFile,
@@ -310,7 +310,7 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
         text += f"; a milder one, {milder[-1].label}, would save less"
     if isinstance(option.format, Masked):
         text += "; its zeros save bytes and no time, since the runtime has no sparse kernels"
-    elif isinstance(option.format, Codebook):
+    elif isinstance(option.format, Codebook | Product):
         text += "; shared values save bytes and no time, since they are decoded when the file is loaded"
     return text
 

@@ -11,12 +11,13 @@ from slimline.core.edits import Edit, Encode
 from slimline.core.formats import Affine, Codebook, Float
 from slimline.core.plan import Method
 from slimline.core.site import Site
-from slimline.errors import UnsupportedSite
-from slimline.model.integer import integer_edits, integer_use
+from slimline.errors import UnsupportedFormat, UnsupportedSite
+from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.masking import LEAST, Compact, Execute, has_moments, runs_in_integers
+from slimline.model.program import WeightUse
 from slimline.numerics.codebook import Init
 from slimline.numerics.rounding import Rounding
-from slimline.numerics.sparse import entries_of, settle_shared
+from slimline.numerics.sparse import common_entries, entries_of, settle_shared
 
 SIZES = (16, 8, 4)
 
@@ -27,6 +28,8 @@ class SharedWeights(Compact):
     ``init``: where k-means starts; ``hessian`` weighs every weight by its input's energy. ``rounding``: which entry a weight takes,
     the nearest, or by the error of the outputs. ``values=int8`` makes entries integers under a scale per channel, so that with
     ``execute=integer`` the layer runs as ``static_int8`` does (``reduce_range``: as there). Recovery trains entries by the sum of their weights' gradients.
+    ``common``: all layers with this option share one codebook, found from all weights that it could serve and trained by all of them. It saves ``k`` bytes a
+    layer, so it is for many small layers and not offered.
 
     Example:
         >>> SharedWeights(k=8).label
@@ -42,6 +45,15 @@ class SharedWeights(Compact):
     rounding: Rounding = "second_order"
     values: Literal["int8", "float32"] = "int8"
     execute: Execute = "integer"
+    common: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _common_entries_are_integers(self) -> SharedWeights:
+        if self.common and self.values == "float32":
+            raise UnsupportedFormat(
+                "codebook: common float entries: weights of other layers have other sizes, which only scales make alike.", hint="Use values=int8."
+            )
+        return self
 
     @classmethod
     def candidates(cls, site: Site) -> tuple[Method, ...]:
@@ -74,10 +86,17 @@ class SharedWeights(Compact):
                     hint="Use init=linear, rounding=nearest.",
                 )
         weight = model.parameter(site.id).detach().float()
-        format = Codebook(k=self.k, values=Affine(axis=use.axis, reduce_range=self.reduce_range) if self.values == "int8" else Float())
+        format = Codebook(k=self.k, values=Affine(axis=use.axis, reduce_range=self.reduce_range) if self.values == "int8" else Float(), common=self.common)
         tables = entries_of(weight, format, self.init, moment)
+        if self.common:
+            tables["codebook"] = common_entries([model.parameter(n) for n, u in model.weights.items() if _served(u)], format)
         settled = settle_shared(weight, format, tables, moment) if self.rounding == "second_order" and moment is not None else weight
         parts = format.assign(settled, tables)
         if self.execute == "integer":
             return integer_edits(self.name, model, use, statistics, format, parts)
         return (Encode(site.id, format, parts, execute="float"),)
+
+
+def _served(use: WeightUse) -> bool:
+    """Whether a common codebook could hold this weight: one that runs in integers, large enough to be worth it."""
+    return use.op in OPS and use.axis == 0 and not use.shared and math.prod(use.shape) >= LEAST

@@ -11,12 +11,12 @@ from slimline.core.edits import Edit
 from slimline.core.formats import Affine
 from slimline.core.plan import Method
 from slimline.core.site import Kind, Site
-from slimline.errors import UnsupportedSite
+from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.integer import OPS, integer_edits, integer_use
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import Range, WeightRange
 from slimline.numerics.rate import encode_rate_aware
-from slimline.numerics.rounding import Rounding
+from slimline.numerics.rounding import Learned, Rounding
 
 if TYPE_CHECKING:
     from slimline.model.program import Program
@@ -30,13 +30,14 @@ BIG = 4096  # elements: below, what 2 bits save over 4 is less than the graph's 
 class StaticInt8(Method):
     """The layer runs in 8-bit integers; its weight is stored in ``bits``.
 
-    ``range`` is how the activations' ranges are set, ``weight_range`` the weight's, ``rounding`` how its integers are chosen;
+    ``range`` is how the activations' ranges are set, ``weight_range`` the weight's, ``rounding`` how its integers are chosen (``learned``: by descent after ``second_order``);
     ``correct_bias`` moves the bias by the mean error that rounding the weight makes
     (Nagel et al. 2019, eq. 17). Storing 4 or 2 bits halves or quarters the layer's bytes again at the same speed.
     ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse and rounding that weighs error against
     code length; in the file and at run time nothing changes. ``reduce_range``: 8-bit weights leave one bit free, for processors without dot products of
     8-bit integers (x86 without VNNI), on which kernels add two products in 16 bits and saturate: plain int8 lost 1.9 points so on ResNet-20, and 0.1 with it
-    (``benchmarks/saturation.py``).
+    (``benchmarks/saturation.py``). ``power_of_two``: all steps, of weights and of values, are powers of two, for hardware that shifts; the runtimes here multiply, so it
+    is not offered, and it loses more than free steps do.
 
     Example:
         >>> StaticInt8(bits=4, rounding="second_order").label
@@ -54,10 +55,19 @@ class StaticInt8(Method):
     bits: Literal[2, 4, 8] = 8
     range: Range = "mse"
     weight_range: WeightRange = "mse"
-    rounding: Rounding = "nearest"
+    rounding: Learned = "nearest"
     correct_bias: bool = True
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
     reduce_range: bool = False
+    power_of_two: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _rates_choose_their_steps(self) -> StaticInt8:
+        if self.power_of_two and self.rate:
+            raise UnsupportedFormat(
+                f"static_int8: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow."
+            )
+        return self
 
     @property
     def gains(self) -> tuple[str, ...]:
@@ -93,12 +103,23 @@ class StaticInt8(Method):
         """
         use = integer_use(self.name, model, site, statistics)
         weight = model.parameter(site.id).detach()
-        moment = statistics.moment(site.id) if self.rounding == "second_order" else None
-        if self.rounding == "second_order" and moment is None:
+        moment = statistics.moment(site.id) if self.rounding != "nearest" else None
+        if self.rounding != "nearest" and moment is None:
             raise UnsupportedSite(f"static_int8 at {site.id}: calibration gives no second moments of this {use.op}'s input.", hint="Use rounding=nearest.")
-        format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range)
+        format = Affine(bits=self.bits, axis=use.axis, reduce_range=self.reduce_range, power_of_two=self.power_of_two)
         parts = (
             encode_rate_aware(weight, format, moment, self.rate) if self.rate else statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
         )
         bias_bits = BIAS_BITS if self.rate else 0
-        return integer_edits(self.name, model, use, statistics, format, parts, range=self.range, correct_bias=self.correct_bias, bias_bits=bias_bits)
+        return integer_edits(
+            self.name,
+            model,
+            use,
+            statistics,
+            format,
+            parts,
+            range=self.range,
+            correct_bias=self.correct_bias,
+            bias_bits=bias_bits,
+            power_of_two=self.power_of_two,
+        )

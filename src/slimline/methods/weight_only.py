@@ -15,7 +15,7 @@ from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.statistics import MOMENT_WIDTH
 from slimline.numerics.affine import WeightRange
 from slimline.numerics.rate import encode_rate_aware
-from slimline.numerics.rounding import Rounding, encode
+from slimline.numerics.rounding import Learned, encode
 
 GROUPS = (32, 64, 128)
 RATES = (1.0, 2.0, 3.0, 4.0, 5.0)  # bits saved of about seven
@@ -26,7 +26,7 @@ class WeightOnly(Method):
 
     One scale per output channel (per row of an embedding), or with ``per_tensor`` one in all; with ``group``
     runs of that many inputs share one (linear layers). ``rate``: about so many bits of each value are saved in the archive, by a grid ``2 ** rate`` times as coarse
-    and rounding that weighs error against code length; in the file nothing changes.
+    and rounding that weighs error against code length; in the file nothing changes. ``power_of_two``: scales are powers of two, for hardware that shifts.
 
     Example:
         >>> WeightOnly(bits=4, group=32).label
@@ -42,8 +42,9 @@ class WeightOnly(Method):
     granularity: Literal["per_tensor", "per_channel"] = "per_channel"
     group: int = pydantic.Field(default=0, ge=0)
     weight_range: WeightRange = "mse"
-    rounding: Rounding = "nearest"
+    rounding: Learned = "nearest"
     rate: float = pydantic.Field(default=0.0, ge=0, le=7)
+    power_of_two: bool = False
 
     @property
     def gains(self) -> tuple[str, ...]:
@@ -53,6 +54,10 @@ class WeightOnly(Method):
     def _group_cuts_channels(self) -> WeightOnly:
         if self.group and self.granularity == "per_tensor":
             raise UnsupportedFormat(f"weight_only: group {self.group} with granularity per_tensor: a group cuts channels.")
+        if self.rate and self.power_of_two:
+            raise UnsupportedFormat(
+                f"weight_only: rate {self.rate:g} with power_of_two: the rate says how coarse steps are, which powers of two cannot follow."
+            )
         if self.rate and self.group:
             raise UnsupportedFormat(f"weight_only: rate {self.rate:g} with group {self.group}: rate-aware rounding has one scale per channel.")
         return self
@@ -85,15 +90,15 @@ class WeightOnly(Method):
             raise UnsupportedSite(
                 f"weight_only at {site.id}: group {self.group} needs a linear layer whose inputs are a multiple of it; this is a {use.op} {tuple(weight.shape)}."
             )
-        moment = statistics.moment(site.id) if statistics is not None and self.rounding == "second_order" else None
-        if self.rounding == "second_order" and moment is None:
+        moment = statistics.moment(site.id) if statistics is not None and self.rounding != "nearest" else None
+        if self.rounding != "nearest" and moment is None:
             raise UnsupportedSite(
                 f"weight_only at {site.id}: second-order rounding needs calibration samples and a layer of moderate width.", hint="Use rounding=nearest."
             )
         format = self._format(use.axis)
         if self.rate:
             parts = encode_rate_aware(weight, format, moment, self.rate)
-        elif self.rounding == "second_order":
+        elif self.rounding != "nearest":
             parts = statistics.encoded(model, site.id, format, self.rounding, self.weight_range)
         else:
             parts = encode(weight, format, self.rounding, None, self.weight_range)
@@ -101,5 +106,5 @@ class WeightOnly(Method):
 
     def _format(self, axis: int) -> Affine:
         if self.group:
-            return Affine(bits=self.bits, granularity="per_group", group=self.group)
-        return Affine(bits=self.bits, granularity=self.granularity, axis=axis if self.granularity == "per_channel" else 0)
+            return Affine(bits=self.bits, granularity="per_group", group=self.group, power_of_two=self.power_of_two)
+        return Affine(bits=self.bits, granularity=self.granularity, axis=axis if self.granularity == "per_channel" else 0, power_of_two=self.power_of_two)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from slimline.core.edits import Keep, Prepend, Replace, SetAttribute, Structure
+from slimline.core.edits import Keep, Mix, Prepend, Replace, SetAttribute, Structure
 from slimline.core.site import INPUT
 from slimline.errors import UnsupportedSite
 from slimline.model.attention import NarrowAttention
-from slimline.model.entry import Gather, prepend
+from slimline.model.entry import Gather, Project, prepend
 from slimline.model.windows import NarrowWindows
 
 Shape = tuple[int, ...]
@@ -22,10 +22,10 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
     """A deep copy of ``model`` with all ``edits`` carried out; ``model`` itself is untouched.
 
     ``Keep`` edits of one parameter combine, over several dimensions too, and reach every alias of
-    its storage, which stay tied. Then the modules' own attributes follow their weights
+    its storage, which stay tied; then those of other dimensions are mixed (``Mix``). Then the modules' own attributes follow their weights
     (``in_channels``, ``num_features``, ``groups`` of depthwise layers ...), modules are replaced (what
     was decided inside one that is dropped is dropped with it), and ``SetAttribute`` has the last word. What is put before the model
-    (``Prepend``, and ``Keep`` of an input's features) runs in the order of the edits.
+    (``Prepend``, and ``Keep`` and ``Mix`` of an input's features) runs in the order of the edits.
     ``requires_grad`` and the mode of every module are kept.
 
     Raises:
@@ -44,8 +44,9 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
     new = copy.deepcopy(model)
     aliases = aliases_of(new)
     _slice(new, aliases, kept_positions(new, edits))
+    _mix(new, aliases, [e for e in edits if isinstance(e, Mix) and not _of_input(e)])
     replaced: list[str] = []
-    sliced = {alias for e in edits if isinstance(e, Keep) and not _of_input(e) for alias in aliases[e.member.parameter]}
+    sliced = {alias for e in edits if isinstance(e, Keep | Mix) and not _of_input(e) for alias in aliases[e.member.parameter]}
     for edit in edits:
         if isinstance(edit, Replace) and not any(within(edit.module, r) for r in replaced):
             _replace(new, edit, sliced)
@@ -58,11 +59,13 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
             prepend(new, edit.value, copy.deepcopy(edit.module))
         elif isinstance(edit, Keep) and _of_input(edit):
             prepend(new, edit.member.parameter, Gather(edit.member.dim, edit.member.positions(edit.index)))
+        elif isinstance(edit, Mix) and _of_input(edit):
+            prepend(new, edit.member.parameter, Project(edit.member.dim, edit.matrix))
     return new
 
 
-def _of_input(keep: Keep) -> bool:
-    return keep.member.parameter.startswith(INPUT)
+def _of_input(edit: Keep | Mix) -> bool:
+    return edit.member.parameter.startswith(INPUT)
 
 
 def within(name: str, module: str) -> bool:
@@ -153,6 +156,25 @@ def _slice(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], kept: Mappi
         if NarrowWindows.fits(module := _module(model, path)):
             rows = before.get(f"{path}.qkv", {}).get("weight", tensor_of(model, f"{path}.qkv.weight").shape)
             NarrowWindows.take_over(path, module, rows[0])
+
+
+def _mix(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], edits: Sequence[Mix]) -> None:
+    before: dict[str, dict[str, Shape]] = {}
+    for edit in edits:
+        member, matrix = edit.member, edit.matrix
+        old = tensor_of(model, member.parameter)
+        outer, count, inner = member.view
+        if member.start or member.places or old.shape[member.dim] != outer * count * inner or matrix.shape[1] != count:
+            raise UnsupportedSite(f"{member.parameter}: {count} channels of dimension {member.dim} of shape {tuple(old.shape)} cannot be mixed.")
+        value = torch.einsum("...oci,nc->...oni", old.detach().movedim(member.dim, -1).unflatten(-1, member.view), matrix.to(old.dtype))
+        value = value.flatten(-3).movedim(-1, member.dim).contiguous()
+        new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+        for alias in aliases[member.parameter]:
+            owner, _, leaf = alias.rpartition(".")
+            before.setdefault(owner, {})[leaf] = tuple(old.shape)
+            setattr(_module(model, owner), leaf, new)
+    for owner, shapes in before.items():
+        _follow(owner, _module(model, owner), shapes)
 
 
 def _follow(path: str, module: nn.Module, before: Mapping[str, Shape]) -> None:

@@ -84,7 +84,7 @@ def coarse_biases(program: Program, uses: Iterable[WeightUse]) -> None:
     output's rounding costs, and training makes up for it.
     """
     fakes = {layer.parameter: layer for layer in program.module.modules() if isinstance(layer, FakeWeight) and _grid(layer) is not None}
-    scales = {layer.edit.value: layer.edit.scale for layer in program.module.modules() if isinstance(layer, FakeValue)}
+    scales = {layer.edit.value: layer.scale for layer in program.module.modules() if isinstance(layer, FakeValue)}
     readers = {str(n.target): n for n in program.graph.nodes if n.op == "get_attr"}
     for count, use in enumerate([u for u in uses if u.parameter in fakes and u.bias in readers]):
         assert use.bias is not None

@@ -48,6 +48,32 @@ class Gather(nn.Module):
         return f"{len(self.index)} positions of dimension {self.dim}"
 
 
+class Project(nn.Module):
+    """Combinations of the positions along one dimension: ``matrix [new, old]`` times what lies there.
+
+    Example:
+        >>> Project(1, torch.tensor([[1.0, 1.0]]))(torch.tensor([[5.0, 6.0]])).tolist()
+        [[11.0]]
+    """
+
+    def __init__(self, dim: int, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.dim = dim
+        self.linear = nn.utils.skip_init(nn.Linear, matrix.shape[1], len(matrix), bias=False, dtype=matrix.dtype)
+        with torch.no_grad():
+            self.linear.weight.copy_(matrix)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.dim == x.ndim - 1:
+            plain: torch.Tensor = self.linear(x)
+            return plain
+        mixed: torch.Tensor = self.linear(x.movedim(self.dim, -1))
+        return mixed.movedim(-1, self.dim)
+
+    def extra_repr(self) -> str:
+        return f"along dimension {self.dim}"
+
+
 @dataclass(frozen=True)
 class _Enter:
     """The hook that sends one input through a module; it holds the module that the model holds too, so that both are copied as one."""

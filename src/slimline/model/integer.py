@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,13 +48,14 @@ def integer_edits(
     range: Range = "mse",
     correct_bias: bool = True,
     bias_bits: int = 0,
+    power_of_two: bool = False,
 ) -> tuple[Edit, ...]:
-    """The weight's parts, the grids of the layer's input and output, and the corrected bias, to ``bias_bits`` significant bits where that is not 0.
+    """The weight's parts, the grids of the layer's input and output, and the corrected bias, to ``bias_bits`` significant bits where that is not 0. ``power_of_two``: the grids' steps are powers of two, too.
 
     Raises:
         UnsupportedSite: calibration did not see a value that needs a grid.
     """
-    edits: list[Edit] = [Encode(use.parameter, format, parts, execute="integer"), *_grids(method, use, statistics, range)]
+    edits: list[Edit] = [Encode(use.parameter, format, parts, execute="integer"), *_grids(method, use, statistics, range, power_of_two)]
     mean = statistics.mean_input(use.parameter) if correct_bias and use.bias is not None else None
     if mean is not None and use.bias is not None:
         bias, weight = (model.parameter(name).detach() for name in (use.bias, use.parameter))
@@ -62,7 +64,7 @@ def integer_edits(
     return tuple(edits)
 
 
-def _grids(method: str, use: WeightUse, statistics: ProgramStatistics, range: Range) -> tuple[QuantizeValue, ...]:
+def _grids(method: str, use: WeightUse, statistics: ProgramStatistics, range: Range, power_of_two: bool = False) -> tuple[QuantizeValue, ...]:
     """Of the input, and of the output unless it leaves the model."""
     found = []
     for value in (use.input,) if use.final else (use.input, use.output):
@@ -72,6 +74,9 @@ def _grids(method: str, use: WeightUse, statistics: ProgramStatistics, range: Ra
         scale, zero = value_range(histogram, range)
         if value == use.output and use.fused == "relu6":  # the runtime drops the clip only if the grid ends at or below 6
             scale = min(scale, RELU6 / 255)
+        if power_of_two:  # upwards, so that nothing is clipped that was not
+            wider = 2.0 ** math.ceil(math.log2(scale))
+            scale, zero = wider, round(zero * scale / wider)
         found.append(QuantizeValue(value, bits=8, signed=False, scale=scale, zero_point=zero))
     return tuple(found)
 

@@ -8,6 +8,8 @@ one to the other, once; agreement of an artefact is measured against the stored 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +18,12 @@ import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 from torch import fx, nn
 
 from slimline.core.edits import Encode, Numerics, QuantizeValue, SetParameter
-from slimline.core.formats import Affine, Format
+from slimline.core.formats import Affine, Codebook, Format
 from slimline.errors import UnsupportedSite
 from slimline.model.operations import PADS, is_transparent
 from slimline.model.program import Program
 
+RELU6_ENDS = (5.99, 6.01)
 decomposed = torch.ops.quantized_decomposed
 
 
@@ -87,7 +90,10 @@ class FakeBias(nn.Module):
 class FakeValue(nn.Module):
     """Rounds a value to its unsigned or signed grid; the gradient passes where the value was in range.
 
+    ``log`` is the logarithm of the change of the step. It stays 0 unless training is told to learn it (``learn_steps``).
+
     References:
+        Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3 and section 2.2 (a learned step).
         Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013.
     """
 
@@ -95,10 +101,28 @@ class FakeValue(nn.Module):
         super().__init__()
         self.edit = edit
         self.low, self.high = limits(edit)
+        self.log = nn.Parameter(torch.zeros(()), requires_grad=False)
+        # A grid that ends at 6 stands for a relu6, which the runtime drops only where it does: it may become finer, not wider.
+        top = edit.scale * (self.high - edit.zero_point)
+        self.widest = 0.0 if RELU6_ENDS[0] <= top <= RELU6_ENDS[1] else float("inf")
+
+    @property
+    def scale(self) -> float:
+        """The step as it is."""
+        return self.edit.scale * math.exp(min(float(self.log.detach()), self.widest)) if float(self.log.detach()) else self.edit.scale
+
+    @property
+    def settled(self) -> QuantizeValue:
+        """The edit with the step that was learned."""
+        return dataclasses.replace(self.edit, scale=self.scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         e = self.edit
-        rounded: torch.Tensor = _Round.apply(x, e.scale, self.low - e.zero_point, self.high - e.zero_point)  # type: ignore[no-untyped-call]  # so it is in torch
+        if self.log.requires_grad:
+            step = e.scale * self.log.clamp(max=self.widest).exp()
+            learned: torch.Tensor = _LearnedRound.apply(x, step, self.low - e.zero_point, self.high - e.zero_point)  # type: ignore[no-untyped-call]  # so it is in torch
+            return learned
+        rounded: torch.Tensor = _Round.apply(x, self.scale, self.low - e.zero_point, self.high - e.zero_point)  # type: ignore[no-untyped-call]  # so it is in torch
         return rounded
 
 
@@ -119,6 +143,32 @@ class _Round(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.range), None, None, None
+
+
+class _LearnedRound(torch.autograd.Function):
+    """The same with a step ``[]`` that has a gradient: of rounding where a value is in range, of the range's end where it is not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.low, ctx.high = low, high
+        return (x / scale).round_().clamp_(low, high).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+        x, scale = ctx.saved_tensors
+        steps = x / scale
+        q = steps.round().clamp_(ctx.low, ctx.high)
+        inside = (steps >= ctx.low - 0.5) & (steps <= ctx.high + 0.5)
+        share = 1 / math.sqrt(x.numel() * max(ctx.high, -ctx.low))
+        return gradient * inside, (gradient * torch.where(inside, q - steps, q)).sum().to(scale.dtype) * share, None, None
+
+
+def learn_steps(module: nn.Module, learn: bool) -> None:
+    """Whether training moves the steps of quantized values, too; those of weights are always trained."""
+    for layer in module.modules():
+        if isinstance(layer, FakeValue):
+            layer.log.requires_grad_(learn)
 
 
 def limits(edit: QuantizeValue) -> tuple[int, int]:
@@ -166,13 +216,17 @@ def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
         if isinstance(value, QuantizeValue):
             values.setdefault(value.value, value)
     readers = {str(n.target): n for n in module.graph.nodes if n.op == "get_attr"}
+    common: dict[Format, nn.Parameter] = {}
     nodes = {v: k for k, v in new.names.items()}
     by_name = {n.name: n for n in module.graph.nodes}
     for count, (parameter, encode) in enumerate(encodes.items()):
         # What second-order rounding chose stays chosen: the float weight starts on its grid point.
         with torch.no_grad():
             new.parameter(parameter).copy_(encode.format.decode(encode.parts))
-        insert_after(module, readers[parameter], f"fake_weight_{count}", FakeWeight(parameter, encode.format, encode.parts))
+        layer = FakeWeight(parameter, encode.format, encode.parts)
+        if isinstance(encode.format, Codebook) and encode.format.common:  # one codebook, which learns from all its layers
+            layer.logs["codebook"] = common.setdefault(encode.format, layer.logs["codebook"])
+        insert_after(module, readers[parameter], f"fake_weight_{count}", layer)
     for count, (name, edit) in enumerate(values.items()):
         insert_after(module, by_name[nodes[name]], f"fake_value_{count}", FakeValue(edit))
     module.graph.lint()
@@ -207,7 +261,7 @@ def freeze(program: Program) -> Program:
         if isinstance(layer, FakeWeight):
             encoded[layer.parameter] = _store_weight(new, node, layer, program.encoded[layer.parameter])
         elif isinstance(layer, FakeValue):
-            _store_value(graph, node, layer.edit)
+            _store_value(graph, node, layer.settled)
         elif isinstance(layer, FakeBias):
             settle(new.parameter(layer.parameter), layer)
             node.replace_all_uses_with(node.args[0])

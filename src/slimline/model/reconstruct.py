@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimline.core.edits import Prepend, Replace, Structure
+from slimline.core.edits import Mix, Prepend, Replace, Structure
 from slimline.core.samples import Samples
 from slimline.model.apply import aliases_of, kept_positions
 from slimline.model.layer_calls import LayerCall, LayerCalls, pick_outputs
@@ -42,7 +42,7 @@ def reconstruct(
     """A copy of ``pruned`` whose layers give what they gave in ``original``, as closely as they can.
 
     ``edits`` are those that made ``pruned`` from ``original``. Every convolution (groups 1) and linear
-    layer that lost input channels (where a module was replaced, or put before the model: every one, since what follows sees other inputs) gets the weights (and bias) that minimise
+    layer that lost input channels (where inputs were mixed, a module was replaced or put before the model: every one, since what follows sees other inputs) gets the weights (and bias) that minimise
     ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
     original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
     layer sees its input as the layers before it leave it after their own repair. A weight with several users (tied, or a layer
@@ -55,7 +55,7 @@ def reconstruct(
     new = copy.deepcopy(pruned).eval()
     kept = kept_positions(original, edits)
     readers = {name: dims.get(0) for name, dims in kept.items() if 1 in dims}
-    if any(isinstance(e, Replace | Prepend) for e in edits):
+    if any(isinstance(e, Mix | Replace | Prepend) for e in edits):
         readers = {name: kept.get(name, {}).get(0) for name, p in new.named_parameters() if p.ndim > 1}
     aliases = aliases_of(new)
     readers = {name: stay for name, stay in readers.items() if len(aliases[name]) == 1}

@@ -17,10 +17,13 @@ from torch.utils import _pytree
 from slimline.core.samples import Samples
 from slimline.model.augment import Augmentation
 from slimline.model.coded import CodedBits
+from slimline.model.gradual import GradualMasks
+from slimline.model.quantizers import learn_steps
 from slimline.numerics.divergence import distillation_loss, relative_error
 
 Model = Callable[..., Any]
 FEATURE_WEIGHT = 0.5
+ATTENTION_WEIGHT = 1.0  # of a mean squared distance of unit vectors, which is at most 4
 WARM_UP = 0.05  # of the steps, over which the learning rate rises
 CLIP = 1.0
 ANSWER_BYTES = 2**28  # of a teacher's answers that are kept for the next student
@@ -32,12 +35,15 @@ class Distillation:
     """How to train: ``steps`` of ``batch`` samples by AdamW under a cosine schedule.
 
     ``bf16``: autocast, where the processor is faster with it. ``features``: modules whose outputs
-    the student matches too (only those of equal shape in both count). ``classes``: the outputs are class scores, not values. ``penalty``: what a
-    mean coded bit of a weight costs, in nats of loss; for a student that is a module with quantizers in the loop.
+    the student matches too (only those of equal shape in both count); ``attention``: modules where it matches where the teacher looks, whatever the
+    number of its channels. ``classes``: the outputs are class scores, not values. ``penalty``: what a mean coded bit of a weight costs, in nats of loss; for
+    a student that is a module with quantizers in the loop. ``learn_steps``: of such a student the steps of values are trained, too;
+    ``gradual``: its masks are to grow, which ``distil`` is given the schedule for.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
         Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, eq. 3 (features).
+        Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, eq. 2 (attention).
         Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
         Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020, eq. 3 (penalty).
     """
@@ -50,9 +56,12 @@ class Distillation:
     bf16: bool = False
     classes: bool = True
     features: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
     augmentation: Augmentation = Augmentation()
     threads: int = 0
     penalty: float = 0.0
+    learn_steps: bool = False
+    gradual: bool = False
 
 
 class Answers:
@@ -97,24 +106,30 @@ def distil(
     loss: Callable[[Any, Any], torch.Tensor | None] | None = None,
     modules: nn.Module | None = None,
     answers: Answers | None = None,
+    gradual: GradualMasks | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Train ``student`` in place; returns the steps done (fewer only if ``stop()`` said so).
 
     ``loss``: the task's own, on the samples' targets; joined in equal parts with the distillation loss.
-    ``modules``: the student as a module, for matching features. ``answers``: the teacher's, kept from student to student. Deterministic in the seed.
+    ``modules``: the student as a module, for matching features and attention. ``answers``: the teacher's, kept from student to student. ``gradual``: the
+    student's masks, which grow as it trains. Deterministic in the seed.
     """
+    if isinstance(student, nn.Module):
+        learn_steps(student, how.learn_steps)
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=how.learning_rate, weight_decay=how.weight_decay)
     order = _Order(len(samples), how.batch, how.seed)
     generator = torch.Generator().manual_seed(how.seed + 1)
     last = channels_last(samples)
-    kept = answers if answers is not None and not how.features else Answers(limit=0)
+    kept = answers if answers is not None and not how.features and not how.attention else Answers(limit=0)
     bits = CodedBits(student) if how.penalty and isinstance(student, nn.Module) else None
-    with _Features(modules, teacher, how.features) as features:
+    with _Features(modules, teacher, how.features, how.attention) as features:
         for step in range(how.steps):
             if stop():
+                if gradual is not None:
+                    gradual.finish()
                 return step
             for group in optimizer.param_groups:
                 group["lr"] = how.learning_rate * _cosine(step, how.steps)
@@ -124,7 +139,7 @@ def distil(
                 with torch.no_grad():
                     taught = kept.of(samples, how, step, lambda: teacher(*inputs.args, **inputs.kwargs))  # noqa: B023 - called at once
                 outputs = student(*inputs.args, **inputs.kwargs)
-            total = distillation_loss(outputs, taught, classes=how.classes) + FEATURE_WEIGHT * features.loss()
+            total = distillation_loss(outputs, taught, classes=how.classes) + FEATURE_WEIGHT * features.loss() + ATTENTION_WEIGHT * features.attention_loss()
             if loss is not None and batch.targets is not None and not mixed:
                 own = loss(_pytree.tree_map(_float, outputs), batch.targets)
                 total = total if own is None else 0.5 * total + 0.5 * own
@@ -132,8 +147,12 @@ def distil(
                 total = total + how.penalty * bits()
             optimizer.zero_grad(set_to_none=True)
             total.backward()
+            if gradual is not None:
+                gradual.observe()
             nn.utils.clip_grad_norm_(trained, CLIP)
             optimizer.step()
+            if gradual is not None:
+                gradual.step()
             on_step(step + 1)
     return how.steps
 
@@ -229,15 +248,28 @@ class _Order:
         return taken
 
 
+def attention_map(features: torch.Tensor) -> torch.Tensor:
+    """Energy over the channels of ``[N, C, H, W]`` (of ``[N, T, C]`` over the last dimension), as a unit vector for each sample: ``[N, H W]`` or ``[N, T]``.
+
+    Example:
+        >>> attention_map(torch.tensor([[[[3.0, 0.0]], [[0.0, 2.0]]]])).mul(97**0.5).round().tolist()
+        [[9.0, 4.0]]
+    """
+    energy = features.float().square().mean(1 if features.ndim == 4 else -1).flatten(1)
+    unit: torch.Tensor = energy / energy.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return unit
+
+
 class _Features(contextlib.AbstractContextManager["_Features"]):
     """Hooks that hold the outputs of some modules of student and teacher during one step."""
 
-    def __init__(self, student: nn.Module | None, teacher: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, student: nn.Module | None, teacher: nn.Module, names: Sequence[str], attention: Sequence[str] = ()) -> None:
+        self.names, self.attention = frozenset(names), frozenset(attention)
         self.held: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] = ({}, {})
         self.hooks = []
         mine = dict(student.named_modules()) if student is not None else {}
         theirs = dict(teacher.named_modules())
-        for name in names:
+        for name in dict.fromkeys((*names, *attention)):
             if name in mine and name in theirs:
                 for module, held in ((mine[name], self.held[0]), (theirs[name], self.held[1])):
                     self.hooks.append(module.register_forward_hook(self._keep(held, name)))
@@ -255,8 +287,14 @@ class _Features(contextlib.AbstractContextManager["_Features"]):
         terms = []
         for name, a in self.held[0].items():
             b = self.held[1].get(name)
-            if b is not None and a.shape == b.shape:
+            if name in self.names and b is not None and a.shape == b.shape:
                 terms.append(relative_error(a, b))
+        return torch.stack(terms).mean() if terms else torch.zeros(())
+
+    def attention_loss(self) -> torch.Tensor:
+        """Mean squared distance of attention maps over the modules whose outputs have one height and width; 0 without any."""
+        maps = [(attention_map(a), attention_map(b)) for n, a in self.held[0].items() if n in self.attention and (b := self.held[1].get(n)) is not None]
+        terms = [(p - q).square().sum(1).mean() for p, q in maps if p.shape == q.shape]
         return torch.stack(terms).mean() if terms else torch.zeros(())
 
     def __exit__(self, *_: object) -> None:

@@ -17,7 +17,7 @@ from slimline.model.operations import CONVOLUTIONS, weight_arguments
 from slimline.model.program import Program, computed
 from slimline.numerics.affine import Histogram, WeightRange
 from slimline.numerics.divergence import own_divergence
-from slimline.numerics.rounding import Rounding, encode
+from slimline.numerics.rounding import Learned, encode
 
 MOMENT_SAMPLES = 128
 FEWEST_ROWS, ROWS_PER_INPUT = 4_096, 8  # positions that a second moment is estimated from
@@ -42,7 +42,7 @@ class ProgramStatistics:
         self._inputs: dict[str, torch.Tensor] = {}
         self._moments: dict[str, torch.Tensor | None] = {}
         self._means: dict[str, torch.Tensor | None] = {}
-        self._encoded: dict[tuple[str, Affine, WeightRange], dict[str, torch.Tensor]] = {}
+        self._encoded: dict[tuple[str, Affine, Learned, WeightRange], dict[str, torch.Tensor]] = {}
         self._layers = {str(w.target): (n, op) for n in program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
         names = program.names
         wanted = {v for use in program.weights.values() for v in (use.input, use.output)} | {v for _, v in computed(program)}
@@ -78,7 +78,7 @@ class ProgramStatistics:
                 self._means[parameter] = None if rows is None else rows.mean(-2)
         return self._moments[parameter]
 
-    def encoded(self, program: Program, parameter: str, format: Affine, rounding: Rounding, weight_range: WeightRange = "mse") -> dict[str, torch.Tensor]:
+    def encoded(self, program: Program, parameter: str, format: Affine, rounding: Learned, weight_range: WeightRange = "mse") -> dict[str, torch.Tensor]:
         """The parts of a weight of ``program`` in ``format``; second-order rounding, which takes seconds and which several methods ask for, once for each format.
 
         Raises:
@@ -86,8 +86,8 @@ class ProgramStatistics:
         """
         weight = program.parameter(parameter).detach()
         if rounding == "nearest" or program is not self.program:
-            return encode(weight, format, rounding, self.moment(parameter) if rounding == "second_order" else None, weight_range)
-        key = parameter, format, weight_range
+            return encode(weight, format, rounding, self.moment(parameter) if rounding != "nearest" else None, weight_range)
+        key = parameter, format, rounding, weight_range
         if key not in self._encoded:
             self._encoded[key] = encode(weight, format, rounding, self.moment(parameter), weight_range)
         return dict(self._encoded[key])

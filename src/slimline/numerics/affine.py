@@ -220,7 +220,7 @@ def weight_scale(weight: torch.Tensor, format: Affine, method: WeightRange = "mi
         total = _reduce(error, format)
         better = total < best
         best, chosen = torch.where(better, total, best), torch.where(better, s, chosen)
-    return chosen
+    return format.snapped(chosen)
 
 
 def _reduce(error: torch.Tensor, format: Affine) -> torch.Tensor:

@@ -9,19 +9,22 @@ import torch
 from slimline.core.formats import Affine
 from slimline.errors import UnsupportedFormat
 from slimline.numerics.affine import WeightRange, weight_scale
-from slimline.numerics.hessian import round_second_order
+from slimline.numerics.hessian import descend, round_second_order
 
 Rounding = Literal["nearest", "second_order"]
+Learned = Literal["nearest", "second_order", "learned"]
 # Shares of the full range that second-order rounding tries. It makes up for a coarse grid by pushing errors on, so
 # clipping pays later than for nearest rounding, and never at 8 bits (ResNet-20: the same divergence to four digits).
+HALVES = (1.0, 0.5, 0.25)  # the same where scales are powers of two
 SHARES = {2: (1.0, 0.85, 0.7, 0.55, 0.4), 4: (1.0, 0.9, 0.8, 0.7), 8: (1.0,)}
 
 
-def encode(weight: torch.Tensor, format: Affine, rounding: Rounding, moment: torch.Tensor | None, weight_range: WeightRange = "mse") -> dict[str, torch.Tensor]:
+def encode(weight: torch.Tensor, format: Affine, rounding: Learned, moment: torch.Tensor | None, weight_range: WeightRange = "mse") -> dict[str, torch.Tensor]:
     """Parts of ``weight`` in ``format``.
 
     ``moment``: ``E[x xᵀ]`` of the layer's input, ``[n, n]`` or ``[groups, n, n]`` with ``n`` the size of
-    ``weight[0]``; ``second_order`` needs it, and its ``mse`` is the error of the outputs after rounding, not of the weights.
+    ``weight[0]``; ``second_order`` needs it, and its ``mse`` is the error of the outputs after rounding, not of the weights. ``learned`` starts there and descends until no
+    single integer's change improves the outputs.
 
     Raises:
         UnsupportedFormat: second-order rounding without a moment, or where the outputs are not the first dimension.
@@ -37,10 +40,17 @@ def encode(weight: torch.Tensor, format: Affine, rounding: Rounding, moment: tor
             f"{format.name}: second-order rounding needs the second moments of the layer's input, and outputs along dimension 0 (here {format.axis})."
         )
     scale = format.encode(weight)["scale"]
-    shares = torch.tensor(SHARES[format.bits] if weight_range == "mse" else (1.0,))
+    shares = torch.tensor(((HALVES if format.bits < 8 else HALVES[:2]) if format.power_of_two else SHARES[format.bits]) if weight_range == "mse" else (1.0,))
     values, chosen = _round(weight, format.spread(scale, tuple(weight.shape)), moment.reshape(-1, *moment.shape[-2:]), shares, format)
     per_scale = chosen[0] if format.granularity == "per_tensor" else chosen.reshape(-1, *[1] * (scale.ndim - 1))
-    return {"values": values, "scale": (scale * per_scale).float()}
+    settled = (scale * per_scale).float()
+    if rounding == "learned":
+        square = moment.reshape(-1, *moment.shape[-2:])
+        rows, steps, start = (
+            t.expand(weight.shape).reshape(len(square), -1, square.shape[-1]) for t in (weight.detach(), format.spread(settled, tuple(weight.shape)), values)
+        )
+        values = descend(rows, square, steps, format.limit, start).reshape(weight.shape)
+    return {"values": values, "scale": settled}
 
 
 def _round(weight: torch.Tensor, spread: torch.Tensor, moment: torch.Tensor, shares: torch.Tensor, format: Affine) -> tuple[torch.Tensor, torch.Tensor]:

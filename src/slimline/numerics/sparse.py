@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from slimline.numerics.affine import weight_scale
 from slimline.numerics.codebook import centroids
 from slimline.numerics.hessian import compensate, round_second_order, saliency, sweep
 
+COMMON = 2**20  # values that a codebook of all layers is found from
 ROUNDS = 3  # of choosing and refitting: a third less error of the outputs than one
 Importance = Literal["magnitude", "movement", "taylor", "second_order"]
 
@@ -60,7 +62,7 @@ def second_order_mask(weight: torch.Tensor, format: Masked, moment: torch.Tensor
     kept, mask = weight.detach().float(), torch.ones_like(weight, dtype=torch.bool)
     rounds = 1 if format.m else ROUNDS
     for step in range(1, rounds + 1):
-        partial = format if step == rounds else Masked(sparsity=format.sparsity * (1 - (1 - step / rounds) ** 2))
+        partial = format if step == rounds else Masked(sparsity=format.sparsity * (1 - (1 - step / rounds) ** 2), axis=format.axis, block=format.block)
         mask = partial.masked_by(score(kept, "second_order", moment, None).masked_fill(~mask, -1.0))
         if step < rounds:
             kept = _refitted(weight, moment, mask)
@@ -118,6 +120,18 @@ def entries_of(
     x = format.relative(weight, tables)[counted]
     found = centroids(x, format.k - format.zero, init, importance[counted])
     return tables | {"codebook": format.settled(found)}
+
+
+def common_entries(weights: Sequence[torch.Tensor], format: Codebook) -> torch.Tensor:
+    """One codebook for all ``weights``, each in the unit of its own scales, by k-means over at most ``COMMON`` of their values."""
+    values = []
+    for weight in weights:
+        w = weight.detach().float()
+        tables = {"scale": format.values.encode(w)["scale"]} if isinstance(format.values, Affine) else {}
+        values.append(format.relative(w, tables).flatten())
+    x = torch.cat(values)
+    x = x[:: -(-len(x) // COMMON)]
+    return format.settled(centroids(x[x != 0] if format.zero else x, format.k - format.zero, "hessian"))
 
 
 def settle_shared(

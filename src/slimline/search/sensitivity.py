@@ -14,10 +14,10 @@ import torch
 from torch import fx
 from torch.utils import _pytree
 
-from slimline.core.edits import Encode, Keep, QuantizeValue, Replace, SetParameter
+from slimline.core.edits import Encode, Keep, Mix, QuantizeValue, Replace, SetParameter
 from slimline.core.plan import Decision, Method
 from slimline.core.samples import Samples
-from slimline.core.site import Member, Refusal, Site
+from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
 from slimline.model.apply import apply_structure
 from slimline.model.layer_calls import output_positions
@@ -164,7 +164,7 @@ class Sensitivity:
             loss = float(mean_divergence(outputs, reference, classes=self.workshop.classes))
             work = tuple((name, count / before[name]) for name, count in output_positions(module, few[:1]).items() if before.get(name, count) != count)
             edits = self.workshop.structure_edits(decision)
-            kept = {e.member: len(e.index) for e in edits if isinstance(e, Keep)}
+            kept = {e.member: len(e.index) if isinstance(e, Keep) else len(e.matrix) for e in edits if isinstance(e, Keep | Mix)}
             gone = {e.module for e in edits if isinstance(e, Replace)}
             yield Option(
                 method.label,
@@ -172,6 +172,7 @@ class Sensitivity:
                 max(loss, 0.0),
                 channels=kept[site.members[0]] if site.members and kept else None,
                 work=work if site.kind == "input" else (),
+                added=sum(e.matrix.numel() for e in edits if isinstance(e, Mix) and e.member.parameter.startswith(INPUT)),
                 widths=tuple((p.id, kept[p.members[0]]) for p in site.parts if p.members and p.members[0] in kept),
                 drops=tuple(p.id for p in site.parts if p.kind == "block" and p.module in gone),
             )

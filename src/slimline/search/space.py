@@ -35,7 +35,7 @@ class Option:
     ``channels``: how many stay; ``format`` and ``execute``: how the weight is stored and runs;
     ``factors``: shapes of the weights that take its place. ``work``: (weight, share of its output positions that is
     left), of every layer that sees smaller images. ``widths``, ``drops``: of the model as a whole, how many channels stay at which site, and
-    which block sites go. ``coded``: bytes that each stored byte of the weight takes in an archive.
+    which block sites go. ``coded``: bytes that each stored byte of the weight takes in an archive. ``added``: float weights that it puts before the model.
     """
 
     label: str
@@ -50,6 +50,7 @@ class Option:
     widths: tuple[tuple[str, int], ...] = ()
     drops: tuple[str, ...] = ()
     coded: float = 1.0
+    added: int = 0
 
     @property
     def whole(self) -> bool:
@@ -185,6 +186,9 @@ class Space:
                 latency, edges = latency + ms, edges + edge
             else:
                 observed += seen
+        for place in self._adding:
+            count = self.places[place].options[choice[place]].added
+            size, download, loaded, macs = size + 4 * count, download + 4 * count, loaded + 4 * count, macs + count
         if integers * 2 > len(self.layers):  # a float layer among integer ones costs a conversion on either side
             latency += edges
         memory = (0.0 if self.weights_in_flash else loaded) + 2 * activations
@@ -303,6 +307,11 @@ class Space:
     def _resized(self) -> tuple[tuple[int, tuple[dict[str, float], ...]], ...]:
         """Places with options that shrink images, and each option's shares by weight."""
         return tuple((i, tuple(dict(o.work) for o in p.options)) for i, p in enumerate(self.places) if any(o.work for o in p.options))
+
+    @cached_property
+    def _adding(self) -> tuple[int, ...]:
+        """Places with options that put weights before the model."""
+        return tuple(i for i, p in enumerate(self.places) if any(o.added for o in p.options))
 
     def gone(self, choice: Choice) -> set[int]:
         """Places inside dropped blocks."""

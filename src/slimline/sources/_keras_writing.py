@@ -12,6 +12,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def compressed_file(model: KerasModel, example: Samples, kept: Kept, values: Map
     if model.parsed["by_layer"] is not None:
         raise ModelError(f"{model.path} is an .h5 file, into which nothing is written back.", hint="Save the original with model.save('model.keras').")
     lifted = model.module(example)
-    places = _places(model, example, kept)
+    places = places_of(model, example, kept)
     factors = _factors(model, lifted, places, values)
     values = _with_products(factors, values)
     biases = _check_names(model, lifted, values)
@@ -161,7 +162,7 @@ def _divided(
 # -- where values belong --------------------------------------------------------------------------------
 
 
-def _places(model: KerasModel, example: Samples, kept: Kept) -> dict[str, np.ndarray[Any, Any]]:
+def places_of(model: KerasModel, example: Samples, kept: Kept = MappingProxyType({})) -> dict[str, np.ndarray[Any, Any]]:
     """Parameter or buffer of the lifted module -> for each of its elements after the cuts the place in the file (tensors laid end to end), or -1."""
     starts = np.cumsum([0, *(t.numel() for t in model.tensors)])
     digits = []

@@ -7,6 +7,7 @@ kernels see the plain weight. ``NonZero`` and ``ScatterND``, which would say the
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, parser
 
 from slimline.core.edits import Encode
-from slimline.core.formats import Affine, Codebook, Format, Masked
+from slimline.core.formats import Affine, Codebook, Format, Masked, Product
 from slimline.core.formats.format import NATIVE
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ FUNCTIONS = {
         shaped = Reshape (places, shape)
         all = Gather (kept, shaped)
     }""",
+    # One bit for a block: shapes with a dimension of 1, and of its size, after each; and of the whole.
+    "Blocks": """Blocks (small, thin, wide, shape) => (mask) {
+        apart = Reshape (small, thin)
+        spread = Expand (apart, wide)
+        mask = Reshape (spread, shape)
+    }""",
     "Entries": """Entries (indices, codebook) => (values) {
         places = Cast <to = 6> (indices)
         values = Gather (codebook, places)
@@ -65,19 +72,44 @@ def dense(graph: Rewriter, stem: str, encode: Encode, to: int, *, transposed: bo
     name = f"{stem}__{'int8' if to == TensorProto.INT8 else 'float'}"
     if name in {o for n in graph.first for o in n.output}:
         return name
+    if isinstance(format, Product):
+        found = _vectors(graph, stem, encode, format, transposed=transposed)
+        return _cast(graph, found, name) if to == TensorProto.FLOAT and format.grid is not None else found
     codes = _array(encode, format.codes, transposed)
     if isinstance(format, Masked) and _pays(format, mask := _array(encode, "mask", transposed)):
         kept = _codes(graph, f"{stem}__values", np.concatenate([codes.ravel()[:1] * 0, codes[mask]]), base, masked=True)
-        bits = _planes(graph, f"{stem}__mask", mask.astype(np.uint8), 1)
+        steps = format.steps(mask.ndim)[:: -1 if transposed else 1]
+        bits = _planes(graph, f"{stem}__mask", mask[tuple(slice(None, None, s) for s in steps)].astype(np.uint8), 1)
+        if format.together > 1:
+            bits = _spread(graph, f"{stem}__mask", bits, mask.shape, steps)
         found = _call(graph, "Unmask", [bits, kept], f"{stem}__all")
     else:
         found = _codes(graph, f"{stem}__values", codes, base, masked=False)
     if isinstance(base, Codebook):
-        found = _call(graph, "Entries", [found, graph.put(f"{stem}__entries", encode.parts["codebook"].numpy())], f"{stem}__shared")
-    if to == TensorProto.FLOAT and base.grid is not None:
-        graph.first.append(helper.make_node("Cast", [found], [name], to=to))
-        found = name
-    return found
+        entries = encode.parts["codebook"].numpy()
+        home = f"entries__{zlib.crc32(entries.tobytes()):x}" if base.common else f"{stem}__entries"
+        found = _call(graph, "Entries", [found, graph.put(home, entries)], f"{stem}__shared")
+    return _cast(graph, found, name) if to == TensorProto.FLOAT and base.grid is not None else found
+
+
+def _cast(graph: Rewriter, found: str, name: str) -> str:
+    graph.first.append(helper.make_node("Cast", [found], [name], to=TensorProto.FLOAT))
+    return name
+
+
+def _vectors(graph: Rewriter, stem: str, encode: Encode, format: Product, *, transposed: bool) -> str:
+    """The weight whose runs are vectors: picked, their entries moved beside the inputs' dimension, and joined with it."""
+    if f"{stem}__joined" in {o for n in graph.first for o in n.output}:
+        return f"{stem}__joined"
+    indices = _array(encode, "indices", transposed)
+    codes = _codes(graph, f"{stem}__values", indices, Codebook(k=format.k), masked=False)
+    picked = _call(graph, "Entries", [codes, graph.put(f"{stem}__entries", encode.parts["codebook"].numpy())], f"{stem}__picked")
+    dim = format.axis if transposed else 1 - format.axis
+    order = [*range(dim + 1), indices.ndim, *range(dim + 1, indices.ndim)]
+    shape = [n * format.d if i == dim else n for i, n in enumerate(indices.shape)]
+    graph.first.append(helper.make_node("Transpose", [picked], [f"{stem}__moved"], perm=order))
+    graph.first.append(helper.make_node("Reshape", [f"{stem}__moved", graph.put(f"{stem}__whole", np.array(shape, np.int64))], [f"{stem}__joined"]))
+    return f"{stem}__joined"
 
 
 def _array(encode: Encode, part: str, transposed: bool) -> Array:
@@ -87,7 +119,7 @@ def _array(encode: Encode, part: str, transposed: bool) -> Array:
 
 def _pays(format: Masked, mask: Array) -> bool:
     """Whether mask and kept codes, with the nodes that join them, take less than all codes."""
-    return format.compact and mask.size / 8 + mask.sum() * format.bits / 8 + MASK_BYTES < mask.size * format.bits / 8
+    return format.compact and mask.size / format.together / 8 + mask.sum() * format.bits / 8 + MASK_BYTES < mask.size * format.bits / 8
 
 
 def _codes(graph: Rewriter, name: str, codes: Array, base: Format, *, masked: bool) -> str:
@@ -112,6 +144,14 @@ def _planes(graph: Rewriter, name: str, codes: Array, bits: int) -> str:
     places = graph.put(f"bits__{bits}", (1 << np.arange(bits, dtype=np.int32)).reshape(bits, 1, 1))
     shape = graph.put(f"{name}_shape", np.array(codes.shape, np.int64))
     return _call(graph, "Bits", [graph.put(name, planes[..., None]), places, shape], f"{name}_codes")
+
+
+def _spread(graph: Rewriter, name: str, small: str, shape: tuple[int, ...], steps: tuple[int, ...]) -> str:
+    """A mask of blocks as one of weights."""
+    thin = [n for size, step in zip(shape, steps, strict=True) for n in (size // step, 1)]
+    wide = [n for size, step in zip(shape, steps, strict=True) for n in (size // step, step)]
+    shapes = [graph.put(f"{name}_{kind}", np.array(s, np.int64)) for kind, s in (("thin", thin), ("wide", wide), ("whole", shape))]
+    return _call(graph, "Blocks", [small, *shapes], f"{name}_blocks")
 
 
 def _call(graph: Rewriter, function: str, inputs: list[str], output: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from slimline.core.contracts import Artifact, Operation, Port, Quantized
-from slimline.core.formats import Affine, Codebook, Float, Format, Masked
+from slimline.core.formats import Affine, Codebook, Float, Format, Masked, Product
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.core.trial import Latency
@@ -71,7 +71,7 @@ class OnnxRuntime:
     def executes(self, format: Format, op: Op, execute: str) -> bool:
         if isinstance(format, Float):
             return True
-        if not isinstance(format, Affine | Codebook | Masked):
+        if not isinstance(format, Affine | Codebook | Masked | Product):
             return False
         grid = format.grid
         if grid is not None and grid.granularity == "per_tensor" and grid.bits < 8:

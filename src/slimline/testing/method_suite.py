@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils import _pytree
 
-from slimline.core.edits import Edit, Encode, Keep, Prepend, QuantizeValue, Replace, SetAttribute, SetParameter
+from slimline.core.edits import Edit, Encode, Keep, Mix, Prepend, QuantizeValue, Replace, SetAttribute, SetParameter
 from slimline.core.plan import Decision, Fingerprint, Method, Plan
 from slimline.core.registry import registered
 from slimline.core.samples import Samples
@@ -30,7 +30,7 @@ from slimline.model.statistics import ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 
 LONGEST_LABEL = 80
-STRUCTURE = Keep | Replace | SetAttribute | Prepend
+STRUCTURE = Keep | Mix | Replace | SetAttribute | Prepend
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +246,7 @@ def _shapes(outputs: Any) -> list[tuple[int, ...]]:
 
 def target_of(edit: Edit) -> str:
     """What an edit changes, by name."""
-    if isinstance(edit, Keep):
+    if isinstance(edit, Keep | Mix):
         return edit.member.parameter
     if isinstance(edit, Replace | SetAttribute):
         return edit.module
@@ -255,7 +255,7 @@ def target_of(edit: Edit) -> str:
 
 def names_in(bench: Bench, edit: Edit) -> set[str]:
     """Everything that an edit of this kind may name."""
-    if isinstance(edit, Keep | Prepend):
+    if isinstance(edit, Keep | Mix | Prepend):
         inputs = {f"{INPUT}{i}" for i, _ in enumerate(bench.samples.tensors)}
         return inputs if isinstance(edit, Prepend) else inputs | {name for name, _ in named_tensors(bench.model)}
     if isinstance(edit, Replace | SetAttribute):

@@ -2,7 +2,7 @@
 
 A format turns a float weight into named parts and back, says exactly how many bytes those parts
 take in a file, and estimates that number from a shape alone. Formats compose: ``Masked`` holds what
-the kept values are stored as, ``Codebook`` what its entries are.
+the kept values are stored as, ``Codebook`` and ``Product`` what their entries are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from slimline.core.formats.affine import Affine, Float, Granularity
 from slimline.core.formats.codebook import Codebook
 from slimline.core.formats.format import Format
 from slimline.core.formats.masked import Masked
+from slimline.core.formats.product import Product
 
-__all__ = ["Affine", "Codebook", "Float", "Format", "Granularity", "Masked", "format_of"]
+__all__ = ["Affine", "Codebook", "Float", "Format", "Granularity", "Masked", "Product", "format_of"]
 
-_BY_KIND: pydantic.TypeAdapter[Float | Affine | Codebook | Masked] = pydantic.TypeAdapter(
-    Annotated[Float | Affine | Codebook | Masked, pydantic.Field(discriminator="kind")]
+_BY_KIND: pydantic.TypeAdapter[Float | Affine | Codebook | Masked | Product] = pydantic.TypeAdapter(
+    Annotated[Float | Affine | Codebook | Masked | Product, pydantic.Field(discriminator="kind")]
 )
 
 

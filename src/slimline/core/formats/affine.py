@@ -63,12 +63,14 @@ class Affine(Data):
     ``axis`` is the channel dimension of the weight (``per_channel``); with ``per_group`` the last
     dimension is cut into runs of ``group`` values with a scale each. Bits below 8 are packed in
     the file; 2 and 4 are what ONNX stores natively. ``reduce_range``: 8 bits in the file, of which one stays free (``|q| <= 63``),
-    for integer kernels that add two products in 16 bits and would saturate.
+    for integer kernels that add two products in 16 bits and would saturate. ``power_of_two``: scales are powers of two, so that hardware without a
+    multiplier to spare shifts instead; training keeps them so.
 
     Parts: ``values`` int8, of the weight's shape; ``scale`` float32, ``[]``, ``[channels]`` or
     ``[..., groups]``.
 
     References:
+        Zhou et al., "Incremental Network Quantization", ICLR 2017, and Jain et al., "Trained Quantization Thresholds", MLSys 2020, section 3.2 (powers of two).
         Jacob et al., "Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference", CVPR 2018, eq. 1 (with zero point 0).
 
@@ -89,6 +91,7 @@ class Affine(Data):
     axis: int = 0
     group: int = pydantic.Field(default=0, ge=0)
     reduce_range: bool = False
+    power_of_two: bool = False
 
     @pydantic.model_validator(mode="after")
     def _group_goes_with_granularity(self) -> Affine:
@@ -100,7 +103,8 @@ class Affine(Data):
 
     @property
     def name(self) -> str:
-        return f"int{self.bits - self.reduce_range}" + {"per_tensor": "/tensor", "per_channel": "", "per_group": f"/g{self.group}"}[self.granularity]
+        scales = {"per_tensor": "/tensor", "per_channel": "", "per_group": f"/g{self.group}"}[self.granularity]
+        return f"int{self.bits - self.reduce_range}{scales}" + ("/2^n" if self.power_of_two else "")
 
     @property
     def grid(self) -> Affine:
@@ -138,7 +142,18 @@ class Affine(Data):
             peak = w.abs().movedim(self.axis, 0).reshape(shape[self.axis], -1).amax(1)
         else:
             peak = w.abs().reshape(*shape[:-1], -1, self.group).amax(-1)
-        return self.quantize(w, (peak / self.limit).clamp_min(1e-12))
+        scale = (peak / self.limit).clamp_min(1e-12)
+        return self.quantize(w, scale.log2().ceil().exp2() if self.power_of_two else scale)
+
+    def snapped(self, scale: torch.Tensor) -> torch.Tensor:
+        """``scale`` as it may be: the nearest power of two where it must be one.
+
+        Example:
+            >>> import torch
+            >>> Affine(power_of_two=True).snapped(torch.tensor([0.3, 3.0])).tolist()
+            [0.25, 4.0]
+        """
+        return scale.log2().round().exp2() if self.power_of_two else scale
 
     def quantize(self, weight: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parts of ``weight`` under the given ``scale``, rounded to nearest."""
@@ -146,6 +161,7 @@ class Affine(Data):
 
         shape = tuple(weight.shape)
         self._check(shape)
+        scale = self.snapped(scale)
         q = torch.round(weight.detach().float() / self.spread(scale, shape)).clamp_(-self.limit, self.limit)
         return {"values": q.to(torch.int8), "scale": scale.detach().float()}
 
@@ -162,7 +178,10 @@ class Affine(Data):
     def project(self, weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch
 
-        s = self.spread(parts["scale"], tuple(weight.shape))
+        scale = parts["scale"]
+        if self.power_of_two:
+            scale = scale + (self.snapped(scale) - scale).detach()
+        s = self.spread(scale, tuple(weight.shape))
         x = weight / s
         q = x + (torch.round(x) - x).detach()
         return q.clamp(-self.limit, self.limit) * s

@@ -23,7 +23,8 @@ class Codebook(Data):
     """``k`` entries that all weights of a tensor share. ``w = codebook[index]``, times a scale per channel where ``values`` has one.
 
     ``values``: what the entries are. Integer entries (``Affine``) make integer weights, which an
-    integer kernel takes as they are. ``zero``: entry 0 is 0 and stays so.
+    integer kernel takes as they are. ``zero``: entry 0 is 0 and stays so. ``common``: the entries are those of all layers of this format, stored
+    once for all of them, so they count to none.
 
     Parts: ``indices`` uint8, of the weight's shape; ``codebook`` ``[k]`` float32, or int8 with
     integer entries; then ``scale`` as in ``values``.
@@ -44,6 +45,7 @@ class Codebook(Data):
     k: int = pydantic.Field(default=16, ge=2, le=256)
     values: Float | Affine = pydantic.Field(default=Float(), discriminator="kind")
     zero: bool = False
+    common: bool = False
 
     @pydantic.model_validator(mode="after")
     def _saves_something(self) -> Codebook:
@@ -56,7 +58,7 @@ class Codebook(Data):
 
     @property
     def name(self) -> str:
-        return f"{self.k} {self.values.name} entries"
+        return f"{self.k} {self.values.name} {'common' if self.common else 'entries'}"
 
     @property
     def bits(self) -> int:
@@ -133,7 +135,8 @@ class Codebook(Data):
         return q + (weight - weight.detach())
 
     def tables(self, shape: tuple[int, ...]) -> int:
-        return (4 * self.k if isinstance(self.values, Float) else self.k) + self.values.tables(shape)
+        own = 0 if self.common else 4 * self.k if isinstance(self.values, Float) else self.k
+        return own + self.values.tables(shape)
 
     def nbytes(self, parts: Mapping[str, torch.Tensor]) -> int:
         shape = tuple(parts["indices"].shape)

@@ -18,7 +18,7 @@ NATIVE = (2, 4, 8)  # widths that ONNX has integer types for; others lie as plan
 class Format(Protocol):
     """A codec. ``decode(encode(w))`` is the nearest representable weight, of the same shape and dtype.
 
-    Each weight has one code of ``bits`` bits in the part that ``codes`` names; the other parts are
+    Each weight (of ``Product`` each run of weights) has one code in the part that ``codes`` names, which is ``bits`` bits a weight; the other parts are
     tables. ``trained`` names the tables that training moves (scales, centroids), the others stay.
     """
 

@@ -203,6 +203,7 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     import torch
     from torch.utils import _pytree
 
+    from slimline.core.contracts import saturates
     from slimline.core.edits import Replace, Structure
     from slimline.core.registry import find
     from slimline.measure.agreement import agreement
@@ -238,7 +239,7 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     workshop = Workshop(pruned, samples, None, (), find("targets", "onnxruntime")())
     program = workshop.program
     if deeper:
-        dynamic = find("methods", "dynamic_int8")(reduce_range=workshop.target.saturates())
+        dynamic = find("methods", "dynamic_int8")(reduce_range=saturates(workshop.target))
         found = [(name, dynamic if use.op == "linear" else find("methods", "weight_only")()) for name, use in program.weights.items()]
         program = quantize(program, [e for name, method in found for e in workshop.numeric_edits(program, name, method, None)])
         row["integer"] = len(found)

@@ -260,9 +260,7 @@ def _gradual(found: Found, plan: Plan) -> bool:
     return plan.recovery.gradual and not any(with_quantizers for _, with_quantizers in found.training.get(plan.digest, ()))
 
 
-def trained(
-    job: Job, answers: Answers, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float, dense: Program | None = None
-) -> bool:
+def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, samples: Samples, name: str, latest: float, dense: Program | None = None) -> bool:
     """Train a module in place, or load what an earlier run made of it; ``False`` where there is no time. ``dense``: the float program of a training form, from whose weights masks grow."""
     stored = job.cache.get(name)
     if stored is not None:

@@ -19,6 +19,7 @@ from slimline.job.context import flat
 from slimline.job.export import read_run
 from slimline.measure.agreement import agreement
 from slimline.model.apply import tensor_of
+from slimline.model.entry import ENTRY
 from slimline.model.inputs import find_input_sites
 from slimline.model.recover import evaluate
 from slimline.model.trace import quiet
@@ -98,7 +99,9 @@ def _kept(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[int, torch.Tens
 
 
 def _take_all_inputs(lifted: nn.Module, example: Samples, kept: dict[str, dict[int, torch.Tensor]], values: dict[str, torch.Tensor]) -> None:
-    """Features that were left out come back with weights of zero: a Keras model takes them all. In place."""
+    """Features that were left out come back with weights of zero: a Keras model takes them all, and needs nothing before it that gathers. In place."""
+    for name in [n for n in values if n.startswith(ENTRY)]:
+        del values[name]
     for member in (m for site in find_input_sites(lifted, example)[0] for m in site.members[1:]):
         positions = kept.get(member.parameter, {}).pop(member.dim, None)
         if positions is not None and member.parameter in values:

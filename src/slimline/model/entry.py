@@ -12,6 +12,7 @@ from torch import fx, nn
 from slimline.core.site import INPUT
 from slimline.errors import UnsupportedSite
 
+ENTRY = "slimline_input_"  # what is put before a model is called so, and numbered
 FEWEST_FEATURES = 4
 FEWEST_BANDS = 8  # of an image's channels: three colours are no list of features
 
@@ -109,8 +110,8 @@ def prepend(model: nn.Module, value: str, module: nn.Module) -> None:
     number = value.removeprefix(INPUT)
     if not value.startswith(INPUT) or not number.isdigit():
         raise UnsupportedSite(f"{value}: that is no input; inputs are {INPUT}0 and so on.")
-    before = [name for name, _ in model.named_children() if name.startswith("slimline_input_")]
-    name = f"slimline_input_{len(before)}"
+    before = [name for name, _ in model.named_children() if name.startswith(ENTRY)]
+    name = f"{ENTRY}{len(before)}"
     module.train(model.training)
     if type(model).forward is nn.Sequential.forward:  # it runs all its children, so a new one must be in its place
         model._modules = {**{n: model._modules[n] for n in before}, name: module, **{n: m for n, m in model._modules.items() if n not in before}}

@@ -105,7 +105,7 @@ def test_integer_weights_run_in_integers_and_nothing_is_decoded_per_call(format:
     assert not {o.type for o in operations} & {"Gather", "CumSum", "BitwiseAnd", "Cast", "ReduceSum"}
 
 
-@pytest.mark.parametrize("format", [*FLOATS, *INTEGERS[:1], INTEGERS[5], INTEGERS[-1]], ids=names)
+@pytest.mark.parametrize("format", [*FLOATS, *INTEGERS[:1], INTEGERS[6], INTEGERS[-1]], ids=names)
 def test_float_execution_decodes_once(format: Format) -> None:
     samples = pictures()
     stored, artifact = lowered(program_of(Net, samples), format, "float", samples)

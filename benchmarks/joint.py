@@ -121,10 +121,10 @@ def main() -> None:
                 original_bytes = found.report.baseline.size_bytes
             runs.append(found)
         made = [r for r in runs if r.report is not None and r.report.compressed is not None and r.report.drop is not None]
+        if not made or made[0].report is None:
+            raise SystemExit(f"{text}: no run gave an artefact that was tested: {'; '.join(f'{r.name}: {r.reason or "no artefact"}' for r in runs)}")
+        base = made[0].report.baseline
         latencies = timed_together(source, made, options.timing)
-        base = made[0].report.baseline if made and made[0].report is not None else None
-        if base is None:
-            raise SystemExit(f"{text}: no run gave an artefact: {runs[0].reason}")
         print(f"\n{text}   (original: {base.size_bytes:,} bytes, {base.latency_ms.median:.4f} ms)")
         print("method              bytes     archive        ms   drop, its limit    verdict       used")
         for r in made:

@@ -122,7 +122,8 @@ def main() -> None:
             runs.append(found)
         made = [r for r in runs if r.report is not None and r.report.compressed is not None and r.report.drop is not None]
         if not made or made[0].report is None:
-            raise SystemExit(f"{text}: no run gave an artefact that was tested: {'; '.join(f'{r.name}: {r.reason or "no artefact"}' for r in runs)}")
+            reasons = "; ".join(f"{r.name}: {r.reason or 'no artefact'}" for r in runs)
+            raise SystemExit(f"{text}: no run gave an artefact that was tested: {reasons}")
         base = made[0].report.baseline
         latencies = timed_together(source, made, options.timing)
         print(f"\n{text}   (original: {base.size_bytes:,} bytes, {base.latency_ms.median:.4f} ms)")

@@ -16,17 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import slimline
-from slimline.core.budget import Budget, parse_bytes
+from slimline.core.budget import Budget, parse_bytes, parse_seconds
 from slimline.core.contracts import Artifact
+from slimline.core.progress import Silent
 from slimline.core.registry import find, registered
+from slimline.core.request import Request
 from slimline.core.result import Report
 from slimline.core.trial import Latency
 from slimline.errors import SlimlineError
+from slimline.job import compress_request
 from slimline.sources.task_file import TaskFile
 
 BUDGETS = ("minimize=latency max-drop=1%", "minimize=size max-drop=1%", "minimize=latency max-drop=1% max-size=40%")
@@ -75,7 +78,10 @@ def run(source: TaskFile, budget: Budget, time: str, name: str, methods: Sequenc
     if not mark.exists() or json.loads(mark.read_text()) != asked:
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            slimline.compress(source.model(), source, budget=budget, time=time, methods=methods, seed=seed, out=folder)
+            request = Request(
+                budget=budget, seconds=parse_seconds(time), methods=tuple(methods), seed=seed, out=folder, model_name=source.name, started=clock.monotonic()
+            )
+            compress_request(source, request, Silent())
         except SlimlineError as error:
             return Run(name, None, folder, error.message.splitlines()[0])
         mark.write_text(json.dumps(asked))
@@ -121,10 +127,11 @@ def main() -> None:
                 original_bytes = found.report.baseline.size_bytes
             runs.append(found)
         made = [r for r in runs if r.report is not None and r.report.compressed is not None and r.report.drop is not None]
+        if not made or made[0].report is None:
+            reasons = "; ".join(f"{r.name}: {r.reason or 'no artefact'}" for r in runs)
+            raise SystemExit(f"{text}: no run gave an artefact that was tested: {reasons}")
+        base = made[0].report.baseline
         latencies = timed_together(source, made, options.timing)
-        base = made[0].report.baseline if made and made[0].report is not None else None
-        if base is None:
-            raise SystemExit(f"{text}: no run gave an artefact: {runs[0].reason}")
         print(f"\n{text}   (original: {base.size_bytes:,} bytes, {base.latency_ms.median:.4f} ms)")
         print("method              bytes     archive        ms   drop, its limit    verdict       used")
         for r in made:

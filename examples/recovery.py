@@ -56,8 +56,8 @@ def main() -> None:
     how = Distillation(steps=STEPS, batch=64)
     for label, taught in (
         ("answers", how),
-        ("and features", dataclasses.replace(how, features=("0",))),
-        ("and attention", dataclasses.replace(how, attention=("2",))),
+        ("answers and features", dataclasses.replace(how, features=("0",))),
+        ("answers and attention", dataclasses.replace(how, attention=("2",))),
     ):
         student = apply_structure(network, edits)
         distil(student, student.parameters(), network, samples, taught, modules=student)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from slimline.core.budget import Budget
-from slimline.core.plan import Decision, Fingerprint, Plan, Recovery
+from slimline.core.plan import Decision, Plan, Recovery
 from slimline.core.progress import Silent
 from slimline.core.request import Request
 from slimline.job import _PythonTask
@@ -19,12 +19,13 @@ from slimline.job.recovery import recover
 from slimline.job.search import search
 from slimline.methods.unstructured import Unstructured
 from slimline.model.quantizers import FakeWeight
+from slimline.store.cache import fingerprint
 
 
 @pytest.mark.parametrize("gradual", [True, False])
 def test_masks_grow_where_the_plan_says_so(rings: _PythonTask, tmp_path: Path, gradual: bool) -> None:
     plan = Plan(
-        model=Fingerprint(architecture="", weights=""),
+        model=fingerprint(rings.model(), {}),
         decisions=(Decision(site="2.weight", method=Unstructured(sparsity=0.9)),),
         recovery=Recovery(gradual=gradual),
     )

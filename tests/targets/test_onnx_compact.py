@@ -105,7 +105,7 @@ def test_integer_weights_run_in_integers_and_nothing_is_decoded_per_call(format:
     assert not {o.type for o in operations} & {"Gather", "CumSum", "BitwiseAnd", "Cast", "ReduceSum"}
 
 
-@pytest.mark.parametrize("format", [*FLOATS, *INTEGERS[:1], INTEGERS[5], INTEGERS[-1]], ids=names)
+@pytest.mark.parametrize("format", [*FLOATS, *INTEGERS[:1], INTEGERS[6], INTEGERS[-1]], ids=names)
 def test_float_execution_decodes_once(format: Format) -> None:
     samples = pictures()
     stored, artifact = lowered(program_of(Net, samples), format, "float", samples)
@@ -145,17 +145,17 @@ def rows(count: int = 4) -> Samples:
 
 @pytest.mark.parametrize("format", [*INTEGERS, *FLOATS], ids=names)
 def test_the_file_grows_by_what_the_format_says(format: Format) -> None:
-    """The float file without its weight, and the format's bytes: the rest is the graph around, about one kilobyte."""
+    """The float file without its weight, and the format's bytes: the rest is the graph around, about one kilobyte, with a function more for blocks."""
     samples = rows()
     program = program_of(Wide, samples)
     around = TARGET.lower(program, samples).size_bytes - 4 * 256 * 128
     artifact = lowered(program, format, "float", samples)[1]
-    assert 0 <= artifact.size_bytes - around - format.estimate((128, 256)) < 1100
+    assert 0 <= artifact.size_bytes - around - format.estimate((128, 256)) < (1200 if format.name.endswith("/1x4") else 1100)
 
 
 def test_many_layers_share_one_decoder() -> None:
     samples = pictures()
-    artifact = lowered(program_of(Net, samples), INTEGERS[8], "float", samples)[1]
+    artifact = lowered(program_of(Net, samples), Masked(values=Codebook(k=8, values=INT8, zero=True), sparsity=0.75), "float", samples)[1]
     model = onnx.load_from_string(artifact.payload)
     onnx.checker.check_model(model)
     assert sorted(f.name for f in model.functions) == ["Bits", "Entries", "Unmask"]

@@ -36,7 +36,14 @@ def outcome(drops: Drops, allowed: float, *, ratios: tuple[float, ...] = (1.0,) 
     budget = BudgetEntry(max_drop=Drop(value=allowed))
     item = Item("net/onnxruntime/small", Path(), Path("build"), ModelEntry(task="task.py", budgets={"small": budget}), "onnxruntime", budget, 1)
     evidence = Evidence(
-        FIGURES, FIGURES, locked_at_hand=True, quality=0.9, against_original=drops, against_locked=drops, rounds=tuple((1.0, r) for r in ratios), recorded_ms=1.0
+        FIGURES,
+        FIGURES,
+        locked_at_hand=True,
+        quality=0.9,
+        against_original=drops,
+        against_locked=drops,
+        rounds=tuple((1.0, r) for r in ratios),
+        recorded_ms=1.0,
     )
     gate = Gate(drop=Drop(value=allowed), class_drop=None if class_allowed is None else Drop(value=class_allowed))
     return verdict(findings(item, gate, evidence, has_lock=True))
@@ -135,7 +142,10 @@ def main() -> int:
         found = Counter(model(draw) for _ in range(count))
         wrong = max(found["pass"], found["fail"]) > limit * count
         beyond += wrong
-        print(f"{name:64} {found['pass'] / count:7.1%} {found['fail'] / count:7.1%} {found['inconclusive'] / count:13.1%}{'  BEYOND' if wrong else ''}", flush=True)
+        print(
+            f"{name:64} {found['pass'] / count:7.1%} {found['fail'] / count:7.1%} {found['inconclusive'] / count:13.1%}{'  BEYOND' if wrong else ''}",
+            flush=True,
+        )
     return bool(beyond)
 
 

@@ -68,7 +68,9 @@ def test_classes_are_held_against_the_accepted_artefact_also_where_the_whole_is_
     accepted.put(ruined=4)
     assert main(["check"]) == 3
     found = lines(capsys.readouterr().out)
-    assert "drop against the lock" not in found and found["class drop against the lock"][1].startswith("Against the accepted artefact, class 4 lost 100.0 points")
+    assert "drop against the lock" not in found and found["class drop against the lock"][1].startswith(
+        "Against the accepted artefact, class 4 lost 100.0 points"
+    )
 
 
 def test_a_slow_machine_is_no_regression(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,9 @@ def test_nothing_is_cut_off_and_axe_finds_no_serious_fault(
 
 def test_a_fault_would_be_seen(browser: Any, axe: str, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
-    page.write_text("<html lang=en><title>a</title><main><h1>a</h1><img src='data:,'><p style='width: 2000px; color: #ccc; background: #fff'>faint</p></main></html>")
+    page.write_text(
+        "<html lang=en><title>a</title><main><h1>a</h1><img src='data:,'><p style='width: 2000px; color: #ccc; background: #fff'>faint</p></main></html>"
+    )
     browser.show(page.as_uri(), 390)
     assert len(browser.outside()) == 1
     assert {f.partition(":")[0] for f in browser.faults(axe)} == {"image-alt", "color-contrast"}

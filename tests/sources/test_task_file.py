@@ -327,7 +327,9 @@ def test_weights_follow_the_samples_of_a_derived_split(tmp_path: Path) -> None:
     assert found.sample_weights("train") is None
 
 
-@pytest.mark.parametrize(("given", "says"), [("[1, 2]", r"the shape \(2,\) for 40"), ("[-1] + [1] * 39", "from -1 to 1"), ("[0] * 40", "from 0 to 0"), ("'many'", "returned a str")])
+@pytest.mark.parametrize(
+    ("given", "says"), [("[1, 2]", r"the shape \(2,\) for 40"), ("[-1] + [1] * 39", "from -1 to 1"), ("[0] * 40", "from 0 to 0"), ("'many'", "returned a str")]
+)
 def test_weights_that_are_none_are_refused(tmp_path: Path, given: str, says: str) -> None:
     with pytest.raises(DataError, match=rf"sample_weights\('search'\) in .* returned {'weights ' if 'from' in says else ''}{says.removeprefix('returned ')}"):
         task(tmp_path, base=WEIGHED.replace("return range(40)", f"return {given}")).sample_weights("search")

@@ -142,7 +142,13 @@ def elsewhere(job: Job, found: Found, outcome: Outcome) -> Elsewhere | None:
     else:
         interval = drop_interval(a, b, 0.0)[0]
     worst: tuple[ClassLoss, ...] = ()
-    if a is not None and b is not None and _are_labels(samples.targets) and min(float(a.min()), float(b.min())) >= 0 and max(float(a.max()), float(b.max())) <= 1:
+    if (
+        a is not None
+        and b is not None
+        and _are_labels(samples.targets)
+        and min(float(a.min()), float(b.min())) >= 0
+        and max(float(a.max()), float(b.max())) <= 1
+    ):
         ranked = sorted(class_drops(a, b, samples.targets), key=lambda d: (-d.observed, d.label))
         worst = tuple(ClassLoss(label=d.label, samples=d.samples, drop=d.observed) for d in ranked[:SHOWN])
     return Elsewhere(

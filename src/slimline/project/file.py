@@ -240,7 +240,11 @@ def _check_names(file: ProjectFile, path: Path, lines: Lines) -> None:
             near = difflib.get_close_matches(name, known, 1)
             raise UsageError(
                 f"{path}, line {_line(where, lines)}: {'.'.join(map(str, where))}: there is no {registry.SINGULAR[group]} {name!r}.",
-                hint=f"Did you mean {near[0] if group != 'targets' else near[0].replace('_', '-')}?" if near else f"`slimline {group}` lists them." if group != "strategies" else f"Known are {', '.join(known)}.",
+                hint=f"Did you mean {near[0] if group != 'targets' else near[0].replace('_', '-')}?"
+                if near
+                else f"`slimline {group}` lists them."
+                if group != "strategies"
+                else f"Known are {', '.join(known)}.",
             )
 
 

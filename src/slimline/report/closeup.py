@@ -26,7 +26,11 @@ def lines(seen: CloseUp, metric: str) -> list[str]:
         if groups:
             worst, unit = groups[:GROUPS_SHOWN], "points; " if in_points(seen.before) else ""
             kinds = f"{kind}{'es' if kind == 'class' else 's'}"
-            which = f"all {groups[0].of} {kinds}, those that lost most first" if len(worst) == groups[0].of else f"the {len(worst)} of {groups[0].of} {kinds} that lost most"
+            which = (
+                f"all {groups[0].of} {kinds}, those that lost most first"
+                if len(worst) == groups[0].of
+                else f"the {len(worst)} of {groups[0].of} {kinds} that lost most"
+            )
             said.append(f"{which} ({unit}{LIMITS}):")
             said += [f"  {kind} {g.label}: {_short(g, g.observed)} on {g.samples:,} samples, {_short(g, g.lower_95)} to {_short(g, g.upper_95)}" for g in worst]
     if seen.calibration is not None:

@@ -266,7 +266,9 @@ def check_sample_weights(given: Any, where: str, count: int) -> torch.Tensor:
     if weights.shape != (count,):
         raise DataError(f"{where} returned the shape {tuple(weights.shape)} for {count} samples.", hint="Return one number per sample.")
     if not bool(torch.isfinite(weights).all()) or float(weights.min()) < 0 or float(weights.max()) <= 0:
-        raise DataError(f"{where} returned weights from {float(weights.min()):g} to {float(weights.max()):g}.", hint="They must be finite, none below zero, one above.")
+        raise DataError(
+            f"{where} returned weights from {float(weights.min()):g} to {float(weights.max()):g}.", hint="They must be finite, none below zero, one above."
+        )
     return weights
 
 

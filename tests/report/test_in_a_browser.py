@@ -45,3 +45,11 @@ def test_the_switch_and_the_marks_answer(browser: Any, report: Report, tmp_path:
     assert browser.value(shown) == ["size"]
     browser.value("document.querySelector('figure:not([hidden]) .mark.chosen').focus()")
     assert browser.value("document.querySelector('figure:not([hidden]) .tip').textContent").startswith("Chosen: ")
+
+
+def test_a_table_that_does_not_fit_can_be_scrolled_by_the_keyboard(browser: Any, report: Report, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(html.render(report).replace("</main>", "<div class='scroll' id='wide'><p style='width: 3000px'>wide</p></div></main>"), encoding="utf-8")
+    browser.show(page.as_uri())
+    assert browser.value("[...document.querySelectorAll('.scroll[tabindex=\"0\"]')].some(box => box.id === 'wide')")
+    assert not browser.value("document.querySelector('#before-after + .scroll').hasAttribute('tabindex')")

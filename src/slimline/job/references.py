@@ -125,7 +125,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         else:
             left_out.append(quantized.label)
         if made and (job.clock.elapsed > limit or job.clock.over(0.96)):
-            job.cut(f"plain int8: {number_of(len(made), 'setting was', 'settings were')} tried before their share of the time was up")
+            job.cut(f"plain int8: {number_of(len(made), 'setting was', 'settings were')} tried, then its share of the time was up")
             break
     if not made:
         why = f"the runtime's quantizer made none of {', '.join(left_out)}" if left_out else f"no quantizer of {job.target.name}'s own is installed"

@@ -39,7 +39,7 @@ from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
-from slimline.report.sentence import bytes_text, count_text, difference_text, only_text, sentence, time_text
+from slimline.report.sentence import bytes_text, count_text, difference_text, only_text, percent_text, sentence, time_text
 from slimline.search.prices import alternatives, prices
 from slimline.search.space import Option
 from slimline.search.timing import per_layer
@@ -294,7 +294,7 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
         return "it lies in a block that is dropped"
     share = option.loss / total
     cheaper = [o for o in others if o.loss > option.loss]
-    spent = f"it loses {option.loss:.2g} nats, {share:.0%} of what the plan loses before recovery"
+    spent = f"it loses {option.loss:.2g} nats, {percent_text(share)} of what the plan loses before recovery"
     if option.dropped:
         return f"dropping the whole block removes all its time and bytes; {spent}"
     if not option.decisions:

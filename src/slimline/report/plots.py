@@ -170,7 +170,7 @@ def stairs(corners: Iterable[tuple[float, float]]) -> tuple[Line, ...]:
 
 
 def label(marks: Sequence[Mark]) -> tuple[Mark, ...]:
-    """Each noted mark with the side its label goes to, so that none covers a mark or another label.
+    """Each noted mark with the side its label goes to, so that none covers a mark that counts or another label, and as few other trials as can be.
 
     A label that finds room on a wide screen only is told so; one that finds none anywhere has no side (the tip still names it).
     """
@@ -178,13 +178,13 @@ def label(marks: Sequence[Mark]) -> tuple[Mark, ...]:
     order = sorted((i for i, m in enumerate(marks) if m.note), key=lambda i: ("chosen", "original", "reference", "front", "trial").index(marks[i].kind))
     for frame, wide in ((NARROW, False), (WIDE, True)):
         taken = [_around(m, frame) for m in marks if m.kind != "trial"] + [_box(marks[i], side, frame) for i, (side, _) in sides.items()]
+        trials = [_around(m, frame) for m in marks if m.kind == "trial"]
         for i in (i for i in order if i not in sides):
-            for side in SIDES:
-                box = _box(marks[i], side, frame)
-                if _inside(box, frame) and not any(_overlap(box, other) for other in taken):
-                    sides[i] = (side, wide)
-                    taken.append(box)
-                    break
+            free = [s for s in SIDES if _inside(b := _box(marks[i], s, frame), frame) and not any(_overlap(b, other) for other in taken)]
+            if free:
+                side = min(free, key=lambda s: sum(_overlap(_box(marks[i], s, frame), t) for t in trials))  # the first of those that hide fewest trials
+                sides[i] = (side, wide)
+                taken.append(_box(marks[i], side, frame))
     return tuple(Mark(m.x, m.y, m.kind, m.tip, m.note, m.beyond, *sides.get(i, (None, False))) for i, m in enumerate(marks))
 
 

@@ -16,6 +16,7 @@ from slimline.report.sentence import (
     least_text,
     most_text,
     only_text,
+    percent_text,
     ratio_text,
     time_text,
 )
@@ -177,4 +178,4 @@ def download_words(report: Report) -> str:
     """What the download is coded by, and how near to the entropy under the codec's own model."""
     measured = report.baseline if report.compressed is None else report.compressed
     above = measured.download_above_entropy
-    return f"The download is coded by {measured.download_codec}" + ("." if above is None else f", {above:.2%} above the entropy of its model.")
+    return f"The download is coded by {measured.download_codec}" + ("." if above is None else f", {percent_text(above)} above the entropy of its model.")

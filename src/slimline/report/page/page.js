@@ -81,6 +81,14 @@
     rove(cells);
   });
 
+  // What does not fit can be scrolled by the keyboard, too.
+  const reach = () => all(".scroll").forEach((box) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+  });
+  window.addEventListener("resize", reach);
+  document.addEventListener("toggle", reach, true);
+  reach();
+
   // Copying works in a secure context only.
   if (navigator.clipboard) {
     all("[data-copy]").forEach((button) => {

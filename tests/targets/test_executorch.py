@@ -119,7 +119,11 @@ def test_static_int8_runs_in_integers_with_the_plans_scales(make: Callable[[], n
     assert apart(program, images()) < 0.02  # the kernels requantize in integers: one step of 255, now and then two
     (graph,) = File.of(artifact.payload).graphs.values()
     scales = {bytes(e.parts["scale"].numpy().tobytes()) for e in program.encoded.values()}
-    kept = {graph.content(v["quant"]["scale_buffer_idx"]) for v in graph.values.values() if v.get("quant", {}).get("scale_buffer_idx") and graph.dtype(v["id_out"]) == "qcint8"}
+    kept = {
+        graph.content(v["quant"]["scale_buffer_idx"])
+        for v in graph.values.values()
+        if v.get("quant", {}).get("scale_buffer_idx") and graph.dtype(v["id_out"]) == "qcint8"
+    }
     assert kept == scales
 
 

@@ -21,7 +21,20 @@ XNNPACK = "XnnpackBackend"
 HEADER = 32  # bytes of a graph's header, filled up
 ALIGNMENT = 16
 LAYERS = ("XNNConv2d", "XNNDepthwiseConv2d", "XNNConvTranspose2d", "XNNFullyConnected")
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "qint8": 8, "quint8": 8, "qint32": 32, "qcint8": 8, "qcint32": 32, "qcint4": 4, "qbint4": 4, "qdint8": 8, "int32": 32}
+BITS = {
+    "fp32": 32,
+    "fp16": 16,
+    "bf16": 16,
+    "qint8": 8,
+    "quint8": 8,
+    "qint32": 32,
+    "qcint8": 8,
+    "qcint32": 32,
+    "qcint4": 4,
+    "qbint4": 4,
+    "qdint8": 8,
+    "int32": 32,
+}
 OUTSIDE = -1  # in place of a delegate: the program's own kernels
 DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32", 7: "float64", 11: "bool"}  # by the number that a file has for them
 INTEGER = ("qint8", "quint8", "qdint8")

@@ -216,7 +216,9 @@ def _contents(program: Program) -> Iterator[tuple[str, tuple[np.ndarray[Any, Any
             yield name, (encode.format.decode(encode.parts).numpy(),)
         else:
             values, bits = encode.format.integers(encode.parts)["values"].numpy(), encode.format.grid.bits
-            packed = ((nibbles(values),) if bits == 4 and values.ndim == 2 else ()) + ((rows(values, bits),) if bits < 8 and values.shape[-1] % (8 // bits) == 0 else ())
+            packed = ((nibbles(values),) if bits == 4 and values.ndim == 2 else ()) + (
+                (rows(values, bits),) if bits < 8 and values.shape[-1] % (8 // bits) == 0 else ()
+            )
             yield name, packed or (values,)
 
 

@@ -204,9 +204,10 @@ def test_memory_is_constants_inputs_outputs_and_what_the_delegate_works_in() -> 
     assert memory == 4 * 64 * 65 + 4 * 64 + 16 * 4 * 64  # the output is planned for 16 samples
 
 
-def test_more_samples_at_once_than_a_file_takes_are_refused() -> None:
+def test_more_samples_at_once_than_a_file_takes_are_refused_by_the_clock_alone() -> None:
     program = exported(nn.Sequential(nn.Linear(8, 8)), Samples.of(torch.randn(4, 8)))
     artifact = TARGET.lower(program, program.example)
+    assert len(TARGET.run(artifact, Samples.of(torch.randn(40, 8)))[0]) == 40
     with pytest.raises(UsageError, match="up to 16"):
         TARGET.latency([artifact], program.example, batch=17)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import math
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ BITS = {
     "qdint8": 8,
     "int32": 32,
 }
+INFINITE = re.compile(r"(:\s*)(-?inf)\b")  # which flatc writes bare and reads as a string
 OUTSIDE = -1  # in place of a delegate: the program's own kernels
 DTYPES = {0: "uint8", 1: "int8", 3: "int32", 4: "int64", 6: "float32", 7: "float64", 11: "bool"}  # by the number that a file has for them
 INTEGER = ("qint8", "quint8", "qdint8")
@@ -219,7 +221,7 @@ def _decompiled(content: bytes, named: dict[str, bytes]) -> Graph:
         _flatc_decompile(folder, _schema(folder), str(source), ["--raw-binary"])
         text = source.with_suffix(".json").read_text()
     start = header.constant_data_offset
-    return Graph(json.loads(text), content[start : start + header.constant_data_size], named)
+    return Graph(json.loads(INFINITE.sub(r'\1"\2"', text)), content[start : start + header.constant_data_size], named)
 
 
 def _compiled(description: dict[str, Any]) -> bytes:

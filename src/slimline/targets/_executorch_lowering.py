@@ -21,11 +21,11 @@ from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, trace
 from slimline.targets._executorch_file import OUTSIDE, File
-from slimline.targets._executorch_runner import MOST
 
 aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
 GRIDS = frozenset({decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default})
+MOST = 16  # samples at once: buffers are planned for so many. PyTorch takes the bound one lower where a layer is just so wide
 SHAPED = frozenset({aten.view.default, aten.reshape.default})
 
 

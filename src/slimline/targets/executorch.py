@@ -134,14 +134,12 @@ class ExecuTorch:
         return _executorch_profile.operations(File.of(artifact.payload), _executorch_profile.profile(runner.module))
 
     def latency(self, artifacts: Sequence[Artifact], example: Samples, *, batch: int = 1, threads: int = 1, seconds: float = 2.0) -> tuple[Latency, ...]:
-        from slimline.targets._executorch_runner import MOST
-
-        if batch > MOST:
-            raise UsageError(f"A .pte file takes up to {MOST} samples at once, not {batch}.", hint=f"Use --batch {MOST} or less.")
         calls = []
         samples = repeat(example, batch)
         for artifact in artifacts:
             runner = self._runner(artifact, threads)
+            if batch > runner.most:
+                raise UsageError(f"This .pte file takes up to {runner.most} samples at once, not {batch}.", hint=f"Use --batch {runner.most} or less.")
             tensors = runner.tensors(feed(artifact, samples))
             calls.append(lambda r=runner, t=tensors: r.call(t))
         return interleaved(calls, seconds=seconds, threads=threads, batch=batch)

@@ -72,7 +72,7 @@ class Graph:
     @cached_property
     def batch(self) -> int:
         """The batch that the shapes in the file are written for."""
-        return int(self.values[self.description["input_ids"][0]]["dims"][0])
+        return int(self.values[self.description["output_ids"][0]]["dims"][0])
 
     def shape(self, value: int) -> tuple[int, ...]:
         """At batch 1; channels last for what convolutions read and write."""

@@ -21,6 +21,7 @@ from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, trace
 from slimline.targets._executorch_file import OUTSIDE, File
+from slimline.targets._torch_lowering import drop_unread
 
 aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
@@ -40,6 +41,7 @@ def lower(program: Program, example: Samples) -> bytes:
     for encode in program.encoded.values():
         realise(module, encode)
     settled(module)
+    drop_unread(module)
     floating = [f"{mangled(name)}__values" for name, e in program.encoded.items() if e.execute == "float" and not e.format.whole]
     try:
         with quiet():
@@ -168,13 +170,21 @@ def rows(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
 
 
 def settled(module: fx.GraphModule) -> None:
-    """Shapes that take the batch from their input say -1 there, so that the delegate can take them."""
+    """Shapes that take the batch from their input say -1 there, and means over images keep the two dimensions until after: so the delegate can take them."""
     graph = module.graph
     for node in graph.nodes:
         if node.op == "call_function" and node.target in SHAPED:
             shape = list(node.args[1])
             if sum(isinstance(d, fx.Node) for d in shape) == 1 and all(isinstance(d, fx.Node) or d > 0 for d in shape):
                 node.update_arg(1, [-1 if isinstance(d, fx.Node) else d for d in shape])
+        elif node.op == "call_function" and node.target is aten.mean.dim and not (len(node.args) > 2 and node.args[2]):
+            value = node.args[0].meta.get("val")
+            if value is not None and value.ndim == 4 and {d % 4 for d in node.args[1]} == {2, 3} and isinstance(value.shape[1], int):
+                node.args = (node.args[0], [2, 3], True)
+                with graph.inserting_after(node):
+                    flat = graph.call_function(aten.view.default, (node, [-1, value.shape[1]]))
+                flat.meta = dict(node.meta)
+                node.replace_all_uses_with(flat, delete_user_cb=lambda user, new=flat: user is not new)
         elif node.op == "call_function" and node.target is aten.flatten.using_ints:
             value = node.args[0].meta.get("val")
             start, end = (*node.args[1:], *(0, -1)[len(node.args) - 1 :])

@@ -1,4 +1,4 @@
-"""What of a graph XNNPACK takes: as ExecuTorch's partitioner says, and linear layers that decode their integer weights in a float kernel."""
+"""What of a graph XNNPACK takes: as ExecuTorch's partitioner says, and linear layers that decode their integer weights in a float kernel, with their biases."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 from executorch.backends.xnnpack.partition.config.gemm_configs import LinearConfig
+from executorch.backends.xnnpack.partition.config.generic_node_configs import AddConfig
 from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
 from executorch.backends.xnnpack.utils.quant_utils import is_dequant
+from executorch.backends.xnnpack.utils.utils import is_param_node
 from torch import fx
 
 
@@ -32,4 +34,11 @@ def configs(floating: frozenset[str]) -> list[type[Any]]:
             assert isinstance(decoder, fx.Node)
             return True, [decoder, *decoder.all_input_nodes]
 
-    return [StoredLinear if config is LinearConfig else config for config in ALL_PARTITIONER_CONFIGS]
+    class Bias(AddConfig):  # type: ignore[misc]
+        """A parameter of one dimension that is added belongs to the graph; else it would be handed in on every call."""
+
+        def get_node_and_deps(self, node: fx.Node, ep: Any) -> list[fx.Node]:
+            found: list[fx.Node] = super().get_node_and_deps(node, ep)
+            return [*found, *(n for n in node.all_input_nodes if is_param_node(ep, n) and n.meta["val"].ndim == 1)]
+
+    return [{LinearConfig: StoredLinear, AddConfig: Bias}.get(config, config) for config in ALL_PARTITIONER_CONFIGS]

@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 
 from slimline.core.contracts import Operation
-from slimline.targets._executorch_file import ALIGNMENT, INTEGER, LAYERS, File, Graph
+from slimline.targets._executorch_file import ALIGNMENT, INTEGER, LAYERS, OUTSIDE, File, Graph
 from slimline.targets._tflite_reading import Buffer, peak
 
 HEAVY = ("Convolution", "Deconvolution", "Fully Connected")  # names of XNNPACK's operators that take weights
 WARM_UP = 3
+CUT_OFF = 0.0005  # milliseconds, on average, by which whole microseconds fall short
 TYPE = re.compile(r"\b(Q[A-Z]*\d+|F16|F32|BF16)")
 
 
 @dataclass
 class Profile:
-    """Median milliseconds: of each operator within a delegate's call, and of each kernel, by the instruction's place."""
+    """Milliseconds: of each operator within a delegate's call, and of each kernel, by the instruction's place.
+
+    XNNPACK tells whole microseconds, so its times are means of all runs but the slowest fifth; those of kernels are medians.
+    """
 
     delegates: dict[int, list[tuple[str, float]]] = field(default_factory=dict)
     kernels: dict[int, float] = field(default_factory=dict)
@@ -51,7 +55,7 @@ def profile(module: Any) -> Profile:
             inside.setdefault(place, []).append(operators)
     found = Profile(kernels={place: float(np.median(times)) for place, times in kernels.items()})
     for place, each in inside.items():
-        found.delegates[place] = [(column[0][0], float(np.median([t for _, t in column]))) for column in zip(*each, strict=True)]
+        found.delegates[place] = [(column[0][0], float(np.mean(np.sort([t for _, t in column])[: -len(column) // 5])) + CUT_OFF) for column in zip(*each, strict=True)]
     return found
 
 
@@ -63,7 +67,9 @@ def operations(file: File, times: Profile) -> tuple[Operation, ...]:
             found += _delegated(file, call.delegate_index, times.delegates.get(place, []))
         elif hasattr(call, "op_index"):
             named = file.plan.operators[call.op_index]
-            found.append(Operation(f"{named.name}_{place}", named.name, "float", "", times.kernels.get(place), "portable"))
+            held = sum(content.nbytes for of, content in file.kernel_constants() if of == place)
+            weight = file.weights.get((OUTSIDE, place), "")
+            found.append(Operation(f"{named.name}_{place}", named.name, "float", weight, times.kernels.get(place), "portable", held))
     return tuple(found)
 
 

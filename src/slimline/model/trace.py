@@ -30,19 +30,20 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def trace(model: nn.Module, example: Samples, *, fixed: bool = False) -> torch.export.ExportedProgram:
+def trace(model: nn.Module, example: Samples, *, fixed: bool = False, most: int | None = None) -> torch.export.ExportedProgram:
     """Export ``model`` (in eval mode) on ``example`` with a free batch dimension, undecomposed.
 
     A batch that the model's code fixes stays fixed; ``dynamic_batch`` tells. Two samples are used,
     since a batch of one is specialised by the exporter. ``fixed``: a batch of two is all that is needed, which is exported in half the time.
+    ``most``: the largest batch that the program must take.
 
     Raises:
         ModelError: nothing exports it; the message names the user's line that stops it.
     """
     samples = example[torch.tensor([0, min(1, len(example) - 1)])].without_targets()
-    batch = torch.export.Dim("batch", min=1)
+    batch, free_dim = torch.export.Dim("batch", min=1, max=most), torch.export.Dim.AUTO(max=most) if most is not None else torch.export.Dim.AUTO
     shapes = (tuple({0: batch} for _ in samples.args), {k: {0: batch} for k in samples.kwargs})
-    automatic = (tuple({0: torch.export.Dim.AUTO} for _ in samples.args), {k: {0: torch.export.Dim.AUTO} for k in samples.kwargs})
+    automatic = (tuple({0: free_dim} for _ in samples.args), {k: {0: free_dim} for k in samples.kwargs})
     failure: Exception | None = None
     free = ((False, shapes), (False, automatic), (True, automatic), (False, None))
     for strict, dynamic in ((False, None), (True, None)) if fixed else free:

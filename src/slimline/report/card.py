@@ -17,7 +17,7 @@ from slimline.report import rows
 from slimline.report.finished import CARD_MARK, Finished
 from slimline.report.markdown import cell, code, fence, table_lines
 
-TAGS = {"onnxruntime": "onnx", "openvino": "openvino", "torch": "pytorch", "litert": "tflite", "litert-micro": "tflite"}
+TAGS = {"onnxruntime": "onnx", "openvino": "openvino", "torch": "pytorch", "litert": "tflite", "litert-micro": "tflite", "executorch": "executorch"}
 METRICS = {"top1": "accuracy"}  # names that the hub has for the same thing
 USE = {
     "onnxruntime": """import onnxruntime
@@ -40,6 +40,11 @@ outputs = model(inputs)
 
 interpreter = Interpreter({file!r})
 interpreter.allocate_tensors()
+""",
+    "executorch": """from executorch.runtime import Runtime
+
+method = Runtime.get().load_program({file!r}).load_method("forward")
+outputs = method.execute([inputs])  # inputs: a torch tensor of up to 16 samples
 """,
 }
 

@@ -94,7 +94,7 @@ class Graph:
 
     def content(self, index: int) -> bytes:
         """Of an entry of the constants, empty for entry 0."""
-        entry = self.description["constant_data"][index] if index else {"size": 0}
+        entry: dict[str, Any] = self.description["constant_data"][index] if index else {"size": 0}
         if entry.get("named_key"):
             return self.named[entry["named_key"]]
         return self.constants[entry.get("offset", 0) : entry.get("offset", 0) + entry["size"]]
@@ -128,7 +128,7 @@ class Graph:
         from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
 
         filled = len(description) + -len(description) % ALIGNMENT
-        header = XNNHeader(HEADER, len(description), HEADER + filled, len(together)).to_bytes()
+        header: bytes = XNNHeader(HEADER, len(description), HEADER + filled, len(together)).to_bytes()
         return header.ljust(HEADER, b"\0") + description.ljust(filled, b"\0") + bytes(together)
 
 

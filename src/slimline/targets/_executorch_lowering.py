@@ -187,7 +187,8 @@ def settled(module: fx.GraphModule) -> None:
                 node.replace_all_uses_with(flat, delete_user_cb=lambda user, new=flat: user is not new)
         elif node.op == "call_function" and node.target is aten.flatten.using_ints:
             value = node.args[0].meta.get("val")
-            start, end = (*node.args[1:], *(0, -1)[len(node.args) - 1 :])
+            start = node.args[1] if len(node.args) > 1 else 0
+            end = node.args[2] if len(node.args) > 2 else -1
             if value is not None and start == 1 and end in (-1, value.ndim - 1) and all(isinstance(d, int) for d in value.shape[1:]):
                 node.target = aten.view.default
                 node.args = (node.args[0], [-1, math.prod(value.shape[1:])])

@@ -17,7 +17,14 @@ from typing import Any
 from slimline.core.extras import require
 from slimline.core.result import Report
 
-RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "litert": "ai-edge-litert", "litert-micro": "tflite-micro", "executorch": "executorch"}
+RUNTIMES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "torch": "torch",
+    "litert": "ai-edge-litert",
+    "litert-micro": "tflite-micro",
+    "executorch": "executorch",
+}
 MADE_BY = ("python", "slimline")  # of the manifest's versions, those that are no library
 
 

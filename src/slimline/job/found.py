@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,12 +114,17 @@ def half_width_of(job: Job, found: Found, scores: torch.Tensor | None) -> float 
 def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -> Latency:
     """Measured interleaved with the baseline, and scaled by what the baseline takes now against what it took at the start.
 
-    A machine that others use is slower at one time than at another; the ratio is not.
+    A machine that others use is slower at one time than at another; the ratio is less so.
     """
+    return paired_latencies(job, found, [artifact], seconds)[0]
+
+
+def paired_latencies(job: Job, found: Found, artifacts: Sequence[Artifact], seconds: float) -> tuple[Latency, ...]:
+    """The same of several, interleaved with each other too: what is chosen between is timed at one time."""
     budget = job.request.budget
-    now, latency = job.target.latency([found.baseline, artifact], job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
+    now, *latencies = job.target.latency([found.baseline, *artifacts], job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
     scale = found.baseline_measurement.latency_ms.median / now.median
-    return latency.model_copy(update={"median": latency.median * scale, "p95": latency.p95 * scale})
+    return tuple(t.model_copy(update={"median": t.median * scale, "p95": t.p95 * scale}) for t in latencies)
 
 
 def verify_execution(job: Job, built: Built, artifact: Artifact) -> tuple[Operation, ...]:

@@ -55,7 +55,9 @@ def profile(module: Any) -> Profile:
             inside.setdefault(place, []).append(operators)
     found = Profile(kernels={place: float(np.median(times)) for place, times in kernels.items()})
     for place, each in inside.items():
-        found.delegates[place] = [(column[0][0], float(np.mean(np.sort([t for _, t in column])[: -len(column) // 5])) + CUT_OFF) for column in zip(*each, strict=True)]
+        found.delegates[place] = [
+            (column[0][0], float(np.mean(np.sort([t for _, t in column])[: -len(column) // 5])) + CUT_OFF) for column in zip(*each, strict=True)
+        ]
     return found
 
 

@@ -219,6 +219,19 @@ def test_bytes_that_are_no_model_are_a_typed_error() -> None:
         File.of(b"nonsense")
 
 
+def test_an_operation_without_a_kernel_is_named() -> None:
+    volumes = Samples.of(torch.randn(4, 2, 4, 4, 4))
+    with pytest.raises(LoweringError, match="conv3d"):
+        TARGET.lower(exported(nn.Sequential(nn.Conv3d(2, 3, 3)), volumes), volumes)
+
+
+def test_the_runtimes_own_complaint_is_in_the_message() -> None:
+    program = exported(nn.Sequential(nn.Linear(8, 8)), Samples.of(torch.randn(4, 8)))
+    artifact = TARGET.lower(program, program.example)
+    with pytest.raises(LoweringError, match="resize"):
+        TARGET.run(artifact, Samples.of(torch.randn(2, 9)))
+
+
 def test_claims() -> None:
     group = Affine(bits=4, granularity="per_group", group=32)
     assert TARGET.executes(Float(), "conv2d", "float") and TARGET.executes(group, "linear", "float")

@@ -1,4 +1,4 @@
-// A .tflite file in an Android app: scores of one image. Gradle: implementation("com.google.ai.edge.litert:litert:1.4.0")
+// A .tflite file in an Android app: scores of one image. Gradle: implementation("com.google.ai.edge.litert:litert:1.4.2")
 
 package slimline.examples;
 

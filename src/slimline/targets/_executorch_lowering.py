@@ -36,6 +36,9 @@ def lower(program: Program, example: Samples) -> bytes:
     Raises:
         LoweringError: the program cannot be exported again, or ExecuTorch gave up; the message names the operation.
     """
+    for use in program.weights.values():
+        if use.op in ("conv3d", "conv_transpose3d"):
+            raise LoweringError(f"{use.op} (the weight {use.parameter}): ExecuTorch has no kernel for it.", hint="Use the onnxruntime target for this model.")
     module = program.copy().module
     signed(module)
     for encode in program.encoded.values():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,10 +34,9 @@ class Runner:
         from executorch.extension.pybindings import _C as runtime  # not portable_lib, which imports the exporter
 
         self.payload = payload  # the runtime reads from it
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells what it does to the pool of threads
-            if runtime._threadpool_get_thread_count() != threads:
-                runtime._unsafe_reset_threadpool(threads)
-            self.module = runtime._load_for_executorch_from_buffer(payload, enable_etdump=profile)
+        if runtime._threadpool_get_thread_count() != threads:
+            runtime._unsafe_reset_threadpool(threads)
+        self.module = runtime._load_for_executorch_from_buffer(payload, enable_etdump=profile)
         self.about = self.module.method_meta("forward")
         self.inputs = input_names(payload, self.about.num_inputs())
         self.most = int(self.about.input_tensor_meta(0).sizes()[0])  # samples that it takes at once

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from slimline.targets._executorch_runner import Runner
 
 CONVOLUTIONS: tuple[Op, ...] = ("conv1d", "conv2d")
+CONVOLUTIONS_3D: tuple[Op, ...] = ("conv3d", "conv_transpose3d")  # which neither XNNPACK nor another kernel takes
 RUNS = 20  # of the profile
+CHATTER = ("[cpuinfo", "[threadpool")  # where its complaints begin otherwise
 
 
 class ExecuTorch:
@@ -61,7 +63,7 @@ class ExecuTorch:
 
     def executes(self, format: Format, op: Op, execute: str) -> bool:
         if isinstance(format, Float):
-            return op not in ("lstm", "gru")
+            return op not in CONVOLUTIONS_3D
         if not isinstance(format, Affine):
             return False
         group, channel = format.granularity == "per_group", format.granularity == "per_channel"
@@ -92,10 +94,8 @@ class ExecuTorch:
     def _runner(self, artifact: Artifact, threads: int = 1, *, profile: bool = False) -> Runner:
         from slimline.targets._executorch_runner import Runner
 
-        try:
+        with _heard("refuses the model"):
             return Runner(artifact.payload, threads, profile=profile)
-        except (RuntimeError, ValueError) as error:
-            raise LoweringError(f"ExecuTorch refuses the model: {(str(error).splitlines() or [''])[0][:300]}") from error
 
     def ports(self, artifact: Artifact) -> tuple[Port, ...]:
         from slimline.targets._executorch_file import DTYPES, File
@@ -116,11 +116,8 @@ class ExecuTorch:
         return tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
 
     def _run(self, runner: Runner, given: Mapping[str, np.ndarray[Any, Any]]) -> Sequence[np.ndarray[Any, Any]]:
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                return runner(given)
-        except (RuntimeError, ValueError) as error:
-            raise LoweringError(f"ExecuTorch stopped: {(str(error).splitlines() or [''])[0][:300]}") from error
+        with _heard("stopped"):
+            return runner(given)
 
     def operations(self, artifact: Artifact, example: Samples, *, threads: int = 1) -> tuple[Operation, ...]:
         """What XNNPACK and the other kernels ran, with their own profile at batch 1."""
@@ -154,3 +151,19 @@ class ExecuTorch:
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """Nothing: ExecuTorch's quantizer works on a PyTorch program, which a .pte file no longer is."""
         return iter(())
+
+
+@contextlib.contextmanager
+def _heard(what: str) -> Iterator[None]:
+    """Silence, unless the runtime fails: then its first complaint, which says more than its exception.
+
+    Raises:
+        LoweringError: it failed.
+    """
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            yield
+    except (RuntimeError, ValueError) as error:
+        said = next((line for line in heard.getvalue().splitlines() if not line.startswith(CHATTER)), str(error))
+        raise LoweringError(f"ExecuTorch {what}: {said[:300]}") from error

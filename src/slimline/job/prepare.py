@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from slimline.archive.container import download
+from slimline.core.budget import QUANTITIES
 from slimline.core.contracts import Artifact, saturates
 from slimline.core.formats import Affine
 from slimline.core.plan import Decision, Method, Recovery
@@ -92,7 +93,9 @@ def prepare(job: Job) -> Found:
         getattr(job.target, "weights_in_flash", False),
     )
     _check_reachable(job, space)
-    space = space if job.request.plan is not None else space.pruned(lambda o: budget.minimize == "download" and o.coarseness == COARSENESS)
+    if job.request.plan is None:
+        asked = {*budget.weights(space.costs(space.nothing)), *budget.limits()}
+        space = space.pruned(lambda o: budget.minimize == "download" and o.coarseness == COARSENESS, [q for q in QUANTITIES if q in asked])
     augmentation = Augmentation()
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):

@@ -351,14 +351,17 @@ class Space:
             wanted -= {(d.site, d.method) for d in place.options[chosen[-1]].decisions}
         return tuple(chosen) if not wanted else None
 
-    def pruned(self, spared: Callable[[Option], bool] = lambda _: False) -> Space:
-        """The same space without options that another at the same site beats in size, download, latency, multiply-adds and loss, all else as it is; but for the ``spared``."""
+    def pruned(self, spared: Callable[[Option], bool] = lambda _: False, counted: Sequence[Quantity] = ("size", "download", "latency", "macs")) -> Space:
+        """The same space without options that another at the same site beats in loss and all ``counted`` costs, all else as it is; but for the ``spared``.
+
+        Milliseconds are measured anew in each run: where nobody asks about them, they must not decide what there is to choose from.
+        """
         places = []
         for index, place in enumerate(self.places):
             corners = []
             for j, option in enumerate(place.options):
                 costs = self.costs((*self.nothing[:index], j, *self.nothing[index + 1 :]))
-                corners.append((costs["size"], costs["download"], costs["latency"], costs["macs"], option.loss))
+                corners.append((*(costs[q] for q in counted), option.loss))
             beaten = [any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners) for a in corners]
             kept = [j for j, option in enumerate(place.options) if j == 0 or not beaten[j] or spared(option)]
             places.append(replace(place, options=tuple(place.options[j] for j in kept)))

@@ -11,6 +11,7 @@ from slimline.core.result import Schedule
 SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.5  # shares of the time left after the start; the rest measures, certifies and reports
 TIMING = 0.08  # of timing layers at the beginning and the result beside the references at the end
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
+LEAST_RECOVERY = 0.2  # share of the time left, whatever a slow probe says that the rest will take
 EPOCHS = 60  # of the training data: more recovery has not paid
 LEAST_SAMPLES, MOST_SAMPLES = 32, 512
 FEWEST_SAMPLES = 16  # where even the fewest options would take too long on 32
@@ -42,7 +43,7 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     finished = int(FINISHING * left / max(2 * probe.candidate, 1e-9))  # each is lowered, and run again in a process of its own
     finalists = min(3 if left > 60 else 2 if left > 30 else 1, max(finished, 1))
     others = (SENSITIVITY + TIMING) * left + (candidates + 2 * (finalists + 1)) * probe.candidate  # the safest is finished too
-    steps = min(RECOVERY * left, max(left - others, 0.0)) / max(probe.step, 1e-9)
+    steps = min(RECOVERY * left, max(left - others, LEAST_RECOVERY * left)) / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
     return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=finalists)
 

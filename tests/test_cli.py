@@ -299,6 +299,14 @@ def test_analyze_and_explain(job: Job, task: str, capsys: pytest.CaptureFixture[
     assert "BECAUSE" in capsys.readouterr().out
 
 
+def test_a_missing_target_is_listed_with_the_whole_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from slimline.targets.executorch import ExecuTorch
+
+    monkeypatch.setattr(ExecuTorch, "installed", classmethod(lambda cls: False))
+    assert run("targets") == 0
+    assert "pip install 'slimline[executorch]'" in capsys.readouterr().out  # brackets are no markup
+
+
 def test_methods_and_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("methods") == 0
     said = capsys.readouterr().out

@@ -36,11 +36,12 @@ def console(stderr: bool) -> Console:
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*head, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console(False).print(table)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from slimline.errors import LoweringError
+from slimline.model.trace import quiet
 from slimline.targets._executorch_runner import MARK, described
 
 XNNPACK = "XnnpackBackend"
@@ -149,7 +150,8 @@ class File:
         Raises:
             LoweringError: it is none, or damaged.
         """
-        from executorch.exir._serialize._program import deserialize_pte_binary
+        with quiet():
+            from executorch.exir._serialize._program import deserialize_pte_binary
 
         if payload[4:6] != b"ET":
             raise LoweringError("This is no .pte file: it does not say ET at its fourth byte.")

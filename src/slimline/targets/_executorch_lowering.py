@@ -39,6 +39,9 @@ def lower(program: Program, example: Samples) -> bytes:
     for use in program.weights.values():
         if use.op in ("conv3d", "conv_transpose3d"):
             raise LoweringError(f"{use.op} (the weight {use.parameter}): ExecuTorch has no kernel for it.", hint="Use the onnxruntime target for this model.")
+    with quiet():
+        import executorch.exir.passes  # noqa: F401 - defines what gathers integer embeddings
+
     module = program.copy().module
     signed(module)
     for encode in program.encoded.values():

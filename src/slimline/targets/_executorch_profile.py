@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from slimline.core.contracts import Operation
+from slimline.model.trace import quiet
 from slimline.targets._executorch_file import ALIGNMENT, INTEGER, LAYERS, OUTSIDE, File, Graph
 from slimline.targets._tflite_reading import Buffer, peak
 
@@ -34,12 +35,14 @@ class Profile:
 
 def profile(module: Any) -> Profile:
     """From the trace of a module that was run more than ``WARM_UP`` times."""
-    from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
+    with quiet():
+        from executorch.devtools.etdump.serialize import deserialize_from_etdump_flatcc
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.etdp")
         module.write_etdump_result_to_file(str(file))
-        trace = deserialize_from_etdump_flatcc(file.read_bytes())
+        with quiet():
+            trace = deserialize_from_etdump_flatcc(file.read_bytes())
     inside: dict[int, list[list[tuple[str, float]]]] = {}
     kernels: dict[int, list[float]] = {}
     runs = [run for run in trace.run_data if any(e.profile_event is not None and e.profile_event.name == "Method::execute" for e in run.events or ())]
@@ -84,12 +87,30 @@ def _delegated(file: File, delegate: int, ran: list[tuple[str, float]]) -> Itera
             kind = node["xnode_union_type"].removeprefix("XNN")
             yield _operation(file, graph, delegate, place, kind, "integer" if kind != "Convert" and _reads_integers(graph, node) else "float", None)
         return
-    waiting = iter(layers)
+    waiting, before = iter(layers), "float"
+    places = {base: iter(_alike(graph, base, sum(_base(other) == base for other, _ in ran))) for base in {_base(name) for name, _ in ran}}
     for count, (name, taken) in enumerate(ran):
         if name.startswith(HEAVY):
-            yield _operation(file, graph, delegate, next(waiting), name, executes(name), taken)
+            before = executes(name)
+            yield _operation(file, graph, delegate, next(waiting), name, before, taken)
+            continue
+        ran_by: dict[str, Any] | None = next(places[_base(name)], None)
+        if TYPE.search(name) is not None or ran_by is None:  # a clamp without a node of its own was split off the operation before it
+            before = before if ran_by is None and name.startswith("Clamp") else executes(name)
         else:
-            yield Operation(f"{delegate}_{count}", name, executes(name), "", taken, "XNNPACK", 0)
+            before = "integer" if not name.startswith("Convert") and _reads_integers(graph, ran_by) else "float"
+        yield Operation(f"{delegate}_{count}", name, before, "", taken, "XNNPACK", 0)
+
+
+def _base(name: str) -> str:
+    """``add`` of ``Add (ND)``."""
+    return name.partition(" (")[0].replace(" ", "").lower()
+
+
+def _alike(graph: Graph, base: str, count: int) -> list[dict[str, Any]]:
+    """The nodes that operators of this name ran, in order; none where their numbers differ."""
+    found = [n for n in graph.nodes if n["xnode_union_type"].removeprefix("XNN").lower().startswith(base)]
+    return found if len(found) == count else []
 
 
 def executes(name: str) -> str:

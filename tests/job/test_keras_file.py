@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("h5py")
+pytest.importorskip("h5py", reason="h5py is not installed (pip install h5py)")
 
 from slimline.core.edits import Keep
 from slimline.core.samples import Samples

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("h5py")
-keras = pytest.importorskip("keras")
-pytest.importorskip("sklearn")
+pytest.importorskip("h5py", reason="h5py is not installed (pip install h5py)")
+keras = pytest.importorskip("keras", reason="Keras is not installed (pip install keras)")
 
 from sklearn.datasets import load_digits  # noqa: E402
 

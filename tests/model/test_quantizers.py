@@ -47,7 +47,7 @@ def encodes(program: Program, *parameters: str) -> list[Encode]:
 @pytest.mark.parametrize("target", ["onnxruntime", "litert", "torch"])
 def test_a_factor_and_a_layer_of_nearly_its_name_are_kept_apart(target: str) -> None:
     if target == "litert":
-        pytest.importorskip("ai_edge_litert")
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (pip install ai-edge-litert)")
     samples = Samples.of(torch.randn(5, 4))
     program = Program.export(Factored().eval(), samples)
     names = ("dense.0.weight", "dense.1.weight", "dense_1.weight")

@@ -178,14 +178,14 @@ def test_the_hook_is_the_same_command_and_knows_what_is_out_of_date(planted: Any
     ("vendor.gitlab-ci", "examples/ci/.gitlab-ci.yml"),
 ])  # fmt: skip
 def test_the_yaml_is_what_the_published_schemas_say(schema: str, file: str) -> None:
-    pytest.importorskip("check_jsonschema")
+    pytest.importorskip("check_jsonschema", reason="the published schemas are not installed (pip install check-jsonschema)")
     arguments = ["--builtin-schema", schema, *(["--data-transform", "gitlab-ci"] if "gitlab" in schema else []), str(ROOT / file)]
     done = subprocess.run([sys.executable, "-m", "check_jsonschema", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
 def test_the_project_file_of_the_example_is_what_our_own_schema_says(tmp_path: Path) -> None:
-    pytest.importorskip("check_jsonschema")
+    pytest.importorskip("check_jsonschema", reason="the published schemas are not installed (pip install check-jsonschema)")
     schema = ["--schemafile", str(ROOT / "docs" / "slimline.schema.json")]
     good = ROOT / "examples" / "ci" / "slimline.yaml"
     bad = tmp_path / "slimline.yaml"

@@ -127,7 +127,7 @@ def test_where_outputs_are_values_the_edge_leaves_room_for_the_interval(space: S
     values = Agreement(top1=None, cosine=1.0, max_abs=0.0)
     trials = [t.model_copy(update={"fidelity": values}) for t in run(space, 16, budget)]
     for half_width in (0.0, 0.05, 0.08):
-        low, high = _edge(space, budget, [t.model_copy(update={"half_width": half_width}) for t in trials], Corrections())
+        ((low, high),) = _edge(space, budget, [t.model_copy(update={"half_width": half_width}) for t in trials], Corrections())
         losses = sorted(t.measured_loss or 0.0 for t in trials)
         assert low == pytest.approx(max(loss for loss in losses if loss <= 0.1 - half_width + losses[0]))
         assert high > low

@@ -1,15 +1,20 @@
-"""Successive halving keeps what will pass, and prefers what is smallest among it."""
+"""Successive halving keeps what will pass, prefers what is smallest among it, and looks between what was trained."""
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
 from slimline.core.plan import Fingerprint, Plan
-from slimline.search.race import Entry, Rung, race, rungs
+from slimline.search.race import Entry, Rung, forecast, race, rungs
 
 MODEL = Fingerprint(architecture="a", weights="w")
+ALLOWED = 0.005
 
 
-def entries(count: int) -> list[Entry]:
-    return [Entry(Plan(model=MODEL, seed=i), objective=float(count - i)) for i in range(count)]
+def entries(*untrained: float) -> list[Entry]:
+    """The more is lost before training, the better the objective."""
+    return [Entry(Plan(model=MODEL, seed=i), -drop, drop) for i, drop in enumerate(untrained)]
 
 
 def test_no_more_steps_are_spent_than_were_given() -> None:
@@ -18,7 +23,7 @@ def test_no_more_steps_are_spent_than_were_given() -> None:
 
 
 def test_the_best_objective_within_the_allowance_wins() -> None:
-    field = entries(4)  # seed 3 has the best objective and the largest drop
+    field = entries(0.01, 0.02, 0.04, 0.2)
     floor = {0: 0.001, 1: 0.004, 2: 0.008, 3: 0.05}
 
     def train(entry: Entry, rung: Rung) -> float:
@@ -26,6 +31,58 @@ def test_the_best_objective_within_the_allowance_wins() -> None:
 
     last = race(field, rungs(4000, 4), train, allowed=0.012)
     assert last[0].plan.seed == 2
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("steps", [400, 1000, 4000])
+def test_the_winner_lies_near_the_edge_whatever_training_brings_back(rate: float, steps: int) -> None:
+    """Where the prior is wrong by a factor of ten, the rungs find out, and the last one goes to what lay between the first ones."""
+    field = entries(*np.geomspace(0.003, 0.3, 16))
+
+    def after(entry: Entry, done: int) -> float:
+        return rate * entry.untrained * (100 / done) ** 0.5
+
+    plan = rungs(steps, 3)
+    race(field, plan, lambda entry, rung: after(entry, entry.steps + rung.steps), ALLOWED)
+    won = min((e for e in field if e.drops and e.drops[-1][1] <= ALLOWED), key=lambda e: e.objective)
+    possible = min((e for e in field if after(e, plan[-1].steps) <= ALLOWED), key=lambda e: e.objective)
+    assert won.untrained > 0.5 * possible.untrained
+
+
+def test_training_is_not_spent_on_what_has_come_back() -> None:
+    field, trained = entries(0.004, 0.02, 0.03, 0.04, 0.1), list[int]()
+
+    def train(entry: Entry, rung: Rung) -> float:
+        trained.append(entry.plan.seed)
+        return {0: 0.0, 1: 0.001, 2: 0.002, 3: 0.004, 4: 0.09}[entry.plan.seed]
+
+    race(field, rungs(1000, 3), train, ALLOWED)
+    assert trained[-1] == 3, "nothing that was trained before, but what lay between"
+    assert trained.count(0) <= 1
+
+
+def test_the_last_rung_starts_nothing_new_unless_something_is_there_to_fall_back_on() -> None:
+    field, late = entries(0.01, 0.02, 0.03, 0.06), list[int]()
+
+    def train(entry: Entry, rung: Rung) -> float:
+        if rung.steps == rungs(1000, 3)[-1].steps:
+            late.append(entry.steps)
+        return 0.8 * ALLOWED if entry.plan.seed == 0 else 0.05
+
+    race(field, rungs(1000, 3), train, ALLOWED)
+    assert late and all(steps > 0 for steps in late)
+
+
+def test_the_forecast_of_what_was_not_trained_lies_between_its_neighbours() -> None:
+    field = entries(0.01, 0.02, 0.03, 0.05)
+    assert forecast(field, 1500) == pytest.approx([0.35 * e.untrained for e in field]), "by the prior, before anything was trained"
+    field[0].drops.append((100, 0.004))
+    field[2].drops.append((100, 0.012))
+    first, second, third, last = forecast(field, 300)
+    assert (first, third) == pytest.approx((0.004 / 2, 0.012 / 2)), "they have 100 steps more than the others"
+    fresh = 0.004 / 3**0.5, 0.012 / 3**0.5
+    assert second == pytest.approx(sum(fresh) / 2)
+    assert last > fresh[1]
 
 
 def test_a_race_cut_off_by_the_clock_returns_what_was_trained() -> None:
@@ -36,9 +93,9 @@ def test_a_race_cut_off_by_the_clock_returns_what_was_trained() -> None:
         calls += 1
         return 0.01 if calls <= 2 else None
 
-    assert len(race(entries(4), rungs(1000, 4), train, allowed=0.02)) == 2
+    assert len(race(entries(0.01, 0.02, 0.03, 0.04), rungs(1000, 4), train, allowed=0.02)) == 2
 
 
 def test_an_expected_gain_is_not_scaled_away() -> None:
-    entry = Entry(Plan(model=MODEL), 1.0, [(100, -0.01)])
+    entry = Entry(Plan(model=MODEL), 1.0, 0.01, [(100, -0.01)])
     assert entry.expected(1000) == -0.01

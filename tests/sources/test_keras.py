@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-h5py = pytest.importorskip("h5py")
+h5py = pytest.importorskip("h5py", reason="h5py is not installed (pip install h5py)")
 
 from slimline.errors import DataError, ModelError, SlimlineError, UsageError  # noqa: E402
 from slimline.model.sites import find_sites  # noqa: E402

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("h5py")
+pytest.importorskip("h5py", reason="h5py is not installed (pip install h5py)")
 
 import torch
 from torch.nn import functional as F

@@ -21,7 +21,7 @@ from slimline.model.program import Program
 from slimline.sources._keras_writing import compressed_file, parameters_of
 from slimline.sources.keras import KerasModel
 
-pytest.importorskip("h5py")
+pytest.importorskip("h5py", reason="h5py is not installed (pip install h5py)")
 FILES = Path(__file__).parent / "keras_files"
 
 
@@ -95,7 +95,7 @@ def test_the_factors_of_a_dense_layer_are_two_layers_under_its_name(name: str, t
     assert parameters_of(again) == parameters_of(KerasModel.read(tmp_path / "whole.keras")) - full.weight.numel() + 2 * sum(full.weight.shape)
     new = next(x for x in config(tmp_path / "model.keras")["config"]["layers"] if x["config"]["name"] == layer)
     assert new["class_name"] == "Sequential" and [x["config"]["units"] for x in new["config"]["layers"]] == [2, full.out_features]
-    keras = pytest.importorskip("keras")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install keras)")
     opened_by_keras = keras.models.load_model(tmp_path / "model.keras")
     with torch.no_grad():
         said = torch.from_numpy(opened_by_keras.predict(example.args[0].numpy(), verbose=0))

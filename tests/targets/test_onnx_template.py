@@ -50,7 +50,8 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real(*args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(_onnx_export, "_export", counted)
-    monkeypatch.setattr(_onnx_template, "_templates", type(_onnx_template._templates)())
+    for kept in ("_templates", "_hopeless"):
+        monkeypatch.setattr(_onnx_template, kept, type(_onnx_template._templates)())
     return calls
 
 
@@ -112,21 +113,55 @@ def test_mixed_ways_of_storing(exports: list[int], monkeypatch: pytest.MonkeyPat
 
 def test_no_template_where_a_tensor_was_folded_away(exports: list[int]) -> None:
     class Doubled(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, width: int) -> None:
             super().__init__()
-            self.scale, self.shift = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4))
+            self.scale, self.shift = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * (self.scale + self.shift)
 
-    samples, module = Samples.of(torch.rand(2, 4)), Doubled().eval()
     runtime = OnnxRuntime()
-    for _ in range(2):
+    for width in (4, 4, 3):
+        samples, module = Samples.of(torch.rand(2, width)), Doubled(width).eval()
         program = Program.export(module, samples)
         (found,) = runtime.run(runtime.lower(program, samples), samples)
         torch.testing.assert_close(found, module(samples.tensors[0]))
-        module.scale.data.mul_(3)
-    assert len(exports) == 3, "the template that was of no use, and each program itself"
+    assert len(exports) == 4, "the template that was of no use, once, and each program itself"
+
+
+class Separable(nn.Module):
+    """As in mobile networks: depthwise, pointwise, squeeze and excitation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depth, self.point = nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1)
+        self.stem, self.gate, self.head = nn.Conv2d(1, width, 3, stride=2), nn.Conv2d(width, width, 1), nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.point(nn.functional.hardswish(self.depth(self.stem(x))))
+        x = x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        return self.head(x.mean((2, 3)))
+
+
+class Encoder(nn.Module):
+    """One layer of a transformer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inputs, self.layer = nn.Linear(8, width), nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.inputs(x[:, 0])).mean(1))
+
+
+@pytest.mark.parametrize("make", [Separable, Encoder])
+def test_depthwise_layers_and_transformers_have_templates(exports: list[int], monkeypatch: pytest.MonkeyPatch, make: type[nn.Module]) -> None:
+    samples = Samples.of(torch.randn(4, 1, 8, 8))
+    programs = [Program.export(make(width).eval(), samples) for width in (8, 8, 6)]  # type: ignore[call-arg]
+    files = [lowered(p, samples) for p in programs]
+    assert len(exports) == 2, "one for each width"
+    assert same(files, [alone(p, samples, monkeypatch) for p in programs], samples)
 
 
 def test_ranges_narrower_than_the_type_stay_apart(exports: list[int]) -> None:

@@ -139,7 +139,7 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
 
 
 def _finalists(job: Job, found: Found) -> list[Finalist]:
-    """The untrained front's safest member and the race's winners, finished."""
+    """The best of the measured trials that are as good as sure to pass (or come nearest to it), and the race's winners, finished."""
     base = found.baseline_measurement.quality
     halfwidth = half_width(job, found, [])
     last = recover(job, found, halfwidth)

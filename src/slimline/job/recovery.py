@@ -25,7 +25,7 @@ from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil
 from slimline.report.sentence import in_points
-from slimline.search.race import Entry, Rung, left, race, rungs
+from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
@@ -52,8 +52,8 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    entries = [Entry(t.plan, objective(job, found, t)) for t in _promising(front, usual_steps(job, found), found.baseline_measurement.quality, allowed)]
-    plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), len(entries))
+    entries = [Entry(t.plan, objective(job, found, t), _drop(found, t)) for t in _hopeful(found, front, allowed)]
+    plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
 
@@ -106,22 +106,16 @@ def _front(job: Job, found: Found, trials: list[Trial]) -> list[Trial]:
     return front
 
 
-def _promising(front: list[Trial], steps: int, base: float, allowed: float) -> list[Trial]:
-    """The part of a front (the safest first) where training decides: around the last member expected to come back within ``allowed``.
+def _drop(found: Found, trial: Trial) -> float:
+    """Before training."""
+    base, quality = found.baseline_measurement.quality, trial.measurement.quality if trial.measurement is not None else None
+    return base - quality if base is not None and quality is not None else 0.0
 
-    What keeps the allowance untrained needs no training, but for the most daring of these.
-    """
 
-    def drop(trial: Trial) -> float:
-        quality = trial.measurement.quality if trial.measurement is not None else None
-        return base - quality if quality is not None else 0.0
-
+def _hopeful(found: Found, front: list[Trial], allowed: float) -> list[Trial]:
+    """The part of a front (the safest first) that training may decide about: what keeps the allowance untrained needs none, but for the most daring of these."""
     hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
-    hopeful = hopeful[max((i for i, t in enumerate(hopeful) if drop(t) <= allowed), default=0) :]
-    edge = max((i for i, t in enumerate(hopeful) if left(steps) * drop(t) <= allowed), default=0)
-    count = _lanes(steps)
-    first = max(0, min(edge - count // 2, len(hopeful) - count))
-    return hopeful[first : first + count]
+    return hopeful[max((i for i, t in enumerate(hopeful) if _drop(found, t) <= allowed), default=0) :]
 
 
 def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:

@@ -15,7 +15,7 @@ from slimline.model.program import Program
 from slimline.model.trace import trace
 
 KEPT = 4  # traced models
-WIDTHS = frozenset({"in_channels", "out_channels", "in_features", "out_features", "num_features", "training"})  # attributes that no graph holds
+WIDTHS = frozenset({"in_channels", "out_channels", "in_features", "out_features", "num_features"})  # attributes that no graph holds
 CLOSE = 1e-4  # of the largest output: what a graph and its model may differ by
 
 

@@ -134,7 +134,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many samples were seen."""
+        """How many values were counted: all of them, or every seventh of very many."""
         return round(float(self.counts.sum()))
 
     @property

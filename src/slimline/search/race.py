@@ -1,4 +1,4 @@
-"""Recovery by successive halving: many candidates get a little training, the best of them the rest.
+"""Recovery by successive halving: a few candidates get a little training, the best of them and of what lies between them the rest.
 
 References:
     Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization", AISTATS 2016.
@@ -10,11 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from slimline.core.plan import Plan
 
 SHARES = (0.15, 0.30, 0.55)  # of all steps, per rung
 LEFT, LEFT_AFTER, LEAST_LEFT, MOST_LEFT = 0.35, 1500, 0.1, 0.8  # of a drop, after so many steps of a race, as seen on ResNet-20
 GAIN = 0.5  # a drop shrinks about with the square root of the steps
+OPENING = 0.6, 4.0  # of the allowance: drops after recovery, by the prior, of the first rung's mildest and most daring entry
+SETTLED, DARING = 0.5, 2.0  # of the allowance: a drop that needs no more training, and one that is worth trying beyond what is expected to keep it
+TINY = 1e-6
 
 
 def left(steps: int) -> float:
@@ -29,10 +34,11 @@ def left(steps: int) -> float:
 
 @dataclass
 class Entry:
-    """A candidate in the race. ``objective``: what is minimised. ``drops``: (steps so far, drop then)."""
+    """A candidate in the race. ``objective``: what is minimised. ``untrained``: the drop before training. ``drops``: (steps so far, drop then)."""
 
     plan: Plan
     objective: float
+    untrained: float
     drops: list[tuple[int, float]] = field(default_factory=list)
 
     @property
@@ -42,7 +48,7 @@ class Entry:
     def expected(self, steps: int) -> float:
         """The drop to expect after ``steps`` in all; a gain (negative drop) stays."""
         done, drop = self.drops[-1]
-        return drop * (done / steps) ** GAIN if drop > 0 and done and steps > done else drop
+        return drop * (done / steps) ** GAIN if drop > 0 and done and steps else drop
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,14 @@ def race(
 ) -> list[Entry]:
     """Run the rungs; returns the entries of the last one, the best objective first.
 
-    ``train`` trains one entry further and returns its drop (``None``: time is up, the race ends). ``before`` is told who will be trained in a rung.
-    After each rung the entries stay that are expected to end within ``allowed``: the best objective
-    among them, its safer neighbours, and the nearest more daring one.
+    ``entries``: all that may be trained, more than the first rung takes. ``train`` trains one entry further and returns its drop (``None``: time is up, the race ends).
+    ``before`` is told who will be trained in a rung. The first rung's entries lie around the one that is expected to just keep ``allowed``. How much of their
+    drops training brings back says what to expect of all the others, so that a later rung may take one from between them.
     """
-    field_ = list(entries)
+    field_: list[Entry] = []
     for place, rung in enumerate(plan):
-        field_ = field_[: rung.entries] if place == 0 else _stay(field_, rung.entries, sum(r.steps for r in plan), allowed)
+        remaining = sum(r.steps for r in plan[place:])
+        field_ = _stay(entries, rung.entries, remaining, allowed, last=place == len(plan) - 1) if place else _opening(entries, rung.entries, remaining, allowed)
         before(field_, rung)
         for entry in field_:
             drop = train(entry, rung)
@@ -93,13 +100,49 @@ def race(
     return sorted(field_, key=lambda e: e.objective)
 
 
-def _stay(entries: Sequence[Entry], count: int, steps: int, allowed: float) -> list[Entry]:
-    ranked = sorted(entries, key=lambda e: e.objective)
-    good = [i for i, e in enumerate(ranked) if e.expected(steps) <= allowed]
+def _opening(entries: Sequence[Entry], count: int, steps: int, allowed: float) -> list[Entry]:
+    """Of a wide range around the edge: what training brings back is only known once something was trained."""
+    chosen: list[Entry] = []
+    for share in np.geomspace(*OPENING, count):
+        rest = [e for e in entries if e not in chosen]
+        if rest:
+            aim = share * allowed / left(steps)
+            chosen.append(min(rest, key=lambda e: abs(math.log(max(e.untrained, TINY) / max(aim, TINY)))))
+    return chosen
+
+
+def forecast(entries: Sequence[Entry], steps: int) -> list[float]:
+    """The drop to expect of each after ``steps`` more: of those that were trained from their own, of the others from their neighbours' (linear between them)."""
+    known = sorted((e.untrained, e.expected(steps)) for e in entries if e.drops)
+    found = []
+    for entry in entries:
+        if entry.drops:
+            found.append(entry.expected(entry.steps + steps))
+        elif not known or entry.untrained > known[-1][0]:
+            start, reached = known[-1] if known else (0.0, 0.0)
+            found.append(reached + left(steps) * (entry.untrained - start))
+        else:
+            found.append(float(np.interp(entry.untrained, *zip(*known, strict=True))))
+    return found
+
+
+def _stay(entries: Sequence[Entry], count: int, steps: int, allowed: float, *, last: bool) -> list[Entry]:
+    """The best objective that is expected to end within ``allowed``, the nearest more daring one, and milder ones.
+
+    One that has come back already is left as it is while another may. None is trained in the last rung alone, unless such a one is there to fall back on.
+    """
+    expected = {id(e): drop for e, drop in zip(entries, forecast(entries, steps), strict=True)}
+    back = [e for e in entries if e.drops and e.drops[-1][1] <= SETTLED * allowed]
+    ranked = sorted((e for e in entries if e.drops or back or not last), key=lambda e: e.objective)
+    good = [i for i, e in enumerate(ranked) if expected[id(e)] <= allowed]
     if not good:
-        return sorted(entries, key=lambda e: e.expected(steps))[:count]
-    first = good[0]
-    order = [first, *[i for i in good if i != first], first - 1]
-    if count >= 3 and first > 0:
-        order = [first, first - 1, *[i for i in good if i != first]]
-    return [ranked[i] for i in order if i >= 0][:count]
+        return sorted(ranked, key=lambda e: expected[id(e)])[:count]
+    daring = [i for i in (good[0] - 1,) if i >= 0 and expected[id(ranked[i])] <= DARING * allowed]
+    if not back:  # something has to come home
+        order = [good[0], *(i for i in good[1:] if ranked[i].drops), *(i for i in good[1:] if not ranked[i].drops)]
+        order = [*order, *daring] if count < 3 else [good[0], *daring, *order[1:]]
+    else:
+        home = min((i for i in good if ranked[i] in back), default=len(ranked))
+        order = [*(i for i in good if i < home), *daring, *(i for i in good if i >= home)]
+        order = order if good[0] == home else [order[0], *daring, *(i for i in order[1:] if i not in daring)]
+    return [ranked[i] for i in order][:count]

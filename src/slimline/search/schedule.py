@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slimline.core.result import Schedule
 
-SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.5  # shares of the time left after the start; the rest measures, certifies and reports
+SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.65  # shares of the time left after the start; the rest measures, certifies and reports
 TIMING = 0.08  # of timing layers at the beginning and the result beside the references at the end
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 LEAST_RECOVERY = 0.2  # share of the time left, whatever a slow probe says that the rest will take
@@ -17,6 +17,7 @@ LEAST_SAMPLES, MOST_SAMPLES = 32, 512
 FEWEST_SAMPLES = 16  # where even the fewest options would take too long on 32
 FINISHING = 0.2  # share of the time that finishing and certifying the finalists may take, by what candidates take
 LEAST_CANDIDATES, MOST_CANDIDATES = 4, 24
+STEP = 4  # of candidates: what a disturbed probe may not change
 SLACK = 1.10  # of the time budget, after which everything that is left is cut off
 
 
@@ -39,9 +40,9 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     """
     affordable = SENSITIVITY * left / max(options * probe.forward, 1e-9)
     loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), least))), samples)
-    candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // 2 * 2
+    candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // STEP * STEP
     finished = int(FINISHING * left / max(2 * probe.candidate, 1e-9))  # each is lowered, and run again in a process of its own
-    finalists = min(3 if left > 60 else 2 if left > 30 else 1, max(finished, 1))
+    finalists = 3 if left > 60 and finished >= 2 else 1
     others = (SENSITIVITY + TIMING) * left + (candidates + 2 * (finalists + 1)) * probe.candidate  # the safest is finished too
     steps = min(RECOVERY * left, max(left - others, LEAST_RECOVERY * left)) / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0

@@ -52,12 +52,12 @@ def measure_timing(
 
     def add(name: str, decisions: Sequence[Decision], shop: Workshop = workshop) -> None:
         if len(artifacts) > most:
-            note(f"timing of {name} layers: lowering them takes too much of the time; estimated from the others instead")
+            note(f"timing of {_words(name)}: lowering it takes too much of the time; estimated from the others instead")
             return
         try:
             artifacts[name] = shop.lower(shop.build(fingerprint.model_copy(update={"decisions": tuple(decisions)})))
         except SlimlineError as error:
-            note(f"timing of {name} layers: {error.message[:160]}; estimated from the float ones instead")
+            note(f"timing of {_words(name)}: {error.message[:160]}; estimated from the float ones instead")
 
     for execute in ("integer", "dynamic"):
         decisions = _everywhere(places, execute)
@@ -73,10 +73,10 @@ def measure_timing(
     if groups:
         room = most + 1 - len(artifacts)
         groups = groups if room >= len(groups) else (tuple(sorted(i for g in groups for i in g)),)
-        probes = [(f, g) for f in FRACTIONS for g in groups][: max(room, 1)]
+        probes = [(f, n, g) for f in FRACTIONS for n, g in enumerate(groups)][: max(room, 1)]
         sketches = _sketches(workshop)
-        for number, (fraction, group) in enumerate(probes):
-            name, kept = f"{execute}/{number}", _nearest(places, group, fraction)
+        for fraction, number, group in probes:
+            name, kept = f"{execute}/{fraction:g} of the channels, group {number + 1} of {len(groups)}", _nearest(places, group, fraction)
             pruned = [places[i].options[taken].decisions[0] for i, taken in kept.items()]
             add(name, (*pruned, *(_everywhere(places, execute) if execute != "float" else ())), sketches)
             narrower[name] = {i: places[i].options[taken].channels or 0 for i, taken in kept.items()}
@@ -94,6 +94,11 @@ def measure_timing(
     seen = [(times[name], kept) for name, kept in narrower.items() if name in times]
     narrow = {execute: _ladders(layers, places, full[execute], seen)} if seen else {}
     return Timing(full, narrow, min((t.get("", 0.0) for t in full.values()), default=0.0), edge), artifacts
+
+
+def _words(name: str) -> str:
+    execute, _, how = name.partition("/")
+    return f"a model with its layers in {execute}" + (f" ({how})" if how else "")
 
 
 def _sketches(workshop: Workshop) -> Workshop:

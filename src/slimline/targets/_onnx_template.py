@@ -47,7 +47,8 @@ ANY_WIDTH = frozenset(  # what the exporter translates without writing down a si
 )
 Export = Callable[[fx.GraphModule], onnx.ModelProto]
 Key = tuple[Any, ...]
-_templates: OrderedDict[Key, Template | None] = OrderedDict()
+_templates: OrderedDict[Key, Template] = OrderedDict()
+_hopeless: OrderedDict[Key, None] = OrderedDict()  # operations of graphs whose stand-ins were lost: the next width of them is exported once, not twice
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,24 @@ class Template:
 
 def exported(module: fx.GraphModule, example: Samples, export: Export) -> onnx.ModelProto:
     """What ``export`` makes of ``module``, or as good as that."""
+    operations = tuple((n.op, "" if n.op == "get_attr" else str(n.target)) for n in module.graph.nodes)
+    if operations in _hopeless:
+        return export(module)
     key = _key(module, example)
-    if key in _templates:
-        _templates.move_to_end(key)
-    else:
-        _templates[key] = _template(module, export)
-        if len(_templates) > KEPT:
-            _templates.popitem(last=False)
-    template = _templates[key]
-    return export(module) if template is None else template.filled(module)
+    template = _templates[key] if key in _templates else _template(module, export)
+    if template is None:
+        _keep(_hopeless, operations, None)
+        return export(module)
+    _keep(_templates, key, template)
+    return template.filled(module)
+
+
+def _keep(kept: OrderedDict[Key, Any], key: Key, value: Any) -> None:
+    """The latest ``KEPT``."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > KEPT:
+        kept.popitem(last=False)
 
 
 def _key(module: fx.GraphModule, example: Samples) -> Key:

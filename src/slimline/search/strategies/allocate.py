@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -19,7 +20,9 @@ ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
 UNRECOVERED = 2.5  # training brings back what structure loses, and little of what rounding does (ResNet-20), whose loss counts so much more
 EDGE = 0.5  # of the allowance: the rest is for the interval on the holdout, and because what was chosen looks better than it is
+REACH = 3.0  # times the allowance: what is expected to lose more after recovery is out of reach, even where training does better than expected
 LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
+TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes back whatever it is
 
 
 class Allocate:
@@ -54,19 +57,24 @@ class Allocate:
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge."""
         ladder = max(3, self.levels // 2)
-        rungs = np.geomspace(LEAST, self.most if space.recovery.steps else min(self.most, UNTRAINED), ladder)
+        rungs = np.geomspace(LEAST, min(self.most, UNTRAINED), ladder)
+        if space.recovery.steps and self.most > TRAINED:
+            rungs = np.array([LEAST, *np.geomspace(TRAINED, self.most, ladder - 1)])
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
         if len(mine) < ladder:
             yield from (float(rungs[i]) for i in _spread_order(ladder)[len(mine) :])
             yield from (between[i] for i in _spread_order(len(between)))
             return
-        low, high = _edge(space, budget, mine, corrections)
-        yield from (low ** (1 - share) * high**share for share in (0.5, 0.25, 0.75, 1.25, -0.25))
+        gaps = _edge(space, budget, mine, corrections)
+        yield from (low ** (1 - share) * high**share for share in (0.5, 0.25, 0.75) for low, high in gaps)
+        low, high = gaps[0][0], gaps[0][1]
+        yield from (low ** (1 - share) * high**share for share in (1.25, -0.25))
         yield from sorted(between, key=lambda level: abs(np.log(level**2 / (low * high))))
 
 
-def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> tuple[float, float]:
-    """Estimated losses of the last trial that is expected to keep the allowance after recovery, and of the first that is not.
+def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> list[tuple[float, float]]:
+    """Losses, as they are estimated, between which nothing was tried: from the last trial that is expected to keep the allowance after recovery to the first
+    that is not, or, where training follows, that is out of reach. The widest gap comes first.
 
     Of those trials that no milder one beats; if none keeps it, milder ones than all of them are looked for. Where nothing is trained, changed answers count too: few samples
     show them long before a drop. Outputs that are values have no answers; there the drop must leave room for the interval on the holdout.
@@ -80,7 +88,7 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     known.sort(key=lambda k: k[:2])
     front = [k for i, k in enumerate(known) if all(k[1] < other[1] for other in known[:i])]
     if len(front) < 2:
-        return LEAST, MOST
+        return [(LEAST, MOST)]
     base = front[0][2] + sum(v.value for v in front[0][3].violations if v.quantity == "drop")  # the mildest of all stands for the original
     allowed = budget.max_drop.allowed(base)
 
@@ -92,12 +100,20 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
             return base - quality <= allowed - (trial.half_width or 0.0)
         return base - quality <= allowed and 1 - changed <= CHANGED * allowed
 
+    def reaches(quality: float) -> bool:
+        return bool(space.recovery.steps) and left(space.recovery.steps) * (base - quality) <= REACH * allowed
+
     last = max((i for i, (_, _, quality, trial, _) in enumerate(front) if keeps(quality, trial)), default=None)
     if last is None:
         mildest = space.loss(front[0][4], corrections)
-        return mildest / 100, mildest
-    low, high = (max(LEAST, space.loss(front[i][4], corrections)) for i in (last, min(last + 1, len(front) - 1)))
-    return low, max(high, 1.05 * low)
+        return [(mildest / 100, mildest)]
+    beyond = max([last, *(i for i in range(last, len(front)) if reaches(front[i][2]))])
+    members = [(max(LEAST, front[i][0]), max(LEAST, space.loss(front[i][4], corrections))) for i in range(last, min(beyond + 2, len(front)))]
+    if len(members) == 1:
+        return [(members[0][1], 1.05 * members[0][1])]
+    # By the measured losses: estimates of two plans can err by different factors, and a gap that they close is there all the same.
+    gaps = [(low[1], low[1] * max(1.05, high[0] / low[0])) for low, high in itertools.pairwise(members)]
+    return sorted(gaps, key=lambda gap: gap[0] / gap[1])
 
 
 def _decided(plan: Plan) -> frozenset[tuple[str, str]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from slimline.core.plan import Fingerprint, Plan
+from slimline.core.plan import Fingerprint, Method, Plan
 from slimline.core.registry import find
 from slimline.job.prepare import keep_option
 from slimline.methods.channel_prune import ChannelPrune
@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--target", default="onnxruntime")
     parser.add_argument("--samples", type=int, default=32, help="for calibration")
     given = parser.parse_args()
-    source, target = open_source(str(given.task)), find("target", given.target)()
+    source, target = open_source(str(given.task)), find("targets", given.target)()
     search = source.data("search")
     assert search is not None
     model, samples = source.model().eval(), search[: given.samples].without_targets()
     sites = tuple(s for s in find_sites(model, source.example())[0] if s.kind in ("weight", "channels"))
     workshop = Workshop(model, samples[:2], samples, sites, target)
     sensitivity = Sensitivity(workshop, samples)
-    offered = {"weight": [StaticInt8()], "channels": [ChannelPrune(keep=f) for f in FRACTIONS]}
+    offered: dict[str, list[Method]] = {"weight": [StaticInt8()], "channels": [ChannelPrune(keep=f) for f in FRACTIONS]}
     places = [sensitivity.place(s, offered[s.kind], keep_option)[0] for s in sites]
     plan = Plan(model=Fingerprint(architecture="", weights=""))
     baseline = workshop.lower(workshop.build(plan))

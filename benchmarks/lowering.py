@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("task", type=Path)
     parser.add_argument("--repeat", type=int, default=5)
     given = parser.parse_args()
-    source, target = open_source(str(given.task)), find("target", "onnxruntime")()
+    source, target = open_source(str(given.task)), find("targets", "onnxruntime")()
     search = source.data("search")
     assert search is not None
     model, samples = source.model().eval(), search[:32].without_targets()

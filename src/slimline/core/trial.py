@@ -10,7 +10,7 @@ from slimline.core.plan import Plan
 
 
 class Latency(Data):
-    """Milliseconds for one call: median and 95th percentile over ``runs``, at ``threads`` and ``batch``.
+    """Milliseconds for one call: median and 95th percentile over ``runs``, at ``threads`` and ``batch``; the median of those that were timed beside others comes from paired ratios.
 
     ``estimated``: nothing ran on the device; the numbers are the sum over the operations by its latency table.
     """

@@ -114,6 +114,7 @@ def _opening(entries: Sequence[Entry], count: int, steps: int, allowed: float) -
 def forecast(entries: Sequence[Entry], steps: int) -> list[float]:
     """The drop to expect of each after ``steps`` more: of those that were trained from their own, of the others from their neighbours' (linear between them)."""
     known = sorted((e.untrained, e.expected(steps)) for e in entries if e.drops)
+    before, after = [drop for drop, _ in known], [drop for _, drop in known]
     found = []
     for entry in entries:
         if entry.drops:
@@ -122,7 +123,7 @@ def forecast(entries: Sequence[Entry], steps: int) -> list[float]:
             start, reached = known[-1] if known else (0.0, 0.0)
             found.append(reached + left(steps) * (entry.untrained - start))
         else:
-            found.append(float(np.interp(entry.untrained, *zip(*known, strict=True))))
+            found.append(float(np.interp(entry.untrained, before, after)))
     return found
 
 

@@ -20,15 +20,15 @@ def test_two_that_are_timed_together_are_told_apart_while_half_of_all_calls_are_
         nonlocal clock, until, speed
         if clock > until:
             until, speed = clock + draw.uniform(0.05, 0.3), draw.choice((1.0, 0.5))
-        clock += (seconds + (draw.random() < 0.5) * draw.uniform(0, 2e-3)) / speed
+        clock += (seconds + (draw.random() < 0.5) * draw.uniform(0, 5e-4)) / speed
 
     monkeypatch.setattr(_timing, "time", SimpleNamespace(perf_counter=lambda: clock))
     ratios, medians = [], []
     for _ in range(20):
-        first, second = _timing.interleaved([lambda: call(1e-3), lambda: call(0.95e-3)], seconds=0.4, threads=1, batch=1)
+        first, second = _timing.interleaved([lambda: call(2.5e-4), lambda: call(2.4e-4)], seconds=0.4, threads=1, batch=1)
         ratios.append(second.median / first.median)
         medians.append(first.median)
         assert first.runs >= 20 and first.p95 > first.median
-    assert np.mean(ratios) == pytest.approx(0.95, abs=0.025)
+    assert np.mean(ratios) == pytest.approx(0.96, abs=0.01)
     assert np.std(ratios) < 0.02
-    assert np.std(medians) > 0.1, "while the first one's own median goes up and down with the machine"
+    assert np.std(medians) > 0.1 * np.mean(medians), "while the first one's own median goes up and down with the machine"

@@ -3,8 +3,8 @@
     python benchmarks/marginal_prices.py path/to/resnet20_cifar10.py --size 120KB --time 100s
 
 Compresses twice for latency: with a limit on the file's size, and with that limit and a tenth more. Prints what the first run's report
-predicts of the second, and what the second one really has: the delivered file, and the fastest of the candidates that were measured
-before any training and lost no more than the first run's plan.
+predicts of the second (losses as the search counts them: rounding several times where training follows), and what the second one really has: the delivered file, and the fastest of
+the candidates that were measured before any training and lost no more than the first run's plan.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def show(first: Report, second: Report, limit: int, more: int) -> None:
     if fastest[0] is not None and fastest[1] is not None:
         change = fastest[1] - fastest[0]
         print(f"  re-run     {signed(change, time_text)}, of the fastest candidates that lost at most {nats_text(allowed)} when measured untrained")
-    print(f"{'':10} {'file':>9} {'latency':>10} {'counted loss':>16} {'drop':>13}")
+    print(f"{'':10} {'file':>9} {'latency':>10} {'loss untrained':>16} {'drop':>13}")
     for name, report in (("limit", first), ("more", second)):
         assert report.compressed is not None and report.baseline.quality is not None and report.compressed.quality is not None
         lost = difference_text(report.baseline.quality - report.compressed.quality, report.baseline.quality)
@@ -77,9 +77,9 @@ def show(first: Report, second: Report, limit: int, more: int) -> None:
 
 
 def delivered(report: Report) -> tuple[float, float]:
-    """Milliseconds of the file, and the loss of its plan as the search counts it."""
+    """Milliseconds of the file, and the loss of its plan before training."""
     assert report.compressed is not None
-    return report.compressed.latency_ms.median, next(p.used for p in report.prices if p.quantity == "loss")
+    return report.compressed.latency_ms.median, measured_loss(report)
 
 
 def measured_loss(report: Report) -> float:

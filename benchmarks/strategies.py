@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from slimline.core.budget import Budget
+from slimline.core.plan import Recovery
 from slimline.core.progress import Silent
 from slimline.core.registry import find
 from slimline.core.request import Request
@@ -73,7 +75,7 @@ def main() -> None:
     results: dict[str, list[list[tuple[float, float]]]] = {}
     for seed in range(given.seeds):
         for name in ("allocate", "evolve"):
-            space = found.space.__class__(**{**found.space.__dict__, "seed": seed})
+            space = replace(found.space, seed=seed, recovery=Recovery())  # nothing is trained here, and neither is to count on it
             strategy = find("strategies", name)(1000 if name == "evolve" else 24)
             trials: list[Trial] = []
             curve: list[tuple[float, float]] = []

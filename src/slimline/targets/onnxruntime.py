@@ -8,6 +8,7 @@ import importlib.util
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ INTEGER_TYPES = ("QLinear", "MatMulInteger", "DynamicQuantize", "QGemm", "ConvIn
 FUSED_AFTER = ("Relu", "Clip", "Add")  # a float convolution takes these along, and the name of their output
 PROVIDER = "CPUExecutionProvider"
 WARM_UP = 5
+PROFILE_SECONDS, MOST_RUNS = 0.15, 200  # a moment in which the machine is disturbed is not all that the profile sees
 ELEMENT_TYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names of what PyTorch calls otherwise
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
@@ -149,7 +151,7 @@ class OnnxRuntime:
         return tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
 
     def operations(self, artifact: Artifact, example: Samples, *, threads: int = 1, runs: int = 30) -> tuple[Operation, ...]:
-        """The optimised graph; ``weight`` is the parameter's name in the program; times are medians of the runtime's own profile at batch 1."""
+        """The optimised graph; ``weight`` is the parameter's name in the program; times are medians of the runtime's own profile at batch 1, of ``runs`` or more in PROFILE_SECONDS."""
         import onnx
         from onnx import numpy_helper
 
@@ -157,8 +159,10 @@ class OnnxRuntime:
             named, owners = with_names(artifact)
             session = self.session(named, threads=threads, optimised=Path(folder, "optimised.onnx"), profile=Path(folder, "profile"))
             inputs = feed(artifact, example[:1])
-            for _ in range(runs + WARM_UP):
+            done, start = 0, time.perf_counter()
+            while done < runs + WARM_UP or (time.perf_counter() - start < PROFILE_SECONDS and done < MOST_RUNS):
                 session.run(None, inputs)
+                done += 1
             events = json.loads(Path(session.end_profiling()).read_text())
             graph = onnx.load(Path(folder, "optimised.onnx")).graph
         constants = {i.name: numpy_helper.to_array(i).nbytes for i in graph.initializer}

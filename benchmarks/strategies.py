@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/strategies"))
     given = parser.parse_args()
     source = TaskFile.load(str(given.task))
-    job = open_job(source, Request(out=given.out, force=True, seconds=3600, model_name=source.name), Silent())
+    job = open_job(source, Request(out=given.out, force=True, seconds=900, model_name=source.name), Silent())
     found = prepare(job)
     base = found.baseline_measurement
     assert base.quality is not None

@@ -9,7 +9,7 @@ from slimline.core.budget import Budget
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.errors import UsageError
-from slimline.search.space import Space
+from slimline.search.space import Choice, Space
 
 START_UP = 8  # random trials before the sampler has something to learn from
 ATTEMPTS = 50  # asks for one that keeps the budget on paper
@@ -56,8 +56,18 @@ class Evolve:
         tried = {t.plan.digest for t in trials}
         for _ in range(ATTEMPTS):
             asked = study.ask(distributions).params
-            choice = tuple(asked.get(str(i), 0) for i in range(len(space.places)))
+            choice = _legal(space, tuple(asked.get(str(i), 0) for i in range(len(space.places))))
             plan = space.plan(choice)
-            if plan.digest not in tried and space.legal(choice) and all(space.costs(choice)[q] <= limit for q, limit in budget.limits().items()):
+            if plan.digest not in tried and all(space.costs(choice)[q] <= limit for q, limit in budget.limits().items()):
                 return plan
         return None
+
+
+def _legal(space: Space, choice: Choice) -> Choice:
+    """Where something must stay whole and its channels are pruned, the nearest option that need not: of forty places drawn at random, some are always in conflict."""
+    taken = list(choice)
+    for i, others in space.conflicts:
+        options = space.places[i].options
+        if options[taken[i]].whole and any(taken[j] for j in others):
+            taken[i] = min((k for k, o in enumerate(options) if not o.whole), key=lambda k: abs(k - taken[i]))
+    return tuple(taken)

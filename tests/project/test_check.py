@@ -121,10 +121,37 @@ def test_what_cannot_be_decided_is_told_apart_from_what_fails(accepted: Any, cap
     assert ElementTree.parse("j.xml").getroot()[0].find(".//skipped") is not None
 
 
-def test_an_artefact_that_is_out_of_date_is_not_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("task.py").write_text(Path("task.py").read_text() + "\n# retrained\n")
-    assert main(["check", "--quick"]) == 2
-    assert f"{NAME} is not up to date: changed: task.py. Run `slimline run` first." in capsys.readouterr().err
+def test_an_artefact_that_is_missing_or_out_of_date_fails_and_the_others_are_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("slimline.yaml").read_text()
+    Path("slimline.yaml").write_text(text + "      never: {max_drop: 2%}\n  older:\n    task: older.py\n    budgets: {small: {}}\n")
+    Path("older.py").write_text(Path("task.py").read_text())
+    accepted.load()
+    accepted.put_as("older/onnxruntime/small")
+    Path("older.py").write_text(Path("task.py").read_text() + "\n# retrained\n")
+    assert main(["check", "--quick", "--junit", "out/j.xml", "--markdown", "out/m.md"]) == 3
+    said = capsys.readouterr().out
+    title = "artefact against the project file"
+    assert f"net/onnxruntime/never: {title}: It is not up to date: it was not made yet. Run `slimline run` first." in said
+    assert f"older/onnxruntime/small: {title}: It is not up to date: changed: older.py. Run `slimline run` first." in said
+    assert lines(said)["artefact against the lock"][0] == "pass" and "fail: 2 of 4 checks fail" in said
+    suites = {s.get("name"): s.get("failures") for s in ElementTree.parse("out/j.xml").getroot()}
+    assert suites == {NAME: "0", "net/onnxruntime/never": "1", "older/onnxruntime/small": "1"}
+    assert "### Slimline fail: 2 of 4" in Path("out/m.md").read_text()
+
+
+def test_what_stops_the_check_of_one_artefact_is_told_and_the_others_are_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    untimed(accepted)
+    text = Path("slimline.yaml").read_text()
+    Path("slimline.yaml").write_text(text.replace("gate:", "      odd: {max_drop: 2%, classes: [0, 7]}\ngate:"))
+    accepted.load()
+    accepted.put()
+    accepted.put_as("net/onnxruntime/odd")
+    assert main(["check", "--sarif", "s.sarif"]) == 2
+    said = capsys.readouterr()
+    why = "No holdout sample is of class 7, which the plan is to be for."
+    assert f"net/onnxruntime/odd: artefact against the project file: {why}" in said.out and f"Error: {why}" in said.err
+    assert lines(said.out)["drop against the budget"][0] == "pass"
+    assert [r["message"]["text"].partition(":")[0] for r in json.loads(Path("s.sarif").read_text())["runs"][0]["results"]] == ["net/onnxruntime/odd"]
 
 
 def test_without_a_lock_the_budgets_alone_decide(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:

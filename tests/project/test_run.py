@@ -13,7 +13,7 @@ import pytest
 
 from slimline.cli import main
 from slimline.core.result import Report
-from slimline.errors import UsageError
+from slimline.errors import BudgetNotMet, UsageError
 from slimline.project.inputs import Made, opened_files, stale
 from slimline.project.lock import Lock, accept
 from slimline.project.run import make, pending
@@ -169,6 +169,24 @@ def test_only_files_of_the_project_that_are_read_count(tmp_path: Path) -> None:
 
 def test_nothing_made_is_out_of_date(planted: Any) -> None:
     assert stale(planted.item, None) == "it was not made yet" and Lock.read(planted.project.lock) == Lock()
+
+
+def test_a_budget_that_no_plan_meets_is_told_by_the_check_too(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(options: Mapping[str, Any]) -> Report:
+        raise BudgetNotMet("No plan is below 10 KB.", hint="Loosen max_size.")
+
+    with pytest.raises(BudgetNotMet):
+        make(planted.project, planted.item, refuse)
+    assert main(["check", "--quick"]) == 3
+    assert "it was not made yet. The last run of it failed: No plan is below 10 KB. Loosen max_size." in capsys.readouterr().out
+    Path("numbers.txt").write_text("1 2 3")
+    make(planted.project, planted.item, Compress(planted))
+    assert main(["check", "--quick"]) == 0
+
+
+def test_what_a_run_writes_down_is_its_owners(made: Any) -> None:
+    folders = [made.item.out / ".slimline", made.project.root / "build" / ".slimline", made.project.root / "build" / ".slimline" / "started"]
+    assert [oct(f.stat().st_mode & 0o777) for f in folders] == ["0o700"] * 3
 
 
 def test_what_stops_a_run_names_the_line_of_its_artefact(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:

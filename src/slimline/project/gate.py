@@ -15,7 +15,7 @@ from slimline.project.file import Gate, Item
 from slimline.report.sentence import bytes_text, count_text, difference_text, least_text, most_text, percent_text, time_text
 
 Check = Literal["size", "download", "memory", "macs", "latency", "drop", "class drop", "artefact"]
-Against = Literal["budget", "lock"]
+Against = Literal["budget", "lock", "project file"]
 COUNTED = ("size", "download", "memory", "macs")
 NAMES = {"size": "the file", "download": "the download", "memory": "the memory", "macs": "the number of multiply-adds"}
 WORST_SHOWN = 3
@@ -55,6 +55,11 @@ def findings(item: Item, gate: Gate, evidence: Evidence, *, has_lock: bool) -> t
     if not evidence.quick:
         found += [finding(c, "lock", o, s) for c, o, s in _measured_growth(gate, evidence)]
     return tuple(found)
+
+
+def unjudged(artefact: str, why: str, line: int = 1) -> Finding:
+    """Where there is nothing to judge, or the judging was stopped: that fails, too. ``why``: with the remedy."""
+    return Finding(artefact=artefact, check="artefact", against="project file", outcome="fail", sentence=why, line=line)
 
 
 def verdict(found: Iterable[Finding]) -> Verdict:

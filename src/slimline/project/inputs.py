@@ -15,6 +15,7 @@ from typing import Any
 
 from slimline.core.data import Data
 from slimline.project.file import Item
+from slimline.store.private import private
 
 MADE = Path(".slimline", "made.json")
 OUTPUTS = ("plan.json", "report.json")  # beside the artefact itself
@@ -77,7 +78,7 @@ class Made(Data):
     def write(self, out: Path) -> None:
         """It appears whole or not at all."""
         path = out / MADE
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private(path.parent)
         part = path.with_suffix(".part")
         part.write_text(self.model_dump_json(indent=1))
         os.replace(part, path)

@@ -73,6 +73,16 @@ def test_classes_are_held_against_the_accepted_artefact_also_where_the_whole_is_
     )
 
 
+def test_a_budget_for_each_class_needs_no_lock(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("slimline.yaml").read_text().replace("        max_latency: 100us\n", "        max_class_drop: 10%\n")
+    Path("slimline.yaml").write_text(text + "gate: {class_drop: null}\n")
+    planted.load()
+    planted.put(ruined=4)
+    assert main(["check"]) == 3
+    outcome, sentence = lines(capsys.readouterr().out)["class drop against the budget"]
+    assert outcome == "fail" and sentence.startswith("Against the original, class 4 lost 100.0 points, at least ")
+
+
 def test_a_slow_machine_is_no_regression(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
     # The lock was written on a machine that took a thousandth of a millisecond: this one is many times slower, for both artefacts.
     lock = Lock.read(accepted.project.lock)

@@ -63,6 +63,8 @@ def test_each_budget_on_each_target_is_an_artefact(tmp_path: Path) -> None:
     (("  size: 5%", "  size: 5"), None),
     (("  size: 5%", "  size: five"), "line 13: gate.size: The share 'five' is not understood. Write it like 5% or 0.05."),
     (("2%rel", "many"), "line 8: models.net.budgets.small.max_drop: The drop 'many' is not understood"),
+    (("class_drop: null", "class_drop: 60%"), "line 14: gate.class_drop: What a class may lose is a share of its samples, below a half. Write it like 10% or 0.1."),
+    (("2%rel", "2%, max_class_drop: 2%rel"), "line 8: models.net.budgets.small.max_class_drop: What a class may lose is a share of its samples"),
     (("[onnxruntime]", "[]"), "line 6: models.net.targets: it is empty. Put at least one under it."),
     (("gate:", "version: 1\ngate:"), "line 12: 'version' is there already, on line 1. Keep one of them."),
     (("minimize: latency", "minimize latency"), "line 11"),

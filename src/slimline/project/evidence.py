@@ -139,6 +139,7 @@ class _Side:
         outputs = [original, *(as_outputs(run_fresh(self.target, f, self.opened(f).inputs, self.samples)[0], original) for f in files)]
         results = [evaluate(metric, o, truth) for o in outputs]
         gate, quality = project.file.gate, results[0][0]
+        by_class = gate.class_drop is not None or self.item.budget.max_class_drop is not None
 
         def between(other: int, allowed: float) -> Drops:
             from slimline.measure.certify import bootstrap_interval, drop_interval
@@ -146,7 +147,7 @@ class _Side:
             a, b = results[other][1], results[1][1]
             if a is None or b is None:
                 return Drops(bootstrap_interval(metric, outputs[other], outputs[1], truth, allowed, self.item.budget.seed)[0])
-            return Drops(drop_interval(a, b, allowed)[0], class_drops_of(a, b, truth) if gate.class_drop is not None else ())
+            return Drops(drop_interval(a, b, allowed)[0], class_drops_of(a, b, truth) if by_class else ())
 
         against_original = between(0, self.item.budget.max_drop.allowed(quality))
         asked = gate.drop if gate.drop is not None else gate.class_drop  # by class it is the accepted artefact's as well

@@ -58,6 +58,11 @@ Allowance = Annotated[
     pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _drop(v)),
     pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": NUMBER + r"(%\s*(rel)?)?\s*$"}, {"type": "number", "minimum": 0}], "examples": ["1%", 0.01, "2%rel"]}),
 ]  # fmt: skip
+ClassAllowance = Annotated[
+    Drop,
+    pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _class_drop(v)),
+    pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": NUMBER + r"%?\s*$"}, {"type": "number", "minimum": 0, "exclusiveMaximum": 0.5}], "examples": ["10%", 0.1]}),
+]  # fmt: skip
 Share = Annotated[
     float,
     _read_by(_share),
@@ -74,6 +79,13 @@ def _drop(value: Any) -> Drop:
         raise ValueError(str(error)) from error
 
 
+def _class_drop(value: Any) -> Drop:
+    drop = _drop(value)
+    if drop.relative or drop.value >= 0.5:
+        raise ValueError("What a class may lose is a share of its samples, below a half. Write it like 10% or 0.1")
+    return drop
+
+
 class BudgetEntry(Data):
     """What one artefact must keep, and how long it may take to find it."""
 
@@ -83,6 +95,9 @@ class BudgetEntry(Data):
     max_latency: Milliseconds | None = pydantic.Field(default=None, description="Median time of one call, on the machine that the lock was accepted on.")
     max_macs: Count | None = pydantic.Field(default=None, description="Multiply-adds per sample.")
     max_drop: Allowance = pydantic.Field(default=Drop(), description="Quality that may be lost against the original; default 1%.")
+    max_class_drop: ClassAllowance | None = pydantic.Field(
+        default=None, description="Quality that any one class may lose against the original; `slimline check` holds it, the search does not look at it."
+    )
     minimize: Quantity = pydantic.Field(default="latency", description="What to bring down within the limits.")
     time: Seconds = pydantic.Field(default=600.0, description="Wall clock of the search; default 10m.")
     strategy: str = pydantic.Field(default="allocate", description="How candidates are chosen.")
@@ -118,7 +133,7 @@ class Gate(Data):
     macs: Share | None = pydantic.Field(default=0.0, description="Growth of the multiply-adds; default 0%.")
     latency: Share | None = pydantic.Field(default=0.10, description="Growth of the latency, both artefacts timed in the same run; default 10%.")
     drop: Allowance | None = pydantic.Field(default=Drop(), description="Quality that may be lost against the locked artefact; default 1%.")
-    class_drop: Allowance | None = pydantic.Field(default=Drop(value=0.1), description="Quality that any one class may lose; default 10%.")
+    class_drop: ClassAllowance | None = pydantic.Field(default=Drop(value=0.1), description="Quality that any one class may lose; default 10%.")
 
 
 class ProjectFile(Data):

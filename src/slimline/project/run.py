@@ -24,8 +24,9 @@ def pending(project: Project, items: Sequence[Item], *, replay: bool = False, fo
     """Name -> why it must be made; empty text where it is up to date. With ``replay``, a plan other than the lock's is out of date.
 
     Raises:
-        UsageError: ``replay``, and an artefact that the lock does not have.
+        UsageError: ``replay``, and an artefact that the lock does not have; a file that the project file names is not there.
     """
+    project.check_files(items)
     lock = Lock.read(project.lock) if replay else Lock()
     missing = [i.name for i in items if replay and i.name not in lock.artefacts]
     if missing:

@@ -50,5 +50,7 @@ def command(model: str | None, file: Path, weights: Path | None, data: Path | No
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in task.name).strip("._-") or "model"
     file.write_text(draft(name, here(model), look, weights=here(weights), data=here(data), metric=metric, schema=f"./{SCHEMA}"), encoding="utf-8")
     Project.load(file)
-    click.echo(f"Wrote {file}, and {SCHEMA} beside it, by which editors check it: commit both. Edit its limits, then: slimline run, slimline accept, slimline check.")
+    click.echo(
+        f"Wrote {file}, and {SCHEMA} beside it, by which editors check it: commit both. Edit its limits, then: slimline run, slimline accept, slimline check."
+    )
     return 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import onnx
 import pytest
 
 from slimline.cli import main
+from slimline.core.registry import find
+from slimline.core.trial import Latency
 from slimline.project.lock import Lock, accept
 
 NAME = "net/onnxruntime/small"
@@ -59,6 +63,24 @@ def test_a_planted_regression_turns_the_check_red_with_its_sentence(accepted: An
     also = {"latency against the lock", "latency against the budget"}  # a busy machine may leave these open, but not red
     assert [c for c, (outcome, _) in found.items() if outcome == "fail"] == [check]
     assert {c for c, (outcome, _) in found.items() if outcome == "inconclusive"} <= also
+
+
+def test_30_percent_slower_is_red_however_busy_the_machine_is(accepted: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock that counts products, on a machine that is up to five times slower from one round to the next: real times decide no test.
+    busy = itertools.cycle((1.0, 5.0, 2.5))
+
+    def latency(self: object, artifacts: list[Any], *_: object, **__: object) -> list[Latency]:
+        factor = next(busy)
+        times = [factor * 1e-3 * sum(n.op_type == "MatMul" for n in onnx.load_from_string(a.content).graph.node) for a in artifacts]
+        return [Latency(median=t, p95=t, runs=1) for t in times]
+
+    monkeypatch.setattr(find("targets", "onnxruntime"), "latency", latency)
+    accepted.put(work=27)  # 30 products; 23 of the accepted one
+    assert main(["check"]) == 3
+    found = lines(capsys.readouterr().out)
+    outcome, sentence = found["latency against the lock"]
+    assert outcome == "fail" and sentence.startswith("The artefact is 30 % slower than the accepted one, both timed here side by side in 11 rounds")
+    assert [c for c, (o, _) in found.items() if o != "pass"] == ["latency against the lock"]
 
 
 def test_classes_are_held_against_the_accepted_artefact_also_where_the_whole_is_not(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:

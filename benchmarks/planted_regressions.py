@@ -218,7 +218,8 @@ def main() -> int:
             changed(folder, original, change, **size)
             steps.told(f"check, planted: {kind}", command(folder, "check"), 3, sentence)
         # A class of ten is a tenth of the samples, so its loss is also one over all: only the class is asked about.
-        (folder / "slimline.yaml").write_text(quiet.replace("drop: 1%\n  class", "drop: null\n  class").replace("max_drop: 2%", "max_drop: 30%"))
+        alone = quiet.replace("drop: 1%\n  class", "drop: null\n  class").replace("max_drop: 2%", "max_drop: 30%").replace("        max_class_drop: 10%\n", "")
+        (folder / "slimline.yaml").write_text(alone)
         changed(folder, original, ruined)
         steps.told(
             "check, planted: one class ruined",

@@ -39,6 +39,9 @@ def test_a_profile_written_to_a_file_reads_back_the_same(tmp_path: Path) -> None
     file = tmp_path / "mine.toml"
     file.write_text(device.toml())
     assert Device.load(str(file)) == device
+    for name in Device.known():  # also the host's, which runs every target
+        file.write_text(Device.load(name).toml())
+        assert Device.load(str(file)) == Device.load(name)
 
 
 @pytest.mark.parametrize(("text", "said"), [("name = ", "TOML"), ('name = "x"', "title"), ('name = "x"\nspeed = 3', "speed|title")])

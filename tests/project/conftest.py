@@ -82,14 +82,19 @@ class Planted:
     """A project folder in which results can be put as if a run had made them."""
 
     project: Project
+    name: str = ""
 
     @property
     def item(self) -> Item:
-        return self.project.items()[0]
+        return self.project.items((self.name,) if self.name else ())[0]
 
     def load(self) -> None:
         """Read the project file again."""
         self.project = Project.load(self.project.path)
+
+    def put_as(self, name: str, **how: Any) -> None:
+        """The same as ``put``, for the artefact of that name."""
+        Planted(self.project, name).put(**how)
 
     def put(self, *, macs: int = MACS, memory: int = 5_000, latency_ms: float = 0.01, decisions: tuple[dict[str, Any], ...] = (), **how: Any) -> None:
         """A finished run with the artefact that ``classifier`` makes of ``how``."""

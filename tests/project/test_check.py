@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import onnx
 import pytest
 
 from slimline.cli import main
+from slimline.core.registry import find
+from slimline.core.trial import Latency
 from slimline.project.lock import Lock, accept
 
 NAME = "net/onnxruntime/small"
@@ -61,6 +65,24 @@ def test_a_planted_regression_turns_the_check_red_with_its_sentence(accepted: An
     assert {c for c, (outcome, _) in found.items() if outcome == "inconclusive"} <= also
 
 
+def test_30_percent_slower_is_red_however_busy_the_machine_is(accepted: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A clock that counts products, on a machine that is up to five times slower from one round to the next: real times decide no test.
+    busy = itertools.cycle((1.0, 5.0, 2.5))
+
+    def latency(self: object, artifacts: list[Any], *_: object, **__: object) -> list[Latency]:
+        factor = next(busy)
+        times = [factor * 1e-3 * sum(n.op_type == "MatMul" for n in onnx.load_from_string(a.content).graph.node) for a in artifacts]
+        return [Latency(median=t, p95=t, runs=1) for t in times]
+
+    monkeypatch.setattr(find("targets", "onnxruntime"), "latency", latency)
+    accepted.put(work=27)  # 30 products; 23 of the accepted one
+    assert main(["check"]) == 3
+    found = lines(capsys.readouterr().out)
+    outcome, sentence = found["latency against the lock"]
+    assert outcome == "fail" and sentence.startswith("The artefact is 30 % slower than the accepted one, both timed here side by side in 11 rounds")
+    assert [c for c, (o, _) in found.items() if o != "pass"] == ["latency against the lock"]
+
+
 def test_classes_are_held_against_the_accepted_artefact_also_where_the_whole_is_not(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
     untimed(accepted)
     Path("slimline.yaml").write_text(Path("slimline.yaml").read_text().replace("{latency: null}", "{latency: null, drop: null}"))
@@ -71,6 +93,16 @@ def test_classes_are_held_against_the_accepted_artefact_also_where_the_whole_is_
     assert "drop against the lock" not in found and found["class drop against the lock"][1].startswith(
         "Against the accepted artefact, class 4 lost 100.0 points"
     )
+
+
+def test_a_budget_for_each_class_needs_no_lock(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("slimline.yaml").read_text().replace("        max_latency: 100us\n", "        max_class_drop: 10%\n")
+    Path("slimline.yaml").write_text(text + "gate: {class_drop: null}\n")
+    planted.load()
+    planted.put(ruined=4)
+    assert main(["check"]) == 3
+    outcome, sentence = lines(capsys.readouterr().out)["class drop against the budget"]
+    assert outcome == "fail" and sentence.startswith("Against the original, class 4 lost 100.0 points, at least ")
 
 
 def test_a_slow_machine_is_no_regression(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,10 +153,37 @@ def test_what_cannot_be_decided_is_told_apart_from_what_fails(accepted: Any, cap
     assert ElementTree.parse("j.xml").getroot()[0].find(".//skipped") is not None
 
 
-def test_an_artefact_that_is_out_of_date_is_not_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("task.py").write_text(Path("task.py").read_text() + "\n# retrained\n")
-    assert main(["check", "--quick"]) == 2
-    assert f"{NAME} is not up to date: changed: task.py. Run `slimline run` first." in capsys.readouterr().err
+def test_an_artefact_that_is_missing_or_out_of_date_fails_and_the_others_are_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("slimline.yaml").read_text()
+    Path("slimline.yaml").write_text(text + "      never: {max_drop: 2%}\n  older:\n    task: older.py\n    budgets: {small: {}}\n")
+    Path("older.py").write_text(Path("task.py").read_text())
+    accepted.load()
+    accepted.put_as("older/onnxruntime/small")
+    Path("older.py").write_text(Path("task.py").read_text() + "\n# retrained\n")
+    assert main(["check", "--quick", "--junit", "out/j.xml", "--markdown", "out/m.md"]) == 3
+    said = capsys.readouterr().out
+    title = "artefact against the project file"
+    assert f"net/onnxruntime/never: {title}: It is not up to date: it was not made yet. Run `slimline run` first." in said
+    assert f"older/onnxruntime/small: {title}: It is not up to date: changed: older.py. Run `slimline run` first." in said
+    assert lines(said)["artefact against the lock"][0] == "pass" and "fail: 2 of 4 checks fail" in said
+    suites = {s.get("name"): s.get("failures") for s in ElementTree.parse("out/j.xml").getroot()}
+    assert suites == {NAME: "0", "net/onnxruntime/never": "1", "older/onnxruntime/small": "1"}
+    assert "### Slimline fail: 2 of 4" in Path("out/m.md").read_text()
+
+
+def test_what_stops_the_check_of_one_artefact_is_told_and_the_others_are_judged(accepted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    untimed(accepted)
+    text = Path("slimline.yaml").read_text()
+    Path("slimline.yaml").write_text(text.replace("gate:", "      odd: {max_drop: 2%, classes: [0, 7]}\ngate:"))
+    accepted.load()
+    accepted.put()
+    accepted.put_as("net/onnxruntime/odd")
+    assert main(["check", "--sarif", "s.sarif"]) == 2
+    said = capsys.readouterr()
+    why = "No holdout sample is of class 7, which the plan is to be for."
+    assert f"net/onnxruntime/odd: artefact against the project file: {why}" in said.out and f"Error: {why}" in said.err
+    assert lines(said.out)["drop against the budget"][0] == "pass"
+    assert [r["message"]["text"].partition(":")[0] for r in json.loads(Path("s.sarif").read_text())["runs"][0]["results"]] == ["net/onnxruntime/odd"]
 
 
 def test_without_a_lock_the_budgets_alone_decide(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,18 +114,18 @@ def runner(tmp_path: Path) -> dict[str, str]:
 
 
 def action_steps(inputs: dict[str, str], environment: dict[str, str]) -> list[tuple[str, subprocess.CompletedProcess[str]]]:
-    """The shell steps of ``action.yml``, with its expressions filled in; ends at the first that fails."""
+    """The shell steps of ``action.yml``, with its expressions filled in; after the first that fails, those that run always."""
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     values = {f"inputs.{n}": inputs.get(n, str(about["default"])) for n, about in action["inputs"].items()} | {"github.action_path": str(ROOT)}
-    done = []
+    done: list[tuple[str, subprocess.CompletedProcess[str]]] = []
     for step in action["runs"]["steps"]:
         if "run" not in step or (step.get("if") == "inputs.install != ''" and not values["inputs.install"]):
+            continue
+        if any(d.returncode for _, d in done) and not step.get("if", "").startswith("always()"):
             continue
         assert "${{" not in step["run"], "an expression in a script is a way in for whoever writes it"
         own = {k: re.sub(r"\$\{\{ *(.*?) *\}\}", lambda m: values[m[1]], v) for k, v in step.get("env", {}).items()}
         done.append((step["name"], shell(step["run"], environment | own)))
-        if done[-1][1].returncode:
-            break
     return done
 
 
@@ -145,8 +145,39 @@ def test_the_action_runs_checks_comments_and_fails_with_the_check(planted: Any, 
     assert len(hub.comments) == 2 and "### Slimline fail: 1 of" in hub.comments[2] and "The file grew by" in hub.comments[2]
     assert (tmp_path / "output").read_text().split() == ["status=0", "status=3"] and "### Slimline fail" in (tmp_path / "summary").read_text()
     assert {p.name for p in Path("slimline-check").iterdir()} == {"check.md", "check.xml", "check.sarif"}
+
+
+def test_a_run_that_fails_ends_in_a_red_comment_that_says_why(planted: Any, hub: GitHub, runner: dict[str, str], tmp_path: Path) -> None:
+    planted.put()
+    accept(planted.project, [planted.item])
+    files = {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    environment = runner | hub.environment(tmp_path, {"pull_request": {"number": 7}}) | files
+    inputs = {"install": "", "token": "secret", "check-arguments": "--quick --allow-inconclusive"}
+    # A run of its own refusal, though all that was made is up to date: the lock has no plan to replay.
+    planted.project.lock.unlink()
+    done = action_steps(inputs | {"run-arguments": "--replay"}, environment)
+    assert [(name, d.returncode) for name, d in done] == [("Run", 2), ("Check", 3)] and "has no plan for" in done[0][1].stderr
+    assert "### Slimline fail: 1 of 2" in hub.comments[2] and "slimline.lock has no plan for net/onnxruntime/small" in hub.comments[2]
+    assert "Exit status 2." in hub.comments[2]
+    # A mistake in the project file, which the check meets as well.
     Path("slimline.yaml").write_text("version: 2\n")
-    assert [(name, d.returncode) for name, d in action_steps(inputs, environment)] == [("Run", 2)]
+    assert [(name, d.returncode) for name, d in action_steps(inputs, environment)] == [("Run", 2), ("Check", 2)]
+    assert len(hub.comments) == 2 and "### Slimline fail: 2 of 2" in hub.comments[2] and "slimline.yaml, line 1: version: Input should be 1." in hub.comments[2]
+    assert "Input should be 1" in Path("slimline-check/check.xml").read_text() and "Input should be 1" in (tmp_path / "summary").read_text()
+    # Whatever ends a run: here as if it were interrupted, and as a defect.
+    for status in (1, 5, 130):
+        fake = f'#!/bin/sh\n[ "$1" = run ] && echo "It broke." >&2 && exit {status}\nexec "{sys.executable}" -m slimline "$@"\n'
+        (tmp_path / "bin" / "slimline").write_text(fake)
+        done = action_steps(inputs, environment)
+        assert [d.returncode for _, d in done] == [status, 2] and f"It broke. Exit status {status}." in hub.comments[2]
+
+
+def test_what_was_made_is_kept_for_later_runs_also_of_a_red_job() -> None:
+    steps = {s["uses"]: s for s in yaml.safe_load((ROOT / "action.yml").read_text())["runs"]["steps"] if "uses" in s}
+    restore, save = steps["actions/cache/restore@v4"], steps["actions/cache/save@v4"]
+    assert save["if"].startswith("always()") and save["with"] == {"path": restore["with"]["path"], "key": "${{ steps.cache.outputs.cache-primary-key }}"}
+    assert restore["id"] == "cache" and "github.run_attempt" in restore["with"]["key"]  # a key is never written again
+    assert yaml.safe_load((ROOT / "integrations" / "gitlab.yml").read_text())[".slimline"]["cache"]["when"] == "always"
 
 
 def test_the_gitlab_template_has_the_status_of_the_check(planted: Any, runner: dict[str, str]) -> None:
@@ -159,6 +190,9 @@ def test_the_gitlab_template_has_the_status_of_the_check(planted: Any, runner: d
     planted.put(padding=60_000)
     assert shell(script, runner | variables).returncode == 3
     assert job["allow_failure"] == {"exit_codes": [4]}
+    Path("task.py").write_text("def model(): raise ValueError('no such network')")
+    done = shell(script, runner | variables)
+    assert done.returncode == 3 and "no such network" in done.stderr and "Exit status 2." in Path(job["artifacts"]["reports"]["junit"]).read_text()
 
 
 def test_the_hook_is_the_same_command_and_knows_what_is_out_of_date(planted: Any, runner: dict[str, str]) -> None:
@@ -167,7 +201,7 @@ def test_the_hook_is_the_same_command_and_knows_what_is_out_of_date(planted: Any
     assert shell(hook["entry"], runner).returncode == 0
     Path("task.py").write_text("# another\n")
     done = shell(hook["entry"], runner)
-    assert done.returncode == 2 and "not up to date: changed: task.py" in done.stderr
+    assert done.returncode == 3 and "not up to date: changed: task.py" in done.stdout
     assert all(re.search(hook["files"], name) for name in ("slimline.yaml", "slimline.lock", "net/task.py", "weights.safetensors"))
 
 

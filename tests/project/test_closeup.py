@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ def test_lost_samples_classes_calibration_and_disturbances_are_told(planted: Any
     assert "top1 on 6,000 holdout samples: 1.0000 before, 0.9950 after" in said
     assert "lost: 30 samples that the original gets right (5970, 5971," in said and "and 10 more); won: 0" in said
     assert "class 4: 100.0 on 30 samples" in said and "calibration error (ECE): " in said and "with noise: 1.0000 before, 0.9950 after" in said
+
+
+def test_a_model_that_another_tool_wrote_takes_its_samples_from_another_file(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    planted.put(work=1)
+    shutil.copy(planted.item.out / "model.onnx", "net.onnx")
+    planted.put(ruined=4)
+    Path("data.py").write_text(Path("task.py").read_text().partition("def model")[0])
+    assert main(["explain", str(planted.item.out), "--task", "net.onnx", "--data", "data.py"]) == 0
+    assert "lost: 30 samples that the original gets right (5970, 5971," in capsys.readouterr().out
 
 
 def test_the_page_has_it_too_and_images_only_when_asked(planted: Any, tmp_path: Any) -> None:

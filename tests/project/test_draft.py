@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from slimline.cli import main
 from slimline.project.draft import Look, certifiable, draft
-from slimline.project.file import Project
+from slimline.project.file import Project, json_schema
 
 
 def load(tmp_path: Path, text: str) -> Project:
@@ -25,7 +27,11 @@ def test_init_writes_a_project_file_that_can_be_read(planted: Any, capsys: pytes
     assert "# task: 320 parameters (1.28 KB as float32), 320 multiply-adds; 6,000 holdout samples of your own" in text
     project = Project.load(Path("slimline.yaml"))
     assert [i.name for i in project.items()] == ["task/onnxruntime/small", "task/onnxruntime/fast"]
-    assert project.items()[0].budget.max_size == 1_000 and project.items()[0].task == "task.py" and Path(".slimline/slimline.schema.json").is_file()
+    assert project.items()[0].budget.max_size == 1_000 and project.items()[0].task == "task.py"
+    # What editors check it by lies where a clone has it.
+    (named,) = re.findall(r"^# yaml-language-server: \$schema=(.*)$", text, flags=re.MULTILINE)
+    assert json.loads(Path(named).read_text()) == json.loads(json.dumps(json_schema()))
+    assert not any(part.startswith(".") or part == "build" for part in Path(named).parts)
 
 
 def test_allowances_are_what_the_samples_can_decide(tmp_path: Path) -> None:

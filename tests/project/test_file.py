@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from slimline.cli import main
 from slimline.core.budget import Drop
+from slimline.core.device import Device
+from slimline.core.metrics import BUILT_IN, SHARES
 from slimline.errors import UsageError
+from slimline.measure.quality import CLASSES, METRICS
 from slimline.project.file import Project, json_schema
+from slimline.project.inputs import inputs_of
 
 TEXT = """\
 version: 1
@@ -63,11 +68,19 @@ def test_each_budget_on_each_target_is_an_artefact(tmp_path: Path) -> None:
     (("  size: 5%", "  size: 5"), None),
     (("  size: 5%", "  size: five"), "line 13: gate.size: The share 'five' is not understood. Write it like 5% or 0.05."),
     (("2%rel", "many"), "line 8: models.net.budgets.small.max_drop: The drop 'many' is not understood"),
+    (("class_drop: null", "class_drop: 60%"), "line 14: gate.class_drop: What a class may lose is a share of its samples, below a half. Write it like 10% or 0.1."),
+    (("2%rel", "2%, max_class_drop: 2%rel"), "line 8: models.net.budgets.small.max_class_drop: What a class may lose is a share of its samples"),
+    (("[onnxruntime]", "onnxruntime"), "line 6: models.net.targets: this is a list. Write a list: [onnxruntime]."),
+    (("[onnxruntime]", "[onnxruntime]\n    device: cortex-m4-256"), "line 7: models.net.device: there is no device 'cortex-m4-256'. Did you mean cortex-m4-256k?"),
+    (("[onnxruntime]", "[onnxruntime]\n    device: none.toml"), "none.toml cannot be read: No such file or directory."),
+    (("[onnxruntime]", "[onnxruntime]\n    device: cortex-m4-256k"), "line 6: models.net.targets.0: cortex-m4-256k does not run onnxruntime. Write targets: ["),
+    (("    weights: w.safetensors", "    metric: recal"), "line 5: models.net.metric: there is no built-in metric 'recal'. Did you mean recall? Or leave it out,"),
+    (("2%rel", "60%"), "line 8: models.net.budgets.small.max_drop: 60% would allow half of all quality to be lost. Write a share of less than a half, like 1%."),
+    (("[onnxruntime]", "[onnxruntme]"), "line 6: models.net.targets.0: there is no target 'onnxruntme'. Did you mean onnxruntime?"),
     (("[onnxruntime]", "[]"), "line 6: models.net.targets: it is empty. Put at least one under it."),
     (("gate:", "version: 1\ngate:"), "line 12: 'version' is there already, on line 1. Keep one of them."),
     (("minimize: latency", "minimize latency"), "line 11"),
     (("models:", "modles:"), "line 2: modles: there is no such key. Did you mean models?"),
-    (("[onnxruntime]", "[onnxruntme]"), "line 6: models.net.targets.0: there is no target 'onnxruntme'. Did you mean onnxruntime?"),
     (("[static_int8]", "[static_int8, zip]"), "line 8: models.net.budgets.small.methods.1: there is no method 'zip'. `slimline methods` lists them."),
     (("minimize: latency", "strategy: luck"), "line 11: models.net.budgets.fast.strategy: there is no strategy 'luck'. Known are allocate,"),
     ((TEXT, "- 1"), "line 1: keys with values belong here. Mind the indentation and the colons."),
@@ -84,6 +97,48 @@ def test_a_mistake_is_told_with_its_line_and_the_remedy(tmp_path: Path, change: 
     assert says in str(caught.value) and str(tmp_path / "slimline.yaml") in str(caught.value)
 
 
+def test_a_drop_of_sixty_is_refused_where_the_metric_is_a_share_and_only_there(tmp_path: Path) -> None:
+    text = TEXT.replace("weights: w.safetensors", "metric: top1").replace("2%rel", "60")
+    with pytest.raises(UsageError, match=r"line 8: models\.net\.budgets\.small\.max_drop: 60 would allow half of all quality to be lost, since top1 lies"):
+        load(tmp_path, text)
+    with pytest.raises(UsageError, match=r"Did you mean 2%\?"):
+        load(tmp_path, text.replace("max_drop: 60", "max_drop: 2"))
+    assert load(tmp_path, text.replace("top1", "neg_mse")).items()[0].budget.max_drop.value == 60
+    with pytest.raises(UsageError, match=r"A drop of 60 allows half .*\. Write a share of less than a half, like 1%\."):
+        Drop.parse(60).allowed(0.9)
+
+
+def test_a_file_that_is_not_there_is_told_by_a_dry_run_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(tmp_path, TEXT)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        "Error: slimline.yaml, line 4: models.net.task: there is no nets/task.py. Make it, or mend the path, which begins where slimline.yaml lies.\n"
+    )
+    (tmp_path / "nets").mkdir()
+    for name in ("nets/task.py", "v.safetensors"):
+        (tmp_path / name).touch()
+    assert main(["run", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "Error: slimline.yaml, line 5: models.net.weights: there is no w.safetensors. Did you mean v.safetensors?\n"
+    (tmp_path / "v.safetensors").rename(tmp_path / "w.safetensors")
+    assert main(["run", "--dry-run"]) == 0
+
+
+def test_a_model_of_a_zoo_is_no_file_and_a_profile_lies_beside_the_project_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(Device.load("host").toml())
+    (item, _) = load(tmp_path, TEXT.replace("nets/task.py:small", "timm:resnet18").replace("budgets:", "device: mine.toml\n    budgets:")).items()
+    assert item.task == "timm:resnet18" and item.options()["device"] == str(tmp_path / "mine.toml")
+    (tmp_path / "w.safetensors").touch()
+    Project.load(tmp_path / "slimline.yaml").check_files([item])
+    assert "mine.toml" in inputs_of(item).files
+
+
+def test_the_names_of_metrics_are_those_that_are_there() -> None:
+    assert tuple(METRICS) == BUILT_IN and set(SHARES) < set(CLASSES)
+
+
 def test_the_published_schema_is_that_of_the_code() -> None:
     published = Path(__file__).parents[2] / "docs" / "slimline.schema.json"
     assert json.loads(published.read_text()) == json.loads(json.dumps(json_schema())), "slimline init --schema > docs/slimline.schema.json"
@@ -91,6 +146,9 @@ def test_the_published_schema_is_that_of_the_code() -> None:
 
 def test_reading_a_project_imports_no_torch(tmp_path: Path) -> None:
     load(tmp_path, TEXT)
+    (tmp_path / "nets").mkdir()
+    for name in ("nets/task.py", "w.safetensors"):
+        (tmp_path / name).touch()
     code = "import sys; from slimline.cli import main; status = main(['run', '--dry-run']); sys.exit('torch' in sys.modules or status)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout.count("would be made: it was not made yet") == 2, done.stderr

@@ -79,6 +79,25 @@ def test_classes_are_ruined_within_or_too_rare_to_tell() -> None:
     assert outcome == "inconclusive" and "3 of 3 classes have too few samples" in sentence
 
 
+@pytest.mark.parametrize(("lost", "source", "outcome", "says"), [
+    (0, "user", "pass", "Against the original, no class lost more than 10.0 points"),
+    (200, "user", "fail", "Against the original, class 1 lost 20.0 points"),
+    (0, "from_train", "inconclusive", "the original has seen these samples"),
+])  # fmt: skip
+def test_a_budget_can_say_what_any_class_may_lose(lost: int, source: str, outcome: str, says: str) -> None:
+    labels, scores = torch.arange(3000) % 3, torch.ones(3000)
+    scores[(labels == 1).nonzero()[:lost]] = 0
+    drops = Drops(drop_interval(torch.ones(3000), scores, 0.3)[0], class_drops(torch.ones(3000), scores, labels))
+    evidence = Evidence(FIGURES, quality=1.0, source=source, against_original=drops)  # type: ignore[arg-type]
+    asked = item(max_drop="30%", max_class_drop="10%")
+    found = {f.title: f for f in findings(asked, Gate(class_drop=None), evidence, has_lock=False)}
+    one = found["class drop against the budget"]
+    assert one.outcome == outcome and says in one.sentence
+    evidence = Evidence(FIGURES, quality=1.0, against_original=Drops(drops.interval))
+    assert [(f.check, f.outcome) for f in findings(asked, Gate(), evidence, has_lock=False)][-1] == ("class drop", "inconclusive")
+    assert "class drop" not in {f.check for f in findings(item(), Gate(), evidence, has_lock=False)}
+
+
 def test_without_data_the_drop_is_inconclusive_and_a_quick_check_leaves_it_out() -> None:
     found = findings(item(max_size=1000), Gate(), Evidence(FIGURES), has_lock=False)
     assert [(f.check, f.outcome) for f in found] == [("size", "pass"), ("drop", "inconclusive")]

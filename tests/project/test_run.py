@@ -13,7 +13,7 @@ import pytest
 
 from slimline.cli import main
 from slimline.core.result import Report
-from slimline.errors import UsageError
+from slimline.errors import BudgetNotMet, UsageError
 from slimline.project.inputs import Made, opened_files, stale
 from slimline.project.lock import Lock, accept
 from slimline.project.run import make, pending
@@ -171,8 +171,68 @@ def test_nothing_made_is_out_of_date(planted: Any) -> None:
     assert stale(planted.item, None) == "it was not made yet" and Lock.read(planted.project.lock) == Lock()
 
 
+VERDICTS = {"net/onnxruntime/small": "pass", "net/onnxruntime/fast": None, "other/onnxruntime/small": "inconclusive", "other/onnxruntime/fast": "pass"}
+
+
+@pytest.mark.parametrize(("changed", "status", "made"), [
+    ({}, 3, 3),  # one budget cannot be met: the others are made
+    ({"net/onnxruntime/fast": "pass"}, 4, 4),
+    ({"net/onnxruntime/fast": "pass", "other/onnxruntime/small": "pass"}, 0, 4),
+    ({"other/onnxruntime/small": "interrupted"}, 130, 1),  # nothing is begun after that
+])  # fmt: skip
+def test_of_two_models_with_two_budgets_each_is_made_and_the_worst_status_is_the_runs(
+    planted: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], status: int, made: int
+) -> None:
+    Path("other.py").write_text(Path("task.py").read_text())
+    text = Path("slimline.yaml").read_text().replace("        max_latency: 100us\n", "        max_latency: 100us\n      fast: {minimize: latency}\n")
+    Path("slimline.yaml").write_text(text + "  other:\n    task: other.py\n    budgets: {small: {max_drop: 2%}, fast: {max_drop: 3%}}\n")
+    planted.load()
+    asked: list[str] = []
+
+    def carry_out(source: object, request: Mapping[str, Any], *_: object) -> Report:
+        name = request["out"].relative_to("build").as_posix()
+        asked.append(name)
+        verdict = (VERDICTS | changed)[name]
+        if verdict is None:
+            raise BudgetNotMet("No plan is that fast.", hint="Loosen max_latency.")
+        planted.put_as(name)
+        report = Report.model_validate_json((request["out"] / "report.json").read_bytes())
+        return report.model_copy(update={"interrupted": True, "verdict": "inconclusive"} if verdict == "interrupted" else {"verdict": verdict})
+
+    monkeypatch.setattr("slimline.commands.run.load_task", lambda options: None)
+    monkeypatch.setattr("slimline.commands.run.make_request", lambda invocation, source, options: options)
+    monkeypatch.setattr("slimline.commands.run.carry_out", carry_out)
+    assert main(["run"]) == status
+    assert asked == [n for n in VERDICTS if n in asked] and len(asked) == (3 if status == 130 else 4)
+    said = capsys.readouterr().out
+    assert ("net/onnxruntime/fast: fail. No plan is that fast. Loosen max_latency." in said) == ("net/onnxruntime/fast" not in changed)
+    records = [Made.read(i.out) for i in planted.project.items()]
+    assert sum(r is not None and not r.interrupted for r in records) == made
+    # What was made is not made again, and its verdict still counts; the rest is.
+    asked.clear()
+    assert main(["run"]) == status and len(asked) == (4 - made if status != 130 else 2)
+
+
+def test_a_budget_that_no_plan_meets_is_told_by_the_check_too(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(options: Mapping[str, Any]) -> Report:
+        raise BudgetNotMet("No plan is below 10 KB.", hint="Loosen max_size.")
+
+    with pytest.raises(BudgetNotMet):
+        make(planted.project, planted.item, refuse)
+    assert main(["check", "--quick"]) == 3
+    assert "it was not made yet. The last run of it failed: No plan is below 10 KB. Loosen max_size." in capsys.readouterr().out
+    Path("numbers.txt").write_text("1 2 3")
+    make(planted.project, planted.item, Compress(planted))
+    assert main(["check", "--quick"]) == 0
+
+
+def test_what_a_run_writes_down_is_its_owners(made: Any) -> None:
+    folders = [made.item.out / ".slimline", made.project.root / "build" / ".slimline", made.project.root / "build" / ".slimline" / "started"]
+    assert [oct(f.stat().st_mode & 0o777) for f in folders] == ["0o700"] * 3
+
+
 def test_what_stops_a_run_names_the_line_of_its_artefact(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("slimline.yaml").write_text(Path("slimline.yaml").read_text().replace("task: task.py", "task: task.py\n    weights: none.safetensors"))
+    Path("task.py").write_text("def model(): raise ValueError('no such network')")
     assert main(["run"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"Error: slimline.yaml, line 7: {NAME}: ") and "none.safetensors" in said
+    assert said.startswith(f"Error: slimline.yaml, line 6: {NAME}: ") and "no such network" in said

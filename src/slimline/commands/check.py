@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +13,14 @@ import click
 from slimline.commands._invocation import STATUS_OF_VERDICT, console, written
 from slimline.commands._options import project_option
 from slimline.commands._request import load_task
-from slimline.errors import UsageError
+from slimline.errors import SlimlineError, UsageError
 
 if TYPE_CHECKING:
     from slimline.project.file import Item
+    from slimline.project.gate import Finding
     from slimline.sources.task_file import TaskFile
 
+LAST_LINES, LAST_CHARACTERS = 3, 1_000  # of what a failed run said
 COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -28,9 +32,20 @@ COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 @click.option("--sarif", type=click.Path(path_type=Path), metavar="FILE.sarif", help="Write the findings as SARIF 2.1.0.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE.md", help="Write the findings as Markdown.")
 @click.option("--comment", is_flag=True, help="In a GitHub workflow: keep one comment on the pull request up to date.")
+@click.option(
+    "--failed-run", type=click.Path(path_type=Path), metavar="FILE", help="If FILE is there: what a `slimline run` that failed said; told, and never passed."
+)
 @click.option("--allow-inconclusive", is_flag=True, help="Exit with 0 where nothing fails, even if something cannot be decided.")
 def command(
-    names: tuple[str, ...], file: Path, quick: bool, junit: Path | None, sarif: Path | None, markdown: Path | None, comment: bool, allow_inconclusive: bool
+    names: tuple[str, ...],
+    file: Path,
+    quick: bool,
+    junit: Path | None,
+    sarif: Path | None,
+    markdown: Path | None,
+    comment: bool,
+    failed_run: Path | None,
+    allow_inconclusive: bool,
 ) -> int:
     """Hold the artefacts against their budgets and against the lock: bytes, memory, multiply-adds, latency, quality, quality by class.
 
@@ -38,21 +53,23 @@ def command(
     does not pass is annotated at its line of the project file.
 
     \b
-    Exit status: 0 pass; 3 something is surely worse than allowed; 4 something
-    cannot be decided with these data; 2 something to mend; 5 the target is not installed.
+    Exit status: 0 pass; 3 something is surely worse than allowed, or an artefact
+    is missing or out of date; 4 something cannot be decided with these data;
+    2 something to mend; 5 the target is not installed. All are told in the files.
     """
+    from rich.markup import escape
+
     from slimline.project import github, words
-    from slimline.project.evidence import gather
+    from slimline.project.evidence import gather, missing
     from slimline.project.file import Project
-    from slimline.project.gate import findings, verdict
+    from slimline.project.gate import findings, unjudged, verdict
     from slimline.project.junit import junit as as_junit
     from slimline.project.lock import Lock
     from slimline.project.sarif import sarif as as_sarif
 
-    project = Project.load(file)
-    items, lock = project.items(names), Lock.read(project.lock)
-    if not project.lock.exists():
-        click.echo(f"There is no {project.lock}: nothing to compare with but the budgets. `slimline accept` writes it.")
+    shown = Path(os.path.relpath(file))
+    found: list[Finding] = []
+    errors: list[Exception] = []
     opened: dict[tuple[str, ...], TaskFile] = {}
 
     def load(item: Item) -> TaskFile:
@@ -62,18 +79,34 @@ def command(
             opened[key] = load_task(options)
         return opened[key]
 
-    found = [
-        f
-        for item in items
-        for f in findings(
-            item, project.file.gate, gather(project, item, lock.artefacts.get(item.name), None if quick else load), has_lock=project.lock.exists()
-        )
-    ]
+    @contextlib.contextmanager
+    def told(artefact: str, line: int = 1) -> Iterator[None]:
+        """What stops a check is a failed one itself: the others go on, and it is raised when all is told."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised below
+            errors.append(error)
+            said = str(error) if isinstance(error, SlimlineError) else f"{type(error).__name__}: {error} (a defect of Slimline's)."
+            found.append(unjudged(artefact, said, line))
+
+    if failed_run is not None and failed_run.is_file():
+        found.append(unjudged("slimline run", f"It failed: {_last_words(failed_run)}"))
+    with told(shown.as_posix()):
+        project = Project.load(file)
+        lock, has_lock = Lock.read(project.lock), project.lock.exists()
+        if not has_lock:
+            click.echo(f"There is no {project.lock}: nothing to compare with but the budgets. `slimline accept` writes it.")
+        for item in project.items(names):
+            with told(item.name, item.line):
+                if why := missing(project, item):
+                    found.append(unjudged(item.name, why, item.line))
+                else:
+                    evidence = gather(project, item, lock.artefacts.get(item.name), None if quick else load)
+                    found += findings(item, project.file.gate, evidence, has_lock=has_lock)
     out, outcome = console(False), verdict(found)
     for f in found:
-        out.print(f"[{COLOURS[f.outcome]}]{f.outcome:12}[/] {f.artefact}: {f.title}: {f.sentence}", highlight=False, soft_wrap=True)
+        out.print(f"[{COLOURS[f.outcome]}]{f.outcome:12}[/] {f.artefact}: {f.title}: {escape(f.sentence)}", highlight=False, soft_wrap=True)
     out.print(f"[bold {COLOURS[outcome]}]{words.headline(found)}[/]", highlight=False, soft_wrap=True)
-    shown = Path(os.path.relpath(project.path))
     if os.environ.get("GITHUB_ACTIONS") == "true" and (said := github.workflow_commands(found, shown)):
         click.echo(said)
     body = words.markdown(found, shown.as_posix())
@@ -89,4 +122,12 @@ def command(
             click.echo(f"The comment: {address}" if address else "The event is of no pull request: no comment.")
         except UsageError as error:  # the verdict must not depend on whether a comment could be written
             click.echo(f"No comment: {error}", err=True)
+    if errors:
+        raise errors[0]
     return 0 if outcome == "inconclusive" and allow_inconclusive else STATUS_OF_VERDICT[outcome]
+
+
+def _last_words(said: Path) -> str:
+    """The end of what was printed, in one line."""
+    lines = [line for line in said.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return " ".join(" ".join(lines[-LAST_LINES:]).split())[-LAST_CHARACTERS:]

@@ -11,7 +11,7 @@ import click
 from slimline.commands._options import project_option
 from slimline.errors import OutputError, UsageError
 
-SCHEMA = Path(".slimline", "slimline.schema.json")
+SCHEMA = "slimline.schema.json"  # beside the file, committed with it: hidden folders are not
 
 
 @click.command()
@@ -46,10 +46,11 @@ def command(model: str | None, file: Path, weights: Path | None, data: Path | No
         return "" if path is None else os.path.relpath(path, file.parent).replace(os.sep, "/")
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    (file.parent / SCHEMA).parent.mkdir(exist_ok=True, mode=0o700)
-    (file.parent / SCHEMA).write_text(json.dumps(json_schema(), indent=2), encoding="utf-8")
+    (file.parent / SCHEMA).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in task.name).strip("._-") or "model"
-    file.write_text(draft(name, here(model), look, weights=here(weights), data=here(data), metric=metric, schema=f"./{SCHEMA.as_posix()}"), encoding="utf-8")
+    file.write_text(draft(name, here(model), look, weights=here(weights), data=here(data), metric=metric, schema=f"./{SCHEMA}"), encoding="utf-8")
     Project.load(file)
-    click.echo(f"Wrote {file}. Edit its limits, then: slimline run, slimline accept, slimline check.")
+    click.echo(
+        f"Wrote {file}, and {SCHEMA} beside it, by which editors check it: commit both. Edit its limits, then: slimline run, slimline accept, slimline check."
+    )
     return 0

@@ -65,7 +65,7 @@ def command(invocation: Invocation, /, names: tuple[str, ...], file: Path, repla
             try:
                 made, read[item.task] = make(project, item, compress, replay=replay, force=force, read_before=read.get(item.task, []))
             except BudgetNotMet as error:  # the other artefacts may still be made
-                out.print(f"{item.name}: fail. {error}", highlight=False, soft_wrap=True)
+                out.print(f"{item.name}: fail. {error}", highlight=False, markup=False, soft_wrap=True)
                 statuses.append(error.exit_code)
                 continue
             except SlimlineError as error:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
+HALF = 0.5  # of all quality in [0, 1]: nobody means to allow it
 TIE = 0.15  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
 DOWNLOAD_TIE = 0.001  # the same of a download, which has no noise: at a hundredth of the original's bytes, 0.15 of its multiply-adds would decide alone
 CHANGED = 3.0  # allowances of answers that may differ from the original's, where too few samples can tell a drop
@@ -90,13 +91,13 @@ class Drop(Data):
         unit_interval = 0.0 <= baseline <= 1.0
         if self.percent and not unit_interval:
             raise UsageError(
-                f"--max-drop {self.value * 100:g}% needs a metric in [0, 1], but the original reaches {baseline:g}.",
+                f"A drop of {self.value * 100:g}% needs a metric in [0, 1], but the original reaches {baseline:g}.",
                 hint=f"Give the drop in metric units, or {self.value * 100:g}%rel.",
             )
-        if unit_interval and self.value >= 0.5:
+        if unit_interval and self.value >= HALF:
             raise UsageError(
-                f"--max-drop {self.value:g} allows half of all quality to be lost (the original reaches {baseline:.3f}).",
-                hint=f"Did you mean {self.value if self.value < 100 else 1:g}%?",
+                f"A drop of {self.value:g} allows half of all quality to be lost (the original reaches {baseline:.3f}).",
+                hint=f"Did you mean {self.value:g}%?" if self.value < HALF * 100 else "Write a share of less than a half, like 1%.",
             )
         return self.value
 

@@ -43,7 +43,7 @@ class LatencyTable(Data):
 class Device(Data):
     """A profile. Bytes are what a model may use at most by default; ``sources`` says where each number comes from.
 
-    ``target``: the runtime that is used unless another of ``targets`` is asked for. ``flash_bytes`` limits the artefact's
+    ``target``: the runtime that is used unless another of ``targets`` (empty: any) is asked for. ``flash_bytes`` limits the artefact's
     size, ``ram_bytes`` its memory. ``operations``: the runtime's own names of what may be used; empty: whatever it executes.
 
     Example:
@@ -54,7 +54,7 @@ class Device(Data):
     name: str
     title: str
     target: str
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = ()
     cores: int = pydantic.Field(gt=0)
     isa: str
     mhz: int | None = None

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from slimline.core.registry import find
 from slimline.core.result import DropInterval
-from slimline.errors import UsageError
 from slimline.project.file import Item, Project
 from slimline.project.inputs import Made, stale
 from slimline.project.lock import Locked, artefact_files, locked_file, result_of
+from slimline.project.run import failure
 
 if TYPE_CHECKING:
     import torch
@@ -63,18 +63,20 @@ class Evidence:
     recorded_ms: float | None = None
 
 
-def gather(project: Project, item: Item, entry: Locked | None, load: Callable[[Item], TaskFile] | None) -> Evidence:
-    """Measure what the checks of an item need. ``load``: opens its task; ``None`` for what can be counted without running anything.
-
-    Raises:
-        UsageError: the artefact is not up to date.
-    """
+def missing(project: Project, item: Item) -> str:
+    """Why an item has no artefact to judge, and the remedy; empty where it has one that is up to date."""
     why = stale(item, Made.read(item.out))
     if why:
-        raise UsageError(f"{item.name} is not up to date: {why}.", hint="Run `slimline run` first.")
+        said = failure(project, item)
+        return f"It is not up to date: {why}. " + (f"The last run of it failed: {said}" if said else "Run `slimline run` first.")
     report, _ = result_of(item.out)
-    if report.compressed is None or report.artefact is None:
-        raise UsageError(f"{item.name}: nothing was delivered.", hint="Loosen its budget.")
+    return "" if report.compressed is not None and report.artefact is not None else "Nothing was delivered. Loosen its budget."
+
+
+def gather(project: Project, item: Item, entry: Locked | None, load: Callable[[Item], TaskFile] | None) -> Evidence:
+    """Measure what the checks of an item need, whose artefact is not ``missing``. ``load``: opens its task; ``None`` for what can be counted without running anything."""
+    report, _ = result_of(item.out)
+    assert report.compressed is not None and report.artefact is not None
     new, old = report.compressed, entry.measured if entry is not None else None
     same = entry is not None and entry.files == artefact_files(item.out, report.artefact.file)
     figures = Figures(new.size_bytes, new.download_bytes, new.memory_bytes, new.macs)
@@ -137,6 +139,7 @@ class _Side:
         outputs = [original, *(as_outputs(run_fresh(self.target, f, self.opened(f).inputs, self.samples)[0], original) for f in files)]
         results = [evaluate(metric, o, truth) for o in outputs]
         gate, quality = project.file.gate, results[0][0]
+        by_class = gate.class_drop is not None or self.item.budget.max_class_drop is not None
 
         def between(other: int, allowed: float) -> Drops:
             from slimline.measure.certify import bootstrap_interval, drop_interval
@@ -144,7 +147,7 @@ class _Side:
             a, b = results[other][1], results[1][1]
             if a is None or b is None:
                 return Drops(bootstrap_interval(metric, outputs[other], outputs[1], truth, allowed, self.item.budget.seed)[0])
-            return Drops(drop_interval(a, b, allowed)[0], class_drops_of(a, b, truth) if gate.class_drop is not None else ())
+            return Drops(drop_interval(a, b, allowed)[0], class_drops_of(a, b, truth) if by_class else ())
 
         against_original = between(0, self.item.budget.max_drop.allowed(quality))
         asked = gate.drop if gate.drop is not None else gate.class_drop  # by class it is the accepted artefact's as well

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import pydantic
 
 from slimline.core import registry
-from slimline.core.budget import Drop, Quantity, parse_bytes, parse_count, parse_milliseconds, parse_seconds
+from slimline.core.budget import HALF, Drop, Quantity, parse_bytes, parse_count, parse_milliseconds, parse_seconds
 from slimline.core.data import Data
+from slimline.core.device import Device
+from slimline.core.file_kinds import ZOOS
+from slimline.core.metrics import BUILT_IN, SHARES
 from slimline.core.registry import Group
 from slimline.errors import UsageError
 from slimline.project.lines import Lines, Where, read_yaml
@@ -55,8 +58,13 @@ Milliseconds = Annotated[float, _read_by(parse_milliseconds), pydantic.Field(gt=
 Seconds = Annotated[float, _read_by(parse_seconds), pydantic.Field(gt=0), _written(NUMBER + r"([sSmMhH]|[mM][iI][nN])?\s*$", "10m", "90s")]
 Allowance = Annotated[
     Drop,
-    pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _drop(v)),
+    pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _allowance(v)),
     pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": NUMBER + r"(%\s*(rel)?)?\s*$"}, {"type": "number", "minimum": 0}], "examples": ["1%", 0.01, "2%rel"]}),
+]  # fmt: skip
+ClassAllowance = Annotated[
+    Drop,
+    pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _class_drop(v)),
+    pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": NUMBER + r"%?\s*$"}, {"type": "number", "minimum": 0, "exclusiveMaximum": 0.5}], "examples": ["10%", 0.1]}),
 ]  # fmt: skip
 Share = Annotated[
     float,
@@ -74,6 +82,20 @@ def _drop(value: Any) -> Drop:
         raise ValueError(str(error)) from error
 
 
+def _allowance(value: Any) -> Drop:
+    drop = _drop(value)
+    if drop.percent and drop.value >= HALF:
+        raise ValueError(f"{value} would allow half of all quality to be lost. Write a share of less than a half, like 1%")
+    return drop
+
+
+def _class_drop(value: Any) -> Drop:
+    drop = _drop(value)
+    if drop.relative or drop.value >= HALF:
+        raise ValueError("What a class may lose is a share of its samples, below a half. Write it like 10% or 0.1")
+    return drop
+
+
 class BudgetEntry(Data):
     """What one artefact must keep, and how long it may take to find it."""
 
@@ -83,6 +105,9 @@ class BudgetEntry(Data):
     max_latency: Milliseconds | None = pydantic.Field(default=None, description="Median time of one call, on the machine that the lock was accepted on.")
     max_macs: Count | None = pydantic.Field(default=None, description="Multiply-adds per sample.")
     max_drop: Allowance = pydantic.Field(default=Drop(), description="Quality that may be lost against the original; default 1%.")
+    max_class_drop: ClassAllowance | None = pydantic.Field(
+        default=None, description="Quality that any one class may lose against the original; `slimline check` holds it, the search does not look at it."
+    )
     minimize: Quantity = pydantic.Field(default="latency", description="What to bring down within the limits.")
     time: Seconds = pydantic.Field(default=600.0, description="Wall clock of the search; default 10m.")
     strategy: str = pydantic.Field(default="allocate", description="How candidates are chosen.")
@@ -118,7 +143,7 @@ class Gate(Data):
     macs: Share | None = pydantic.Field(default=0.0, description="Growth of the multiply-adds; default 0%.")
     latency: Share | None = pydantic.Field(default=0.10, description="Growth of the latency, both artefacts timed in the same run; default 10%.")
     drop: Allowance | None = pydantic.Field(default=Drop(), description="Quality that may be lost against the locked artefact; default 1%.")
-    class_drop: Allowance | None = pydantic.Field(default=Drop(value=0.1), description="Quality that any one class may lose; default 10%.")
+    class_drop: ClassAllowance | None = pydantic.Field(default=Drop(value=0.1), description="Quality that any one class may lose; default 10%.")
 
 
 class ProjectFile(Data):
@@ -150,8 +175,17 @@ class Item:
 
     @property
     def task(self) -> str:
-        """``FILE.py`` or ``FILE.py:function``, found from anywhere."""
-        return str(self.path(self.model.task))
+        """``FILE.py`` or ``FILE.py:function``, found from anywhere; ``timm:NAME`` is no file."""
+        return self.model.task if self.in_a_zoo else str(self.path(self.model.task))
+
+    @property
+    def in_a_zoo(self) -> bool:
+        return self.model.task.partition(":")[0] in ZOOS
+
+    @property
+    def device(self) -> str:
+        """A profile's name, or its file, found from anywhere."""
+        return _device(self.model.device, self.root)
 
     @property
     def task_file(self) -> Path:
@@ -162,7 +196,7 @@ class Item:
         b, m = self.budget, self.model
         return {
             "model": self.task, "weights": None if m.weights is None else self.path(m.weights), "data": None if m.data is None else self.path(m.data),
-            "metric": m.metric, "targets": (self.target,), "device": m.device, "methods": b.methods, "without": b.without, "classes": b.classes, "batch": b.batch, "threads": b.threads,
+            "metric": m.metric, "targets": (self.target,), "device": self.device, "methods": b.methods, "without": b.without, "classes": b.classes, "batch": b.batch, "threads": b.threads,
             "seed": b.seed, "size_bytes": b.max_size, "download_bytes": b.max_download, "memory_bytes": b.max_memory, "latency_ms": b.max_latency, "macs": b.max_macs,
             "max_drop": b.max_drop, "minimize": b.minimize, "seconds": b.time, "strategy": b.strategy, "references": None, "out": self.out, "resume": False,
             "force": False, "dry_run": False,
@@ -187,6 +221,8 @@ class Project:
         value, lines = read_yaml(path, "Write one with: slimline init TASK.py")
         file = validated(ProjectFile, value, path, lines)
         _check_names(file, path, lines)
+        _check_devices(file, path, lines)
+        _check_metrics(file, path, lines)
         return cls(path, file, lines)
 
     @property
@@ -213,6 +249,20 @@ class Project:
                 raise UsageError(f"{self.path} has no artefact {name!r}.", hint=f"It has {', '.join(i.name for i in found)}.")
         return [i for i in found if not names or any(_named(i, n) for n in names)]
 
+    def check_files(self, items: Iterable[Item]) -> None:
+        """The files that the entries of ``items`` name are there.
+
+        Raises:
+            UsageError: one is not; with its line.
+        """
+        for item in items:
+            model, named = item.name.partition("/")[0], item.options()
+            for key, path in {"task": None if item.in_a_zoo else item.task_file, "weights": named["weights"], "data": named["data"]}.items():
+                if path is not None and not path.exists():
+                    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [], 1)
+                    hint = f"Did you mean {near[0]}?" if near else f"Make it, or mend the path, which begins where {self.path.name} lies."
+                    _refuse(self.path, self.lines, ("models", model, key), f"there is no {path}", hint)
+
     def _items(self) -> Iterator[Item]:
         for model, entry in self.file.models.items():
             for target in entry.targets:
@@ -237,15 +287,51 @@ def _check_names(file: ProjectFile, path: Path, lines: Lines) -> None:
     for group, where, name in named:
         known = registry.names(group)
         if name.replace("-", "_") not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise UsageError(
-                f"{path}, line {_line(where, lines)}: {'.'.join(map(str, where))}: there is no {registry.SINGULAR[group]} {name!r}.",
-                hint=f"Did you mean {near[0] if group != 'targets' else near[0].replace('_', '-')}?"
-                if near
-                else f"`slimline {group}` lists them."
-                if group != "strategies"
-                else f"Known are {', '.join(known)}.",
-            )
+            known = [n.replace("_", "-") for n in known] if group == "targets" else known
+            _refuse(path, lines, where, f"there is no {registry.SINGULAR[group]} {name!r}", _meant(name, known, "" if group == "strategies" else group))
+
+
+def _check_devices(file: ProjectFile, path: Path, lines: Lines) -> None:
+    """Devices exist, and run the targets that are asked of them."""
+    for model, entry in file.models.items():
+        at: Where = ("models", model, "device")
+        try:
+            profile = Device.load(_device(entry.device, path.parent))
+        except UsageError as error:
+            near = error.hint if entry.device.endswith(".toml") else _meant(entry.device, Device.known(), "devices")
+            _refuse(path, lines, at, error.message[0].lower() + error.message[1:].rstrip("."), near)
+        for i, name in enumerate(entry.targets):
+            if profile.targets and name not in profile.targets:
+                where: Where = ("models", model, "targets", i)
+                _refuse(path, lines, where if where in lines else at, f"{profile.name} does not run {name}", f"Write targets: [{', '.join(profile.targets)}].")
+
+
+def _check_metrics(file: ProjectFile, path: Path, lines: Lines) -> None:
+    """Metrics exist, and no drop of one that lies in [0, 1] is a half or more."""
+    for model, entry in file.models.items():
+        if entry.metric and entry.metric not in BUILT_IN:
+            hint = _meant(entry.metric, BUILT_IN) + " Or leave it out, and define metric(outputs, targets) in the task file."
+            _refuse(path, lines, ("models", model, "metric"), f"there is no built-in metric {entry.metric!r}", hint)
+        for label, budget in entry.budgets.items():
+            drop = budget.max_drop
+            if entry.metric in SHARES and not drop.relative and drop.value >= HALF:
+                said = f"{drop.value:g} would allow half of all quality to be lost, since {entry.metric} lies between 0 and 1"
+                hint = f"Did you mean {drop.value:g}%?" if drop.value < 100 * HALF else "Write a share of less than a half, like 1%."
+                _refuse(path, lines, ("models", model, "budgets", label, "max_drop"), said, hint)
+
+
+def _device(name: str, root: Path) -> str:
+    return str(root / name) if name.endswith(".toml") else name
+
+
+def _meant(name: str, known: Sequence[str], command: str = "") -> str:
+    """The remedy for a name that is not known: the nearest one, or where all are."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"Did you mean {near[0]}?" if near else f"`slimline {command}` lists them." if command else f"Known are {', '.join(known)}."
+
+
+def _refuse(path: Path, lines: Lines, where: Where, what: str, hint: str) -> NoReturn:
+    raise UsageError(f"{path}, line {_line(where, lines)}: {'.'.join(map(str, where))}: {what}.", hint=hint)
 
 
 def validated(kind: type[T], value: Any, path: Path, lines: Lines) -> T:
@@ -262,7 +348,7 @@ def validated(kind: type[T], value: Any, path: Path, lines: Lines) -> T:
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         more = f" ({len(mistakes) - 1} more after it.)" if len(mistakes) > 1 else ""
         said = first["msg"].removeprefix("Value error, ").rstrip(".")
-        what, hint = _explained(kind, first["type"], first["loc"], said)
+        what, hint = _explained(kind, first["type"], first["loc"], said, first["input"])
         raise UsageError(f"{path}, line {_line(first['loc'], lines)}: {where + ': ' if where else ''}{what}.", hint=f"{hint}{more}".strip()) from error
 
 
@@ -273,7 +359,7 @@ def _line(loc: Where, lines: Lines) -> int:
     return lines[loc]
 
 
-def _explained(kind: type[Any], error: str, loc: Where, said: str) -> tuple[str, str]:
+def _explained(kind: type[Any], error: str, loc: Where, said: str, given: object) -> tuple[str, str]:
     """What is wrong, and the remedy."""
     name = str(loc[-1]) if loc else ""
     if error == "extra_forbidden":
@@ -289,6 +375,8 @@ def _explained(kind: type[Any], error: str, loc: Where, said: str) -> tuple[str,
         return "it is empty", "Put at least one under it."
     if loc and loc[-1] == "[key]":
         return f"{loc[-2]!r} cannot be a name", "Use letters, digits, '.', '_' and '-'; it becomes a folder."
+    if error == "tuple_type" and isinstance(given, str | int | float):
+        return "this is a list", f"Write a list: [{given}]."
     if error in ("model_type", "dict_type"):
         return "keys with values belong here", "Mind the indentation and the colons."
     if error.endswith("_type"):

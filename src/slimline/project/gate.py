@@ -15,7 +15,7 @@ from slimline.project.file import Gate, Item
 from slimline.report.sentence import bytes_text, count_text, difference_text, least_text, most_text, percent_text, time_text
 
 Check = Literal["size", "download", "memory", "macs", "latency", "drop", "class drop", "artefact"]
-Against = Literal["budget", "lock"]
+Against = Literal["budget", "lock", "project file"]
 COUNTED = ("size", "download", "memory", "macs")
 NAMES = {"size": "the file", "download": "the download", "memory": "the memory", "macs": "the number of multiply-adds"}
 WORST_SHOWN = 3
@@ -57,6 +57,11 @@ def findings(item: Item, gate: Gate, evidence: Evidence, *, has_lock: bool) -> t
     return tuple(found)
 
 
+def unjudged(artefact: str, why: str, line: int = 1) -> Finding:
+    """Where there is nothing to judge, or the judging was stopped: that fails, too. ``why``: with the remedy."""
+    return Finding(artefact=artefact, check="artefact", against="project file", outcome="fail", sentence=why, line=line)
+
+
 def verdict(found: Iterable[Finding]) -> Verdict:
     """``fail`` if anything fails, else ``inconclusive`` if anything is."""
     outcomes = {f.outcome for f in found}
@@ -85,6 +90,11 @@ def _measured_budget(item: Item, evidence: Evidence) -> Iterator[Judged]:
         interval = evidence.against_original.interval
         outcome = _decided(interval, evidence.source)
         yield "drop", outcome, drop_sentence(outcome, interval, evidence.quality, "the original", seen=evidence.source == "from_train")
+    allowed, drops = item.budget.max_class_drop, evidence.against_original
+    if allowed is not None and drops is not None and drops.classes:
+        yield ("class drop", *class_outcome(drops, allowed, "the original", seen=evidence.source == "from_train"))
+    elif allowed is not None:
+        yield "class drop", "inconclusive", "There are no classes to measure it on: that takes data whose targets are labels, and scores between 0 and 1."
 
 
 def _counted_growth(gate: Gate, new: Figures, old: Figures) -> Iterator[Judged]:
@@ -112,7 +122,7 @@ def _measured_growth(gate: Gate, evidence: Evidence) -> Iterator[Judged]:
             yield "drop", outcome, drop_sentence(outcome, interval, evidence.quality, "the accepted artefact", seen=evidence.source == "from_train")
     drops, whom = (evidence.against_locked, "the accepted artefact") if evidence.against_locked is not None else (evidence.against_original, "the original")
     if gate.class_drop is not None and drops is not None and drops.classes:
-        yield ("class drop", *class_outcome(drops, gate.class_drop, whom))
+        yield ("class drop", *class_outcome(drops, gate.class_drop, whom, seen=evidence.source == "from_train"))
 
 
 def _decided(interval: DropInterval, source: str) -> Verdict:
@@ -142,9 +152,9 @@ def drop_sentence(outcome: Verdict, interval: DropInterval, quality: float | Non
     return f"{at_most}: {why}."
 
 
-def class_outcome(drops: Drops, allowance: Drop, whom: str) -> tuple[Verdict, str]:
-    """Some class is surely beyond the allowance, or each is surely within, or neither."""
-    allowed = allowance.allowed(1.0) if not allowance.relative else allowance.value
+def class_outcome(drops: Drops, allowance: Drop, whom: str, *, seen: bool = False) -> tuple[Verdict, str]:
+    """Some class is surely beyond the allowance, or each is surely within, or neither. ``seen``: the original was trained on these samples."""
+    allowed = allowance.value
     classes, count = sorted(drops.classes, key=lambda d: -d.observed), len(drops.classes)
     ruined = [d for d in classes if d.lower > allowed]
     if ruined:
@@ -159,10 +169,8 @@ def class_outcome(drops: Drops, allowance: Drop, whom: str) -> tuple[Verdict, st
             f"Against {whom}, {len(unsure)} of {count} classes have too few samples to say that they lost at most {_points(allowed)} points: "
             f"class {most.label} lost {_points(most.observed)} on {most.samples:,} samples, which may be {_points(most.upper)}."
         )
-    return (
-        "pass",
-        f"Against {whom}, no class lost more than {_points(allowed)} points (95 % confidence); class {worst.label} lost most, {_points(worst.observed)}.",
-    )
+    said = f"Against {whom}, no class lost more than {_points(allowed)} points (95 % confidence); class {worst.label} lost most, {_points(worst.observed)}"
+    return ("inconclusive", f"{said}: the original has seen these samples.") if seen else ("pass", f"{said}.")
 
 
 def slower_by(ratios: Sequence[float], allowed: float) -> tuple[Verdict, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from slimline.core.data import Data
 from slimline.project.file import Item
+from slimline.store.private import private
 
 MADE = Path(".slimline", "made.json")
 OUTPUTS = ("plan.json", "report.json")  # beside the artefact itself
@@ -77,7 +78,7 @@ class Made(Data):
     def write(self, out: Path) -> None:
         """It appears whole or not at all."""
         path = out / MADE
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private(path.parent)
         part = path.with_suffix(".part")
         part.write_text(self.model_dump_json(indent=1))
         os.replace(part, path)
@@ -101,7 +102,10 @@ def stale(item: Item, made: Made | None) -> str:
 
 def inputs_of(item: Item, *, known: Mapping[str, Seen] = {}, packages: Sequence[str] | Mapping[str, str] = (), opened: Sequence[Path] = ()) -> Inputs:
     """Digests of the item's entry, of its files (named, found by its globs, ``known`` from an earlier run, ``opened`` in this one) and of ``packages``' versions."""
-    named = [item.task_file, *(item.path(p) for p in (item.model.weights, item.model.data) if p is not None)]
+    named = [
+        item.task_file,
+        *(item.path(p) for p in (item.model.weights, item.model.data, item.device if item.device.endswith(".toml") else None) if p is not None),
+    ]
     found = {p for pattern in item.model.depends for p in item.root.glob(pattern) if p.is_file()}
     inside = [f for p in named if p.is_dir() for f in p.rglob("*") if f.is_file()]  # a model that is a folder
     paths = {_relative(p, item.root) for p in (*named, *inside, *found, *opened) if not p.is_dir()} | set(known)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from slimline.core.result import Report
-from slimline.errors import UsageError
+from slimline.errors import SlimlineError, UsageError
 from slimline.project.file import Item, Project
 from slimline.project.inputs import OUTPUTS, Made, decisions_digest, inputs_of, opened_files, sha256, stale
 from slimline.project.lock import Lock, artefact_files, result_of
 from slimline.report.write import MACHINE
+from slimline.store.private import private
 
 STARTED = Path(".slimline", "started")  # under the results' folder: what each run was begun with
+FAILED = ".failed"  # and, beside that, what stopped it
 Compress = Callable[[Mapping[str, Any]], Report]
 """A compression with the options of ``slimline compress``; ``plan``: the JSON of one to carry out."""
 
@@ -22,8 +24,9 @@ def pending(project: Project, items: Sequence[Item], *, replay: bool = False, fo
     """Name -> why it must be made; empty text where it is up to date. With ``replay``, a plan other than the lock's is out of date.
 
     Raises:
-        UsageError: ``replay``, and an artefact that the lock does not have.
+        UsageError: ``replay``, and an artefact that the lock does not have; a file that the project file names is not there.
     """
+    project.check_files(items)
     lock = Lock.read(project.lock) if replay else Lock()
     missing = [i.name for i in items if replay and i.name not in lock.artefacts]
     if missing:
@@ -47,13 +50,18 @@ def make(
     """
     plan = Lock.read(project.lock).artefacts[item.name].plan if replay else None
     mark = f"{inputs_of(item).digest} {decisions_digest(plan) if plan is not None else ''}"
-    started = project.root / project.file.out / STARTED / item.name.replace("/", "+")
+    started, failed = _started(project, item), _started(project, item, FAILED)
     resume = not force and _interrupted(item.out, started, mark)
-    started.parent.mkdir(parents=True, exist_ok=True)
+    private(started.parent)
     started.write_text(mark)
+    failed.unlink(missing_ok=True)
     options = item.options() | {"resume": resume, "force": not resume, "plan": plan}
     with opened_files(project.root, project.root / project.file.out) as opened:
-        report = compress(options)
+        try:
+            report = compress(options)
+        except SlimlineError as error:
+            failed.write_text(str(error))
+            raise
     files = sorted({*opened, *read_before})
     packages = [name for name in report.environment if name not in (*MACHINE, "python")]
     _, written = result_of(item.out)
@@ -64,6 +72,16 @@ def make(
     )  # fmt: skip
     made.write(item.out)
     return made, files
+
+
+def failure(project: Project, item: Item) -> str:
+    """What stopped the last run of an artefact; empty if nothing did."""
+    path = _started(project, item, FAILED)
+    return path.read_text() if path.is_file() else ""
+
+
+def _started(project: Project, item: Item, suffix: str = "") -> Path:
+    return project.root / project.file.out / STARTED / (item.name.replace("/", "+") + suffix)
 
 
 def _interrupted(out: Path, started: Path, mark: str) -> bool:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slimline.core.file_kinds import PICKLED
+from slimline.core.file_kinds import PICKLED, ZOOS
 from slimline.errors import ModelError
 from slimline.sources.task_file import TaskFile
 
 if TYPE_CHECKING:
     import torch
 
-ZOOS = ("timm", "torchvision")
 REFUSED = {
     ".safetensors": "Weights alone are no model: give a FILE.py that defines model(), and these with --weights.",
     ".tflite": "Give the model that it was converted from, or convert it: python -m tf2onnx.convert --tflite {name} --output {stem}.onnx",

@@ -339,6 +339,7 @@ def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan
             base.latency_ms.median / m.latency_ms.median,
             drop,
             in_points(base.quality),
+            m.latency_ms.estimated,
         )
     )
 

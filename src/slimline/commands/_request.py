@@ -60,7 +60,7 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
     }
     same = {
         k: options[k]
-        for k in ("device", "methods", "without", "metric", "classes", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run")
+        for k in ("device", "methods", "without", "metric", "classes", "seed", "strategy", "seconds", "train_device", "out", "resume", "force", "dry_run")
         if k in options
     }
     reference = None

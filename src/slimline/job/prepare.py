@@ -260,10 +260,10 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
         return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"]), float(kept.get("candidate", 0.0))
     with timed(job, "probing throughput", 0.04):
         batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
-        bf16, step = False, 1.0
+        bf16, step, device = False, 1.0, job.request.train_device
         if job.train is not None:
-            step = seconds_per_step(job.model, job.train, batch, False)
-            half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 and bf16_pays() else step
+            step = seconds_per_step(job.model, job.train, batch, False, device)
+            half = seconds_per_step(job.model, job.train, batch, True, device) if step > 0.02 and bf16_pays() else step
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
         candidate = _candidate_seconds(job, workshop, offered)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import onnx
@@ -7,8 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from slimline.commands._request import targets_of
 from slimline.core.samples import Samples
-from slimline.errors import LoweringError
+from slimline.errors import LoweringError, TargetNotInstalled, UsageError
 from slimline.measure.fresh import run_fresh
 from slimline.targets.onnxruntime import OnnxRuntime
 
@@ -44,3 +46,24 @@ def test_a_file_that_the_runtime_refuses_is_a_typed_error_with_its_words(tmp_pat
     file.write_bytes(b"nonsense")
     with pytest.raises(LoweringError, match=r"broken\.onnx failed in a fresh process"):
         run_fresh(OnnxRuntime(), file, ("a",), Samples.of(torch.zeros(1, 3)), threads=1)
+
+
+def test_another_python_can_check_the_file_and_one_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, asked = write(tmp_path / "model.onnx"), tmp_path / "asked"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ntouch {asked}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("SLIMLINE_PYTHON_ONNXRUNTIME", str(python))
+    outputs, _ = run_fresh(OnnxRuntime(), file, ("a", "b"), Samples((torch.ones(2, 3), torch.ones(2, 3)), {}), threads=1)
+    assert asked.exists() and torch.equal(outputs[0], torch.full((2, 3), 2.0))
+    monkeypatch.setenv("SLIMLINE_PYTHON_ONNXRUNTIME", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"SLIMLINE_PYTHON_ONNXRUNTIME=.*nowhere cannot be started"):
+        run_fresh(OnnxRuntime(), file, ("a",), Samples.of(torch.zeros(1, 3)), threads=1)
+
+
+def test_a_runtime_that_only_the_other_python_has_is_still_to_be_installed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxRuntime, "installed", classmethod(lambda cls: False))
+    monkeypatch.setenv("SLIMLINE_PYTHON_ONNXRUNTIME", sys.executable)
+    with pytest.raises(TargetNotInstalled) as error:
+        targets_of(("onnxruntime",))
+    assert "pip install onnxruntime" in error.value.hint and "SLIMLINE_PYTHON_ONNXRUNTIME names the Python that checks the finished file" in error.value.hint

@@ -9,7 +9,7 @@ from slimline.core.edits import Numerics, QuantizeValue
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.methods.static_int8 import StaticInt8
-from slimline.model.between import completing
+from slimline.model.between import completed, completing
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
 from slimline.model.statistics import ProgramStatistics
@@ -55,3 +55,21 @@ def test_an_output_is_rounded_to_its_grid() -> None:
     (out,) = stored.run(Samples.of(torch.randn(5, 2, 4, 4))).outputs
     steps = out / grid.scale
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-3)
+
+
+def test_a_stored_program_gets_the_same_grids_later_as_it_would_have_got_at_first() -> None:
+    """A plan for a runtime that takes integers and floats side by side, exported to one that does not."""
+    program, edits, found = made(("a.weight", "b.weight", "head.weight"))
+    samples = Samples.of(torch.randn(64, 2, 4, 4, generator=torch.Generator().manual_seed(3)))
+    before = freeze(quantize(program, edits))
+    after, values = completed(before, samples)
+    assert set(values) == {f.value for f in found}
+    assert completed(after, samples)[1] == () and dict(after.encoded) == dict(before.encoded)
+    expected, got = before.run(samples).outputs[0].detach(), after.run(samples).outputs[0].detach()
+    assert 0 < float((expected - got).abs().max()) < 0.03 * float(expected.max() - expected.min())  # two more roundings to 255 steps
+
+
+def test_a_stored_program_with_a_float_layer_gets_no_grid_around_it() -> None:
+    program, edits, _ = made(("a.weight",))
+    before = freeze(quantize(program, edits))
+    assert completed(before, Samples.of(torch.randn(8, 2, 4, 4)))[0] is before

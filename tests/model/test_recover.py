@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from torch import nn
 
 from slimline.core.samples import Samples
+from slimline.errors import UsageError
+from slimline.model import recover
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation, attention_map, distil
 from slimline.numerics.divergence import distillation_loss
@@ -151,3 +155,51 @@ def test_attention_maps_of_sequences_are_over_their_positions() -> None:
     found = attention_map(torch.randn(3, 5, 7))
     assert found.shape == (3, 5)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
+
+class Moving(nn.Linear):
+    """A layer that says where it is sent, and stays."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.sent: list[str] = []
+
+    def to(self, device: str) -> Moving:  # type: ignore[override]
+        self.sent.append(device)
+        return self
+
+
+def test_a_gpu_that_is_not_there_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    teacher, samples = lesson()
+    with pytest.raises(UsageError, match="--train-device cuda: this PyTorch has no CUDA device"):
+        taught(1, teacher, samples, dataclasses.replace(HOW, device="cuda"))
+
+
+def test_student_teacher_and_batches_go_to_the_gpu_and_come_back_also_when_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is moved and when; nothing runs on a GPU here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    moved: list[tuple[int, str]] = []
+    monkeypatch.setattr(recover, "_moved", lambda samples, device: (moved.append((len(samples), device)), samples)[1])
+    how = dataclasses.replace(HOW, device="cuda", steps=2)
+    student, teacher, samples = Moving(), Moving(), lesson()[1]
+    before = student.weight.detach().clone()
+    distil(student, student.parameters(), teacher, samples, how)
+    assert student.sent == teacher.sent == ["cuda", "cpu"] and moved == [(16, "cuda")] * 4 and not torch.equal(before, student.weight)
+
+    def fails(step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(student, student.parameters(), teacher, samples, how, on_step=fails)
+    assert student.sent[-1] == teacher.sent[-1] == "cpu"
+    with pytest.raises(UsageError, match="function cannot be moved"):
+        distil(lambda x: student(x), student.parameters(), teacher, samples, how)
+
+
+def test_targets_move_with_their_inputs() -> None:
+    samples = Samples((torch.ones(2, 3),), {"mask": torch.ones(2)}, {"label": torch.zeros(2)})
+    there = recover._moved(samples, "meta")  # type: ignore[arg-type]
+    assert {t.device.type for t in (*there.tensors, there.targets["label"])} == {"meta"}

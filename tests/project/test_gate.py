@@ -64,6 +64,16 @@ def test_without_an_accepted_artefact_the_clock_of_this_machine_counts() -> None
     assert latency_within(0.9, ((None, 1.0),) * 11, None) == ("fail", "A call takes 1 ms, 95 % limits 1 ms and 1 ms; at most 0.9 ms are allowed.")
 
 
+def test_a_device_s_latency_is_called_an_estimate_and_scaled_by_nothing() -> None:
+    rounds = ((4.0, 5.0),) * 11
+    assert latency_within(4.5, rounds, 1.0, estimated=True) == ("fail", "A call takes 5 ms (estimate); at most 4.5 ms are allowed.")
+    outcome, said = slower_by([5 / 4] * 11, 0.10, estimated=True)
+    assert (
+        outcome == "fail"
+        and said == "The artefact is 25 % slower than the accepted one, both by the device's latency table (estimate); 10 % slower is allowed."
+    )
+
+
 def test_classes_are_ruined_within_or_too_rare_to_tell() -> None:
     labels = torch.arange(3000) % 3
 

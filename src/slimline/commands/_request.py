@@ -60,7 +60,7 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
     }
     same = {
         k: options[k]
-        for k in ("device", "methods", "without", "metric", "classes", "seed", "strategy", "seconds", "out", "resume", "force", "dry_run")
+        for k in ("device", "methods", "without", "metric", "classes", "seed", "strategy", "seconds", "train_device", "out", "resume", "force", "dry_run")
         if k in options
     }
     reference = None
@@ -112,6 +112,7 @@ def _with_defaults(limits: dict[str, Any], device: str) -> dict[str, Any]:
 def targets_of(names: tuple[str, ...], device: str = "host") -> tuple[str, ...]:
     """The runtimes that were asked for, or the device's own; each once, all installed."""
     from slimline.core.device import Device
+    from slimline.core.interpreter import not_installed
     from slimline.core.registry import find
 
     profile = Device.load(device)
@@ -122,7 +123,7 @@ def targets_of(names: tuple[str, ...], device: str = "host") -> tuple[str, ...]:
     for name in chosen:
         target = find("targets", name)
         if not target.installed():
-            raise TargetNotInstalled(f"The target {name} is not installed.", hint=f"Install it with: {target.install}")
+            raise TargetNotInstalled(f"The target {name} is not installed.", hint=not_installed(name, target.install))
     return tuple(chosen)
 
 

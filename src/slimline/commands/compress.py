@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--strategy", default="allocate", show_default=True, metavar="NAME", help="How candidates are chosen.")
 @click.option("--classes", callback=labels, metavar="1,5,7", help="Make the plan for these labels alone; the report says what it costs on the others.")
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE.json", help="Carry out this plan (an earlier run's plan.json) instead of searching.")
+@click.option("--train-device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where candidates are trained; all else stays on the CPU.")  # fmt: skip
 @click.option("--references", type=click.Choice(["full"]), help="Give every reference the recovery that the finalist had, after --time.")
 @worker_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR", help="Where the artefact and the report go.")

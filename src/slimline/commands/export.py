@@ -54,18 +54,21 @@ def _keras(directory: Path, original: Path, out: Path, force: bool, as_json: boo
 
 
 def _as_lines(figures: dict[str, Any], where: Path) -> str:
+    from slimline.report.sentence import latency_text, number_of, time_text
+
     before, close, latency = figures["from"], figures["agreement"], figures["latency_ms"]
     layers = figures["layers"]
+    told = f"{latency_text(before['latency_ms']['median'], before['latency_ms'].get('estimated', False))} in {before['target']}"
     top1 = "" if close["top1"] is None else f"top-1 {close['top1']:.4f}, "
     lines = [
         f"{where / figures['file']}, for {figures['target']} {figures['version']}",
         f"  size       {figures['size_bytes']:,} bytes ({before['size_bytes']:,} in {before['target']})",
-        f"  latency    {latency['median']:.3f} ms median ({before['latency_ms']['median']:.3f} in {before['target']}, when it was compressed)",
+        f"  latency    {time_text(latency['median'])} median on this machine ({told}, when it was compressed)",
         f"  layers     {layers['integer']} in integers, {layers['float']} in float",
         f"  agreement  {top1}cosine {close['cosine']:.5f} with the compressed model, on {figures['samples']:,} {figures['split']} samples",
     ]
     if figures["quality"] is not None:
         lines.append(f"  quality    {figures['quality']:.4f}")
     changed = figures["changed"]
-    lines.append(f"  changed    {len(changed)} of {figures['weights']} stored weights" + (":" if changed else ""))
+    lines.append(f"  changed    {number_of(len(changed), 'thing')} (there are {figures['weights']} stored weights)" + (":" if changed else ""))
     return "\n".join([*lines, *(f"    {c}" for c in changed)])

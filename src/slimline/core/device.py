@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
+import platform
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -14,6 +16,7 @@ from slimline.core.data import Data
 from slimline.errors import UsageError
 
 HOST = "host"
+EXTENSIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")  # as /proc/cpuinfo writes them
 
 
 class Rate(Data):
@@ -44,7 +47,7 @@ class Device(Data):
     """A profile. Bytes are what a model may use at most by default; ``sources`` says where each number comes from.
 
     ``target``: the runtime that is used unless another of ``targets`` (empty: any) is asked for. ``flash_bytes`` limits the artefact's
-    size, ``ram_bytes`` its memory. ``operations``: the runtime's own names of what may be used; empty: whatever it executes.
+    size, ``ram_bytes`` its memory. ``operations``: the runtime's own names of what may be used; empty: whatever it executes. ``host`` is looked up on the spot.
 
     Example:
         >>> Device.load("cortex-m4-256k").target
@@ -93,7 +96,8 @@ class Device(Data):
         else:
             raise UsageError(f"There is no device {name!r}.", hint=f"Known: {', '.join(cls.known())}; or give a file NAME.toml.")
         try:
-            return cls.model_validate(tomllib.loads(text))
+            found = cls.model_validate(tomllib.loads(text))
+            return found.model_copy(update=_this_machine()) if name == HOST else found
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{name} is not TOML: {error}.", hint="Compare with `slimline devices show host`.") from error
         except pydantic.ValidationError as error:
@@ -104,7 +108,7 @@ class Device(Data):
     def toml(self) -> str:
         """The profile as a file, which ``load`` reads."""
         plain = self.model_dump(exclude_none=True, exclude={"sources", "latency"})
-        lines = [f"{key} = {_value(value)}" for key, value in plain.items() if value != ()]
+        lines = [f"{key} = {_value(value)}" for key, value in plain.items() if value != () or key == "targets"]
         lines += ["", "[sources]", *(f"{key} = {_value(value)}" for key, value in self.sources.items())]
         if self.latency is not None:
             table = self.latency.model_dump(exclude_none=True, exclude={"rates"})
@@ -112,6 +116,21 @@ class Device(Data):
             for rate in self.latency.rates:
                 lines += ["", "[[latency.rates]]", *(f"{key} = {_value(value)}" for key, value in rate.model_dump().items())]
         return "\n".join(lines) + "\n"
+
+
+def _this_machine() -> dict[str, object]:
+    """What ``host`` has: its processors, what they execute, its memory; as far as the operating system tells."""
+    found: dict[str, object] = {"cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1}
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = next((line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    known = [e for e in EXTENSIONS if e in flags]
+    found["isa"] = f"{platform.machine()} with {', '.join(known)}" if known else platform.machine()
+    if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(getattr(os, "sysconf_names", ())):
+        found["ram_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return found
 
 
 def _value(value: object) -> str:

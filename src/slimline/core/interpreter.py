@@ -1,4 +1,8 @@
-"""Which Python runs a target: this one, or one of its own where its dependencies exclude others'."""
+"""Which Python checks a target's files in a fresh process: this one, or one of its own.
+
+Only that check can run elsewhere: outputs for the certificate and ``rss_bytes`` come from there. To lower, time and read back the search calls the
+runtime many times in its own process, so it must be installed for this Python too.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import sys
 
 
 def variable(target: str) -> str:
-    """The environment variable that names a target's interpreter.
+    """The environment variable that names the interpreter which checks a target's files.
 
     Example:
         >>> variable("litert-micro")
@@ -17,5 +21,18 @@ def variable(target: str) -> str:
 
 
 def interpreter(target: str) -> str:
-    """Path of the Python that runs the target's code."""
+    """Path of the Python that runs the target's files in a fresh process."""
     return os.environ.get(variable(target)) or sys.executable
+
+
+def not_installed(target: str, install: str) -> str:
+    """What to do about a runtime that this Python has not; also where another has it.
+
+    Example:
+        >>> not_installed("litert", "pip install x")
+        'Install it with: pip install x'
+    """
+    hint = f"Install it with: {install}"
+    if not os.environ.get(variable(target)):
+        return hint
+    return f"{hint} ({variable(target)} names the Python that checks the finished file; lowering and timing take place in this one)"

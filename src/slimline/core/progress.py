@@ -10,7 +10,7 @@ from typing import Protocol
 class Best:
     """The best candidate so far: a short description, and its main figures against the baseline's.
 
-    ``points``: the metric lies in [0, 1], so that the drop can be told in points.
+    ``points``: the metric lies in [0, 1], so that the drop can be told in points. ``estimated``: the latency is a device's, from its table.
     """
 
     label: str
@@ -20,6 +20,7 @@ class Best:
     latency_ratio: float
     drop: float | None
     points: bool = True
+    estimated: bool = False
 
 
 class Progress(Protocol):

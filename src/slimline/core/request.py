@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -30,6 +31,7 @@ class Request(Data):
     ``plan``: carry out this one instead of searching.
     ``classes``: the plan is for samples of these alone; empty is all.
     ``metric``: the name of a built-in one, or empty: the task's own or the default.
+    ``train_device``: where candidates are trained; everything else, measurements above all, stays on the CPU.
     ``shared``: a folder whose cache runs for several targets share.
     ``workers``: processes that measure options and train candidates beside this one; ``ray``: the address of a cluster where they are. They change
     how long it takes, not what is asked for. ``reference``: how they open the task.
@@ -48,6 +50,7 @@ class Request(Data):
     classes: tuple[int, ...] = ()
     references_full: bool = False
     seed: int = 0
+    train_device: Literal["cpu", "cuda"] = "cpu"
     out: Path = Path("build")
     shared: Path | None = None
     workers: int = pydantic.Field(default=0, ge=0)

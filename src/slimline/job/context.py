@@ -23,7 +23,7 @@ from slimline.core.request import Request
 from slimline.core.samples import Samples
 from slimline.errors import DataError, OutputError, UsageError
 from slimline.measure import quality
-from slimline.model.recover import evaluate
+from slimline.model.recover import check_device, evaluate
 from slimline.report.finished import added
 from slimline.search.schedule import Clock
 from slimline.search.strategies.replay import check_replayable
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 CALIBRATION = 512
 NOT_ASKED = {"out", "shared", "resume", "force", "command", "started", "dry_run", "model_name", "workers", "ray", "reference"}  # may differ when a run goes on
+ASKED = ("SLIMLINE_ONNXRUNTIME_PROVIDER", "SLIMLINE_TORCH_COMPILE")
 PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2", "stored.pt2")
 
 
@@ -122,6 +123,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     if device.targets and device.latency is None and request.budget.latency_ms is not None:
         raise UsageError(f"--max-latency: {device.name} has no latency table.", hint=f'Measure one: slimline devices calibrate {device.name} --run "CMD".')
     find("strategies", request.strategy)
+    check_device(request.train_device)
     model = source.model()
     splits = {name: source.data(name) for name in ("train", "search")}
     example = source.example()
@@ -239,6 +241,7 @@ def environment() -> dict[str, str]:
     import importlib.metadata
 
     found = {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor(), "cores": str(os.cpu_count())}
+    found |= {name: os.environ[name] for name in sorted(os.environ) if name in ASKED and os.environ[name]}  # what changes how a runtime runs
     for package in ("slimline", "torch", "onnx", "onnxruntime", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load as load_tensors
 
 from slimline.core.contracts import Operation, Target, Task
@@ -18,17 +19,22 @@ from slimline.measure import quality
 from slimline.measure.agreement import agreement
 from slimline.measure.fresh import run_fresh
 from slimline.model import stored
+from slimline.model.between import completed
+from slimline.model.program import Program
 from slimline.model.recover import evaluate
 from slimline.report import operations as operations_json
 
 FILES = ("stored.pt2", "plan.safetensors", "report.json")
+RANGE_SAMPLES = 256  # that set the ranges of values between integer layers
 
 
 def export_plan(directory: Path, target: str, out: Path, *, task: Task | None = None, threads: int = 1, force: bool = False) -> dict[str, Any]:
     """The figures of ``directory``'s plan in ``target``, which lies in ``out`` afterwards: the artefact, ``operations.json`` and ``export.json``.
 
-    Nothing is searched or trained; integers stay what they are. What the runtime cannot execute as it was is
-    changed as little as possible and listed. ``task``: gives samples on which outputs and quality are compared, else the example is used.
+    Nothing is searched or trained; the weights' integers stay what they are. What the runtime cannot execute as it was is
+    changed as little as possible and listed, and so is every layer that it runs in float though it was an integer one.
+    ``task``: gives samples on which outputs and quality are compared, else the example is used; and those that set the ranges of
+    values between integer layers, where the runtime needs all of them on grids.
 
     Raises:
         UsageError: no finished run there, or ``out`` is in use.
@@ -44,10 +50,13 @@ def export_plan(directory: Path, target: str, out: Path, *, task: Task | None = 
     program = stored.load(content["stored.pt2"], load_tensors(content["plan.safetensors"]))
     report = json.loads(content["report.json"])
     changed, sentences = stored.adapted(program, runtime.executes)
+    changed, rounded = _completed(runtime, changed, task)
     artifact = runtime.lower(changed, program.example)
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"model{artifact.suffix}"
     artifact.write(file)
+    for name, content_ in (runtime.products(artifact, "model") if hasattr(runtime, "products") else {}).items():
+        (out / name).write_bytes(content_)
     split, samples = _samples(task, program.example)
     outputs, rss = run_fresh(runtime, file, artifact.inputs, samples, threads=threads)
     expected = evaluate(program.module, samples)
@@ -58,7 +67,7 @@ def export_plan(directory: Path, target: str, out: Path, *, task: Task | None = 
         "from": {"target": report["target"], "size_bytes": report["compressed"]["size_bytes"], "latency_ms": report["compressed"]["latency_ms"]},
         "target": target,
         "version": kind.version(),
-        "changed": list(sentences),
+        "changed": [*sentences, *rounded, *_floating(target, changed, found)],
         "weights": len(program.encoded),
         "size_bytes": artifact.size_bytes,
         "memory_bytes": runtime.memory(artifact, program.example),
@@ -93,6 +102,26 @@ def read_run(directory: Path, files: Sequence[str]) -> dict[str, bytes]:
         if digests.get(name) != sha256(payload):
             raise ModelError(f"{directory / name} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")  # fmt: skip
     return content
+
+
+def _completed(runtime: Target, program: Program, task: Task | None) -> tuple[Program, tuple[str, ...]]:
+    """With values on grids wherever the runtime stays in integers only then, and what was rounded; as it is without samples to set ranges by."""
+    splits = (task.data(name) for name in ("train", "search")) if task is not None else ()
+    samples = next((s for s in splits if s is not None), None)
+    if samples is None or not getattr(runtime, "integer_throughout", False):
+        return program, ()
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:RANGE_SAMPLES]
+    new, values = completed(program, samples[chosen].without_targets())
+    return new, tuple(f"{v}: float32, becomes int8, its range from {len(chosen)} samples" for v in values)
+
+
+def _floating(target: str, program: Program, found: Sequence[Operation]) -> Iterator[str]:
+    """A sentence for each layer that is to run in integers, and that reads back otherwise or not at all."""
+    told, floating = {o.weight for o in found}, {o.weight for o in found if o.executes != "integer"}
+    for name, encode in program.encoded.items():
+        if encode.execute != "float" and (name in floating or name not in told):
+            how = f"runs in float in {target}" if name in told else f"{target} does not tell how it runs"
+            yield f"{name}: {encode.format.name}, {encode.execute}, {how}"
 
 
 def _samples(task: Task | None, example: Samples) -> tuple[str, Samples]:

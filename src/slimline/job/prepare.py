@@ -25,7 +25,7 @@ from slimline.job.recovery import CALIBRATION_BATCH, COARSENESS
 from slimline.job.workers import Bench, share
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import bf16_pays, evaluate, seconds_per_step
-from slimline.report.sentence import number_of
+from slimline.report.sentence import latency_text, number_of
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES, Probe, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
@@ -246,7 +246,7 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
     )
     job.progress.found(
         (
-            f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {measured.latency_ms.median:.3f} ms, {quality}",
+            f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {latency_text(measured.latency_ms.median, measured.latency_ms.estimated)}, {quality}",
             f"{number_of(kinds['weight'], 'weight')} to quantize, {number_of(kinds['channels'], 'set of channels', 'sets of channels')} to prune, {number_of(kinds['block'], 'block')} to drop; {number_of(len(refused), 'place')} left alone, with reasons",
             f"for {job.target.name} {job.target.version()}, in {job.clock.seconds:.0f} s: {number_of(schedule.candidates, 'candidate')}, {recovery}, {number_of(schedule.finalists, 'finalist')}{narrowed}",
         )
@@ -260,10 +260,10 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
         return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"]), float(kept.get("candidate", 0.0))
     with timed(job, "probing throughput", 0.04):
         batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
-        bf16, step = False, 1.0
+        bf16, step, device = False, 1.0, job.request.train_device
         if job.train is not None:
-            step = seconds_per_step(job.model, job.train, batch, False)
-            half = seconds_per_step(job.model, job.train, batch, True) if step > 0.02 and bf16_pays() else step
+            step = seconds_per_step(job.model, job.train, batch, False, device)
+            half = seconds_per_step(job.model, job.train, batch, True, device) if step > 0.02 and bf16_pays() else step
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
         candidate = _candidate_seconds(job, workshop, offered)

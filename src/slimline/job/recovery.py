@@ -207,6 +207,7 @@ def _stage(job: Job, found: Found, entry: Entry, rung: Rung) -> Stage:
         seed=job.request.seed + entry.steps,
         bf16=found.bf16,
         classes=job.classes,
+        device=job.request.train_device,
         augmentation=found.augmentation,
         learning_rate=_rate(found, digest),
     )
@@ -339,6 +340,7 @@ def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan
             base.latency_ms.median / m.latency_ms.median,
             drop,
             in_points(base.quality),
+            m.latency_ms.estimated,
         )
     )
 
@@ -456,6 +458,7 @@ def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
         seed=job.request.seed + 7,
         bf16=found.bf16,
         classes=job.classes,
+        device=job.request.train_device,
         augmentation=found.augmentation,
         learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
         weight_decay=0.0,

@@ -39,7 +39,8 @@ from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
-from slimline.report.sentence import bytes_text, count_text, difference_text, only_text, percent_text, sentence, time_text
+from slimline.report.prices import quantity_text
+from slimline.report.sentence import difference_text, only_text, percent_text, sentence
 from slimline.search.prices import alternatives, prices
 from slimline.search.space import Option
 from slimline.search.timing import per_layer
@@ -107,7 +108,7 @@ def build_report(
 
 def _obstacles(job: Job, outcome: Outcome, result: Measurement) -> tuple[str, ...]:
     said = [
-        f"{v.quantity} is {_amount(v.quantity, v.value)}, the limit {_amount(v.quantity, v.limit)}"
+        f"{v.quantity} is {quantity_text(v.quantity, v.value, result.latency_ms.estimated)}, the limit {quantity_text(v.quantity, v.limit)}"
         for v in job.request.budget.violations(result)
         if v.quantity != "drop"
     ]
@@ -118,10 +119,6 @@ def _obstacles(job: Job, outcome: Outcome, result: Measurement) -> tuple[str, ..
             + (f"; at this drop it takes {i.needed_samples:,} to decide" if i.needed_samples else "")
         )
     return tuple(said)
-
-
-def _amount(quantity: str, value: float) -> str:
-    return time_text(value) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
 
 
 def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finalist]) -> tuple[Point, ...]:

@@ -62,6 +62,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             seed=job.request.seed + 101 + number,
             bf16=found.bf16,
             classes=job.classes,
+            device=job.request.train_device,
             augmentation=found.augmentation,
             weight_decay=0.0,
             penalty=price,

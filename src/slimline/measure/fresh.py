@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from slimline.core.contracts import Target
-from slimline.core.interpreter import interpreter
+from slimline.core.interpreter import interpreter, variable
 from slimline.core.samples import Samples
-from slimline.errors import LoweringError
+from slimline.errors import LoweringError, UsageError
 
 CHILD = """
 import json, resource, runpy, sys
@@ -52,6 +52,7 @@ def run_fresh(
     ``rss_bytes`` is the process's peak after one sample, the runtime's own code included.
 
     Raises:
+        UsageError: the interpreter that the target's variable names cannot be started.
         LoweringError: the process failed; the message holds the last line that it said.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +64,11 @@ def run_fresh(
         out = Path(folder, "out")
         out.mkdir()
         request = {"runner": str(target.runner), "model": str(file.resolve()), "inputs": files, "out": str(out), "threads": threads, "batch": batch}
-        done = subprocess.run([interpreter(target.name), "-I", "-c", CHILD], input=json.dumps(request), capture_output=True, text=True, check=False)
+        python = interpreter(target.name)
+        try:
+            done = subprocess.run([python, "-I", "-c", CHILD], input=json.dumps(request), capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise UsageError(f"{variable(target.name)}={python} cannot be started: {error.strerror}.", hint="Give the path of a Python.") from error
         if done.returncode != 0:
             said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
             raise LoweringError(f"The artefact {file.name} failed in a fresh process (exit {done.returncode}): {said[:300]}")

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
+from torch import fx
 
 from slimline.core.edits import Encode, Numerics, QuantizeValue
-from slimline.model.operations import activation_after, through_transparent
+from slimline.core.samples import Samples
+from slimline.model.operations import activation_after, is_transparent, through_transparent, weight_arguments
 from slimline.model.program import Program, computed
+from slimline.model.quantizers import freeze, mangled, quantize
 from slimline.model.statistics import ProgramStatistics
-from slimline.numerics.affine import value_range
+from slimline.numerics.affine import Histogram, value_range
+
+decomposed = torch.ops.quantized_decomposed
 
 
 def completing(program: Program, statistics: ProgramStatistics, edits: Sequence[Numerics]) -> list[QuantizeValue]:
@@ -34,7 +42,66 @@ def completing(program: Program, statistics: ProgramStatistics, edits: Sequence[
 
 def _grid(statistics: ProgramStatistics, value: str, *, final: bool) -> list[QuantizeValue]:
     histogram = statistics.histogram(value)
-    if histogram is None:
-        return []
+    return [] if histogram is None else [_edit(histogram, value, final=final)]
+
+
+def _edit(histogram: Histogram, value: str, *, final: bool) -> QuantizeValue:
     scale, zero = value_range(histogram, "minmax" if final else "mse")
-    return [QuantizeValue(value, bits=8, signed=False, scale=scale, zero_point=zero)]
+    return QuantizeValue(value, bits=8, signed=False, scale=scale, zero_point=zero)
+
+
+def completed(program: Program, samples: Samples, *, batch: int = 64) -> tuple[Program, tuple[str, ...]]:
+    """A copy of a stored program with the grids that ``completing`` would have given it, by what ``samples`` show, and the values that got one.
+
+    For a plan that was made for a runtime which takes integers and floats side by side. No weight changes.
+    """
+    wanted = _missing(program)
+    if not wanted:
+        return program, ()
+    histograms = _histograms(program, samples, frozenset(wanted), batch)
+    names = program.names
+    edits = [_edit(histograms[node], names[node], final=final) for node, final in wanted.items()]
+    new = freeze(quantize(program, edits))
+    new.encoded = program.encoded
+    return new, tuple(e.value for e in edits)
+
+
+def _missing(program: Program) -> dict[str, bool]:
+    """Names of the nodes whose values need a grid, in graph order, and whether they leave the model."""
+    stems = {f"{mangled(p)}__values" for p, e in program.encoded.items() if e.execute == "integer"}
+    computing = {node for node, _ in computed(program)}
+    found: dict[str, bool] = {}
+    for node in program.graph.nodes:
+        last = activation_after(node)[0]
+        if last.name in found or any(u.target is decomposed.quantize_per_tensor.default for u in last.users):
+            continue
+        final = any(u.op == "output" for u in last.users)
+        layer = any(_decodes(weight, stems) for _, weight, _ in weight_arguments(node))
+        if (layer and final) or (node in computing and all(_on_grid(n, found) for n in node.all_input_nodes)):
+            found[last.name] = final
+    return found
+
+
+def _on_grid(node: fx.Node, found: Mapping[str, bool]) -> bool:
+    """Whether what is read here was dequantized from integers, or is to be."""
+    source = through_transparent(node) if is_transparent(node) else node
+    return source.target is decomposed.dequantize_per_tensor.default or source.name in found
+
+
+def _decodes(weight: fx.Node, stems: set[str]) -> bool:
+    return any(a.op == "get_attr" and str(a.target) in stems for a in weight.all_input_nodes)
+
+
+def _histograms(program: Program, samples: Samples, nodes: frozenset[str], batch: int) -> dict[str, Histogram]:
+    found: dict[str, Histogram] = {}
+
+    def observe(node: fx.Node, value: object) -> object:
+        if node.name in nodes and isinstance(value, torch.Tensor):
+            seen = Histogram.of(value.detach())
+            found[node.name] = found[node.name].merge(seen) if node.name in found else seen
+        return value
+
+    with torch.no_grad():
+        for part in samples.batches(batch):
+            program.run(part, trace=observe)
+    return found

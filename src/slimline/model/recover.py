@@ -6,15 +6,16 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.utils import _pytree
 
 from slimline.core.samples import Samples
+from slimline.errors import UsageError
 from slimline.model.augment import Augmentation
 from slimline.model.coded import CodedBits
 from slimline.model.gradual import GradualMasks
@@ -22,6 +23,7 @@ from slimline.model.quantizers import learn_steps
 from slimline.numerics.divergence import distillation_loss, relative_error
 
 Model = Callable[..., Any]
+TrainDevice = Literal["cpu", "cuda"]
 FEATURE_WEIGHT = 0.5
 ATTENTION_WEIGHT = 1.0  # of a mean squared distance of unit vectors, which is at most 4
 WARM_UP = 0.05  # of the steps, over which the learning rate rises
@@ -38,7 +40,8 @@ class Distillation:
     the student matches too (only those of equal shape in both count); ``attention``: modules where it matches where the teacher looks, whatever the
     number of its channels. ``classes``: the outputs are class scores, not values. ``penalty``: what a mean coded bit of a weight costs, in nats of loss; for
     a student that is a module with quantizers in the loop. ``learn_steps``: of such a student the steps of values are trained, too;
-    ``gradual``: its masks are to grow, which ``distil`` is given the schedule for.
+    ``gradual``: its masks are to grow, which ``distil`` is given the schedule for. ``device``: where it is trained; batches are made on the CPU in any case,
+    so that they are the same. Nothing was run on a GPU yet.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2.
@@ -62,6 +65,7 @@ class Distillation:
     penalty: float = 0.0
     learn_steps: bool = False
     gradual: bool = False
+    device: TrainDevice = "cpu"
 
 
 class Answers:
@@ -84,7 +88,7 @@ class Answers:
 
     def of(self, samples: Samples, how: Distillation, step: int, compute: Callable[[], Any]) -> Any:
         """The answers to the batch of ``step``, counted from 0 without gaps."""
-        batches = (id(samples), how.seed, how.batch, how.augmentation, how.bf16)
+        batches = (id(samples), how.seed, how.batch, how.augmentation, how.bf16, how.device)
         if batches != self._batches:
             self._batches, self._kept, self._bytes = batches, [], 0
         if step < len(self._kept):
@@ -114,8 +118,14 @@ def distil(
 
     ``loss``: the task's own, on the samples' targets; joined in equal parts with the distillation loss.
     ``modules``: the student as a module, for matching features and attention. ``answers``: the teacher's, kept from student to student. ``gradual``: the
-    student's masks, which grow as it trains. Deterministic in the seed.
+    student's masks, which grow as it trains. Deterministic in the seed. Student and teacher are on ``how.device`` while it lasts, and on the CPU afterwards.
+
+    Raises:
+        UsageError: ``how.device`` is not there, or the student is no module that could be moved to it.
     """
+    check_device(how.device)
+    if how.device != "cpu" and not isinstance(student, nn.Module):
+        raise UsageError(f"A student that is a function cannot be moved to {how.device}.", hint="Train it on the CPU.")
     if isinstance(student, nn.Module):
         learn_steps(student, how.learn_steps)
     trained = [p for p in parameters if p.requires_grad]
@@ -125,7 +135,8 @@ def distil(
     last = channels_last(samples)
     kept = answers if answers is not None and not how.features and not how.attention else Answers(limit=0)
     bits = CodedBits(student) if how.penalty and isinstance(student, nn.Module) else None
-    with _Features(modules, teacher, how.features, how.attention) as features:
+    moved = [m for m in (student, modules, teacher) if isinstance(m, nn.Module)]
+    with _on(how.device, moved), _Features(modules, teacher, how.features, how.attention) as features:
         for step in range(how.steps):
             if stop():
                 if gradual is not None:
@@ -135,7 +146,9 @@ def distil(
                 group["lr"] = how.learning_rate * _cosine(step, how.steps)
             batch = samples[order.next()]
             inputs, mixed = _prepare(batch, how.augmentation, generator, last)
-            with torch.autocast("cpu", torch.bfloat16, enabled=how.bf16):
+            if how.device != "cpu":
+                inputs, batch = _moved(inputs, how.device), _moved(batch, how.device)
+            with torch.autocast(how.device, torch.bfloat16, enabled=how.bf16):
                 with torch.no_grad():
                     taught = kept.of(samples, how, step, lambda: teacher(*inputs.args, **inputs.kwargs))  # noqa: B023 - called at once
                 outputs = student(*inputs.args, **inputs.kwargs)
@@ -153,8 +166,45 @@ def distil(
             optimizer.step()
             if gradual is not None:
                 gradual.step()
+            if how.device == "cuda":
+                torch.cuda.synchronize()  # a step is over when it is done, not when it is queued: the clock decides when to stop
             on_step(step + 1)
     return how.steps
+
+
+def check_device(device: TrainDevice) -> None:
+    """Whether this PyTorch can train there.
+
+    Raises:
+        UsageError: ``cuda`` without a device of that kind.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--train-device cuda: this PyTorch has no CUDA device.",
+            hint="Install a build of PyTorch for CUDA on a machine with a GPU, or leave --train-device out.",
+        )
+
+
+@contextlib.contextmanager
+def _on(device: TrainDevice, modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules on a device, and on the CPU again afterwards, whatever happens; parameters stay the same objects."""
+    if device == "cpu":
+        yield
+        return
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module in modules:
+            module.to("cpu")
+
+
+def _moved(samples: Samples, device: TrainDevice) -> Samples:
+    def to(value: Any) -> Any:
+        return value.to(device) if isinstance(value, torch.Tensor) else value
+
+    return Samples(tuple(map(to, samples.args)), {k: to(v) for k, v in samples.kwargs.items()}, _pytree.tree_map(to, samples.targets))
 
 
 def channels_last(samples: Samples) -> bool:
@@ -173,12 +223,12 @@ def evaluate(model: Model, samples: Samples, *, batch: int = 250, bf16: bool = F
     return _pytree.tree_map(lambda *t: torch.cat(t) if isinstance(t[0], torch.Tensor) else t[0], *parts)
 
 
-def seconds_per_step(model: nn.Module, samples: Samples, batch: int, bf16: bool) -> float:
+def seconds_per_step(model: nn.Module, samples: Samples, batch: int, bf16: bool, device: TrainDevice = "cpu") -> float:
     """Wall time of one training step of ``model`` against itself: the fastest of a second's, at least four, after a warm-up; the model's copy is thrown away."""
     import copy
 
     student = copy.deepcopy(model).train()
-    how = Distillation(steps=PROBED, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16)
+    how = Distillation(steps=PROBED, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16, device=device)
     times = [time.perf_counter()]
 
     def enough() -> bool:

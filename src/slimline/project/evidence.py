@@ -48,7 +48,7 @@ class Drops:
 @dataclass(frozen=True)
 class Evidence:
     """All about one artefact. ``same``: it is the accepted one, byte for byte. ``rounds``: (accepted, new) milliseconds, measured side by side;
-    the first is ``None`` where the accepted artefact is not at hand. ``recorded_ms``: what the lock says. What was not measured is ``None`` or empty."""
+    the first is ``None`` where the accepted artefact is not at hand. ``recorded_ms``: what the lock says. ``estimated``: the milliseconds are a device's, from its table. What was not measured is ``None`` or empty."""
 
     figures: Figures
     locked: Figures | None = None
@@ -61,6 +61,7 @@ class Evidence:
     against_locked: Drops | None = None
     rounds: tuple[tuple[float | None, float], ...] = ()
     recorded_ms: float | None = None
+    estimated: bool = False
 
 
 def missing(project: Project, item: Item) -> str:
@@ -92,7 +93,7 @@ def gather(project: Project, item: Item, entry: Locked | None, load: Callable[[I
     rounds = side.rounds(files) if timed else []
     return Evidence(
         figures, locked, same, same or kept is not None, False, quality, side.source, original, locked_drops,
-        tuple((new_ms if same else rest[0] if rest else None, new_ms) for new_ms, *rest in rounds), recorded,
+        tuple((new_ms if same else rest[0] if rest else None, new_ms) for new_ms, *rest in rounds), recorded, side.estimated,
     )  # fmt: skip
 
 
@@ -100,11 +101,15 @@ class _Side:
     """A task with its samples (of the plan's classes, where it is for some only) and its runtime."""
 
     def __init__(self, item: Item, task: TaskFile) -> None:
+        from slimline.core.device import Device
         from slimline.job.specialised import specialised
+        from slimline.targets._device import on_device
 
         self.item = item
         self.task = specialised(task, item.budget.classes)
-        self.target = find("targets", item.target)()
+        device = Device.load(item.model.device)
+        self.target = on_device(find("targets", item.target)(), device)
+        self.estimated = bool(device.targets) and device.latency is not None
         self.samples = self.task.data("holdout")
         self.source: HoldoutSource = task.holdout_source or "from_train"
 
@@ -112,8 +117,7 @@ class _Side:
         """The artefact with the names of its inputs and outputs."""
         from slimline.core.contracts import Artifact
 
-        artifact: Artifact = self.target.opened(Artifact.read(self.target.name, file, self.target.beside))
-        return artifact
+        return self.target.opened(Artifact.read(self.target.name, file, self.target.beside))
 
     def rounds(self, files: list[Path]) -> list[tuple[float, ...]]:
         """Median milliseconds of each file, round by round; who goes first changes."""

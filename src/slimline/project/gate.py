@@ -12,7 +12,7 @@ from slimline.core.data import Data
 from slimline.core.result import DropInterval, Verdict
 from slimline.project.evidence import Drops, Evidence, Figures
 from slimline.project.file import Gate, Item
-from slimline.report.sentence import bytes_text, count_text, difference_text, least_text, most_text, percent_text, time_text
+from slimline.report.sentence import bytes_text, count_text, difference_text, latency_text, least_text, most_text, percent_text, time_text
 
 Check = Literal["size", "download", "memory", "macs", "latency", "drop", "class drop", "artefact"]
 Against = Literal["budget", "lock", "project file"]
@@ -83,7 +83,7 @@ def _counted_budget(item: Item, figures: Figures) -> Iterator[Judged]:
 def _measured_budget(item: Item, evidence: Evidence) -> Iterator[Judged]:
     limit = item.budget.max_latency
     if limit is not None:
-        yield ("latency", *latency_within(limit, evidence.rounds, evidence.recorded_ms))
+        yield ("latency", *latency_within(limit, evidence.rounds, evidence.recorded_ms, evidence.estimated))
     if evidence.against_original is None:
         yield "drop", "inconclusive", "There is no data to measure the quality on."
     else:
@@ -115,7 +115,7 @@ def _measured_growth(gate: Gate, evidence: Evidence) -> Iterator[Judged]:
         yield from (("drop", "inconclusive", missing) for _ in [0] if gate.drop is not None)
     else:
         if gate.latency is not None:
-            yield ("latency", *slower_by([new / old for old, new in evidence.rounds if old is not None], gate.latency))
+            yield ("latency", *slower_by([new / old for old, new in evidence.rounds if old is not None], gate.latency, evidence.estimated))
         if gate.drop is not None and evidence.against_locked is not None:
             interval = evidence.against_locked.interval
             outcome = _decided(interval, evidence.source)
@@ -173,7 +173,7 @@ def class_outcome(drops: Drops, allowance: Drop, whom: str, *, seen: bool = Fals
     return ("inconclusive", f"{said}: the original has seen these samples.") if seen else ("pass", f"{said}.")
 
 
-def slower_by(ratios: Sequence[float], allowed: float) -> tuple[Verdict, str]:
+def slower_by(ratios: Sequence[float], allowed: float, estimated: bool = False) -> tuple[Verdict, str]:
     """From new over accepted latency of each round: medians with limits that hold for any distribution."""
     from slimline.numerics.statistics import median_limits
 
@@ -181,19 +181,23 @@ def slower_by(ratios: Sequence[float], allowed: float) -> tuple[Verdict, str]:
     middle = sorted(ratios)[len(ratios) // 2]
     outcome: Verdict = "fail" if lower > 1 + allowed else "pass" if upper <= 1 + allowed else "inconclusive"
     change = "as fast as" if abs(middle - 1) < 0.005 else f"{_percent(abs(middle - 1))} {'slower' if middle > 1 else 'faster'} than"
+    if estimated:
+        return outcome, f"The artefact is {change} the accepted one, both by the device's latency table (estimate); {_percent(allowed)} slower is allowed."
     said = f"The artefact is {change} the accepted one, both timed here side by side in {len(ratios)} rounds (95 % limits: {lower:.2f} and {upper:.2f} times its latency)"
     return outcome, f"{said}; {_percent(allowed)} slower is allowed."
 
 
-def latency_within(limit: float, rounds: Sequence[tuple[float | None, float]], recorded: float | None) -> tuple[Verdict, str]:
-    """Milliseconds against an absolute limit, as they would be on the machine of the lock: scaled by what the accepted artefact takes here."""
+def latency_within(limit: float, rounds: Sequence[tuple[float | None, float]], recorded: float | None, estimated: bool = False) -> tuple[Verdict, str]:
+    """Milliseconds against an absolute limit, as they would be on the machine of the lock: scaled by what the accepted artefact takes here; estimates are of the device wherever they are made."""
     from slimline.numerics.statistics import median_limits
 
-    scaled = recorded is not None and all(old is not None for old, _ in rounds)
+    scaled = not estimated and recorded is not None and all(old is not None for old, _ in rounds)
     values = [new * recorded / old if scaled and recorded is not None and old is not None else new for old, new in rounds]
     lower, upper = median_limits(values)
     outcome: Verdict = "fail" if lower > limit else "pass" if upper <= limit else "inconclusive"
-    middle = time_text(sorted(values)[len(values) // 2])
+    middle = latency_text(sorted(values)[len(values) // 2], estimated)
+    if estimated:
+        return outcome, f"A call takes {middle}; at most {time_text(limit)} are allowed."
     how = ""
     if scaled and recorded is not None:
         factor = sorted(old for old, _ in rounds if old is not None)[len(rounds) // 2] / recorded

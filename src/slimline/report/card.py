@@ -96,7 +96,7 @@ def _body(run: Finished, license: str) -> str:
     report = run.report
     parts = [f"# {cell(report.model)}, compressed", "", cell(report.sentence), ""]
     parts += [
-        f"Compressed for {cell(report.target)} by Slimline. The figures are of the file below, loaded and run in its runtime on the machine named at the end.",
+        f"Compressed for {cell(report.target)} by Slimline. The figures are of the file below, loaded and run in its runtime on the machine named at the end. {rows.timing_words(report)}",
         "",
     ]
     if report.verdict != "pass":

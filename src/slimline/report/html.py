@@ -27,8 +27,10 @@ from slimline.report.sentence import (
     change_text,
     count_text,
     difference_text,
+    estimate_text,
     in_points,
     is_gain,
+    latency_text,
     most_text,
     number_of,
     percent_text,
@@ -57,7 +59,7 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text, number=number_of,
-        download=rows.download_words(report),
+        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated),
     )  # fmt: skip
 
 
@@ -77,9 +79,10 @@ def _tiles(report: Report) -> list[Tile]:
     base, result, drop = report.baseline, report.compressed, report.drop
     if result is None:
         return []
+    before, after = base.latency_ms, result.latency_ms
     tiles = [
         Tile("file", change_text(base.size_bytes, result.size_bytes, "smaller", "larger"), f"{bytes_text(base.size_bytes)} → {bytes_text(result.size_bytes)}, {percent_text(result.size_bytes / base.size_bytes)} of the original"),
-        Tile("latency", change_text(base.latency_ms.median, result.latency_ms.median, "faster", "slower"), f"{time_text(base.latency_ms.median)} → {time_text(result.latency_ms.median)}, {percent_text(result.latency_ms.median / base.latency_ms.median)} of the original"),
+        Tile(estimate_text("latency", after.estimated), change_text(before.median, after.median, "faster", "slower"), f"{time_text(before.median)} → {time_text(after.median)}, {percent_text(after.median / before.median)} of the original"),
     ]  # fmt: skip
     if drop is not None:
         known = f"{most_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed"
@@ -157,7 +160,7 @@ def _seen(report: Report) -> list[Seen]:
         lost = "" if drop is None else f"{rows.lost_text(drop, base.quality)} {where}".strip()
         gains = (
             f"{bytes_text(size)}, {change_text(base.size_bytes, size, 'smaller', 'larger')}",
-            f"{time_text(ms)}, {change_text(base.latency_ms.median, ms, 'faster', 'slower')}",
+            f"{latency_text(ms, base.latency_ms.estimated)}, {change_text(base.latency_ms.median, ms, 'faster', 'slower')}",
         )
         return tuple(t for t in (*gains, lost) if t)
 
@@ -185,7 +188,7 @@ def _pareto(report: Report) -> list[Plot]:
         return []
     limits = Budget.model_validate(report.budget).limits()
     size, ms = [s.size for s in seen], [s.ms for s in seen]
-    x_size, x_ms = axis(size, "file size", bytes_text, log=True), axis(ms, "latency", time_text, log=True)
+    x_size, x_ms = axis(size, "file size", bytes_text, log=True), axis(ms, estimate_text("latency", report.baseline.latency_ms.estimated), time_text, log=True)
     plots = []
     drops = [s for s in seen if s.drop is not None]
     if len(drops) > 1:

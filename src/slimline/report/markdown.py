@@ -19,7 +19,7 @@ def render(report: Report) -> str:
         "",
         *table_lines(head, body),
         "",
-        cell(rows.download_words(report)),
+        cell(f"{rows.timing_words(report)} {rows.download_words(report)}"),
         "",
         "## Certificate",
         "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimline.core.result import Alternative, DecisionRecord, Price, Report
-from slimline.report.sentence import bytes_text, count_text, difference_text, in_points, time_text
+from slimline.report.sentence import bytes_text, count_text, difference_text, estimate_text, in_points, latency_text
 
 NAMES = {"size": "file", "download": "download", "latency": "latency", "memory": "memory", "macs": "multiply-adds", "loss": "drop"}
 ORDER = ("size", "download", "latency", "memory", "macs", "loss")
@@ -15,21 +15,25 @@ NOTE = (
 )
 
 
-def quantity_text(quantity: str, value: float) -> str:
-    """A value in its unit: ``217 KB``, ``0.343 ms``, ``0.02 nats``."""
+def quantity_text(quantity: str, value: float, estimated: bool = False) -> str:
+    """A value in its unit: ``217 KB``, ``0.343 ms``, ``0.02 nats``; ``estimated``: what a latency is, where no name beside it says so."""
     if quantity == "loss":
         return f"{value:.2g} nats"
-    return time_text(value) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
+    return latency_text(value, estimated) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
+
+
+def _name(report: Report, quantity: str) -> str:
+    return estimate_text(NAMES.get(quantity, quantity), quantity == "latency" and report.baseline.latency_ms.estimated)
 
 
 def binding(report: Report) -> str:
     """One sentence: which budgets stand in the way of a better result."""
     if not report.prices:
         return ""
-    names = [NAMES[p.quantity] for p in report.prices if p.binds and p.quantity != "loss"]
+    names = [_name(report, p.quantity) for p in report.prices if p.binds and p.quantity != "loss"]
     if report.cheaper:
         names.insert(0, f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else and lost more)")
-    loose = [NAMES[p.quantity] for p in report.prices if p.limit is not None and not p.binds]
+    loose = [_name(report, p.quantity) for p in report.prices if p.limit is not None and not p.binds]
     said = f"What binds: {', '.join(names)}." if names else "No budget binds: the search found nothing better, whatever it loses."
     return said + (f" Not reached: {', '.join(loose)}." if loose else "")
 
@@ -43,11 +47,11 @@ def _sentence(report: Report, price: Price) -> str:
     step = quantity_text(price.quantity, price.step)
     if price.quantity == "loss":
         return f"Drop: a tenth more loss ({step}) would buy {_bought(report, price) or 'nothing'}."
-    name = NAMES[price.quantity]
+    name = _name(report, price.quantity)
     if price.limit is not None and not price.binds and price.quantity != report.minimize:
         return f"{name.capitalize()}: {step} more than the limit of {quantity_text(price.quantity, price.limit)} would buy nothing; the plan takes {quantity_text(price.quantity, price.used)}."
     bought, milder = _bought(report, price), _milder(report, price)
-    same = "" if price.quantity == report.minimize else f" at the same {NAMES[report.minimize]}"
+    same = "" if price.quantity == report.minimize else f" at the same {_name(report, report.minimize)}"
     either = [t for t in (bought and f"{bought} at the same loss", milder and milder + same) if t]
     margin = f" At the margin, {_margin(price).replace(':', ' are worth')}." if price.worth else ""
     return f"{name.capitalize()}: {step} more would buy {', or '.join(either) or 'nothing'}.{margin}"
@@ -60,7 +64,7 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         spent = p.quantity == report.minimize
         rows.append(
             (
-                NAMES[p.quantity] + (", minimised" if spent else ""),
+                _name(report, p.quantity) + (", minimised" if spent else ""),
                 "" if p.limit is None else quantity_text(p.quantity, p.limit),
                 quantity_text(p.quantity, p.used),
                 ("yes" if report.cheaper else "no") if p.quantity == "loss" else "yes" if p.binds else "" if p.limit is None else "no",
@@ -89,7 +93,7 @@ def _bought(report: Report, price: Price) -> str:
     for quantity in sorted(price.buys, key=lambda q: (q != report.minimize, ORDER.index(q))):
         change = price.buys[quantity]
         if abs(change) > 1e-3 * _scale(report, quantity) and (quantity == report.minimize or quantity != price.quantity):
-            parts.append(f"{quantity_text(quantity, abs(change))} {'less' if change < 0 else 'more'} {NAMES[quantity]}")
+            parts.append(f"{quantity_text(quantity, abs(change))} {'less' if change < 0 else 'more'} {_name(report, quantity)}")
     gain = price.buys.get(report.minimize, 0.0)
     return ", ".join(parts) if gain < -1e-3 * _scale(report, report.minimize) else ""
 
@@ -123,8 +127,8 @@ def alternative_text(report: Report, a: Alternative) -> str:
     """``milder: keep would bring back 0.002 nats and cost 2.1 KB, 0.01 ms (worth 0.004 nats here): it costs more than it brings``."""
     lost = a.changes.get("loss", 0.0)
     costs = [(q, a.changes[q]) for q in ORDER if q in a.changes and q != "loss" and abs(a.changes[q]) > 1e-6 * _scale(report, q)]
-    grows = ", ".join(quantity_text(q, c) for q, c in costs if c > 0)
-    shrinks = ", ".join(quantity_text(q, -c) for q, c in costs if c < 0)
+    grows = ", ".join(quantity_text(q, c, report.baseline.latency_ms.estimated) for q, c in costs if c > 0)
+    shrinks = ", ".join(quantity_text(q, -c, report.baseline.latency_ms.estimated) for q, c in costs if c < 0)
     worth = "" if a.worth is None or not costs else f", worth {a.worth:.2g} nats here"
     if a.milder:
         gives = f"would bring back {-lost:.2g} nats" if lost < 0 else "would lose no less"
@@ -133,7 +137,7 @@ def alternative_text(report: Report, a: Alternative) -> str:
         text = f"{a.label} would save {shrinks or 'nothing'}" + (f", but cost {grows}" if grows else "") + worth + f", and lose {lost:.2g} nats more"
     why = {
         "price": "it costs more than it brings" if a.milder else "it loses more than that is worth",
-        "limit": f"it would break the limit on {NAMES.get(a.quantity, a.quantity)}",
+        "limit": f"it would break the limit on {_name(report, a.quantity)}",
         "whole": "it does not go together with what other sites became",
         "estimate": "by the corrected estimates it would be a gain; plans are chosen among the candidates that were measured",
     }[a.reason]

@@ -11,6 +11,7 @@ from slimline.report.sentence import (
     bytes_text,
     count_text,
     difference_text,
+    estimate_text,
     in_points,
     is_gain,
     least_text,
@@ -50,7 +51,7 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         row("file", lambda m: m.size_bytes, bytes_text, "smaller", "larger"),
         row("download", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
         row("memory", lambda m: m.memory_bytes, bytes_text, "smaller", "larger"),
-        row("latency (estimate)" if base.latency_ms.estimated else "latency", lambda m: m.latency_ms.median, time_text, "faster", "slower"),
+        row(estimate_text("latency", base.latency_ms.estimated), lambda m: m.latency_ms.median, time_text, "faster", "slower"),
         row("multiply-adds", lambda m: m.macs, count_text, "fewer", "more"),
         row("parameters", lambda m: m.parameters, lambda v: f"{v:,.0f}", "fewer", "more"),
     ]
@@ -60,6 +61,15 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             quality.append("" if result.quality is None else lost_text(base.quality - result.quality, base.quality))
         rows.append(tuple(quality))
     return head, rows
+
+
+def timing_words(report: Report) -> str:
+    """Where the latencies come from: how they were measured, or that nothing was."""
+    timed, result = report.baseline.latency_ms, report.compressed
+    if timed.estimated:
+        return f"Latencies are estimates for {report.device}, from its latency table: nothing ran on it."
+    both = "" if result is None else f"; 95th percentiles {time_text(timed.p95)} and {time_text(result.latency_ms.p95)}"
+    return f"Medians of {timed.runs:,} interleaved runs in one process{both}."
 
 
 def lost_text(drop: float, quality: float | None) -> str:
@@ -76,7 +86,7 @@ def fidelity_text(fidelity: Agreement | None) -> str:
 
 def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the references, the result last."""
-    head = ("", "file", "latency (estimate)" if report.baseline.latency_ms.estimated else "latency", "quality", "fidelity", "recovery steps", "note")
+    head = ("", "file", estimate_text("latency", report.baseline.latency_ms.estimated), "quality", "fidelity", "recovery steps", "note")
 
     def row(name: str, m: Measurement, fidelity: Agreement | None, steps: str, note: str) -> tuple[str, ...]:
         return (
@@ -97,7 +107,7 @@ def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 def decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of every site: what it was, what it is, what that cost, and why. Columns without any entry are left out."""
-    head = ("site", "decision", "before", "after", "bits", "width", "rank", "bytes", "ms", "loss", "why")
+    head = ("site", "decision", "before", "after", "bits", "width", "rank", "bytes", estimate_text("ms", report.baseline.latency_ms.estimated), "loss", "why")
     rows = [
         (
             d.site, method_text(d), d.before, d.after, bits_text(d), "" if d.width is None else f"{d.width[1]} of {d.width[0]}", "" if d.rank is None else str(d.rank),

@@ -12,7 +12,7 @@ from slimline.report import rows
 from slimline.report.layers import BITS, Layer, layers_of
 from slimline.report.pages import framed
 from slimline.report.plots import Kind, Mark, Plot, axis, placed
-from slimline.report.sentence import bytes_text, change_text, difference_text, in_points, time_text
+from slimline.report.sentence import bytes_text, change_text, difference_text, estimate_text, in_points, latency_text, time_text
 
 HEAD = ("compare", "run", "target", "verdict", "file", "latency", "lost", "at most", "made")
 MOST_NAMED = 12  # runs, up to which each is named in the plot
@@ -94,7 +94,9 @@ def _row(run: Run, on_front: bool) -> dict[str, object]:
     }  # fmt: skip
     if result is not None:
         cells["size"] = f"{bytes_text(result.size_bytes)}, {change_text(r.baseline.size_bytes, result.size_bytes, 'smaller', 'larger')}"
-        cells["latency"] = f"{time_text(result.latency_ms.median)}, {change_text(r.baseline.latency_ms.median, result.latency_ms.median, 'faster', 'slower')}"
+        cells["latency"] = (
+            f"{latency_text(result.latency_ms.median, result.latency_ms.estimated)}, {change_text(r.baseline.latency_ms.median, result.latency_ms.median, 'faster', 'slower')}"
+        )
     return cells
 
 
@@ -123,7 +125,9 @@ def _plots(runs: Sequence[Run], best: set[str]) -> list[Plot]:
         where = "" if len(newest) == 1 else f" ({target})"
         seen.append(_fixed(f"original{where}", report.baseline, "original", report))
         seen += [_fixed(f"{n}{where}", m, "reference", report) for n, m in report.references.items() if n == "plain int8"]
-    x_size, x_ms = axis([s.size for s in seen], "file size", bytes_text, log=True), axis([s.ms for s in seen], "latency", time_text, log=True)
+    told = {r.report.baseline.latency_ms.estimated for r in runs}
+    latency = "latency, some estimates" if len(told) > 1 else estimate_text("latency", True in told)
+    x_size, x_ms = axis([s.size for s in seen], "file size", bytes_text, log=True), axis([s.ms for s in seen], latency, time_text, log=True)
     points = all(in_points(r.baseline.quality) for r in newest.values())
     known = [(s, s.drop) for s in seen if s.drop is not None]
     plots = []
@@ -158,7 +162,7 @@ def _facts(report: Report, m: Measurement, drop: float | None) -> tuple[str, ...
     lost = "" if drop is None else rows.lost_text(drop, base.quality)
     found = (
         f"{bytes_text(m.size_bytes)}, {change_text(base.size_bytes, m.size_bytes, 'smaller', 'larger')}",
-        f"{time_text(m.latency_ms.median)}, {change_text(base.latency_ms.median, m.latency_ms.median, 'faster', 'slower')}",
+        f"{latency_text(m.latency_ms.median, m.latency_ms.estimated)}, {change_text(base.latency_ms.median, m.latency_ms.median, 'faster', 'slower')}",
         lost,
     )
     return tuple(f for f in found if f)

@@ -23,6 +23,16 @@ def time_text(milliseconds: float) -> str:
     return f"{milliseconds / 1e3:.3g} s" if milliseconds >= 999.5 else f"{milliseconds:.3g} ms"
 
 
+def estimate_text(text: str, estimated: bool) -> str:
+    """``0.343 ms (estimate)``, ``latency (estimate)``: figures, and heads of figures, of a device that nothing ran on."""
+    return f"{text} (estimate)" if estimated else text
+
+
+def latency_text(latency_ms: float, estimated: bool) -> str:
+    """A latency as it is written everywhere: ``0.343 ms``, or ``0.343 ms (estimate)``. Where a head says so already, ``time_text`` is enough."""
+    return estimate_text(time_text(latency_ms), estimated)
+
+
 def _scaled(count: float, units: Sequence[str]) -> str:
     """Three digits and the unit that they are of."""
     power = 0
@@ -100,7 +110,7 @@ def sentence(verdict: Verdict, baseline: Measurement, compressed: Measurement | 
         return "; ".join([f"{verdict.capitalize()}: nothing was delivered", *obstacles]) + "."
     gains = (
         f"{ratio_text(baseline.size_bytes, compressed.size_bytes, 'smaller', 'larger')}, {bytes_text(compressed.size_bytes)}; "
-        f"{ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, 'faster', 'slower')}, {time_text(compressed.latency_ms.median)}{' (estimate)' if compressed.latency_ms.estimated else ''}"
+        f"{ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, 'faster', 'slower')}, {latency_text(compressed.latency_ms.median, compressed.latency_ms.estimated)}"
     )
     why = f" In the way: {'; '.join(obstacles)}." if verdict == "fail" and obstacles else ""
     return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}"

@@ -19,7 +19,7 @@ from slimline.core.progress import Best
 from slimline.core.result import Comparison, DecisionRecord, Report
 from slimline.errors import UsageError
 from slimline.report import closeup, comparison, prices, rows
-from slimline.report.sentence import bytes_text, change_text, points, time_text
+from slimline.report.sentence import bytes_text, change_text, estimate_text, latency_text, points
 
 NARROW = 96  # columns, below which the table of the verdict would wrap in every row
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to redraw
@@ -103,7 +103,7 @@ def best_text(best: Best) -> str:
     )
     size = change_text(best.size_ratio * best.size_bytes, best.size_bytes, "smaller", "larger")
     latency = change_text(best.latency_ratio * best.latency_ms, best.latency_ms, "faster", "slower")
-    return f"best {bytes_text(best.size_bytes)} ({size}), {time_text(best.latency_ms)} ({latency}){drop}"
+    return f"best {bytes_text(best.size_bytes)} ({size}), {latency_text(best.latency_ms, best.estimated)} ({latency}){drop}"
 
 
 def left_text(seconds: float) -> str:
@@ -192,7 +192,7 @@ def explain(report: Report, console: Console) -> None:
         _paragraph(console, prices.NOTE, "dim")
     for d in report.decisions:
         console.print()
-        console.print(f"[bold]{escape(d.site)}[/] {escape(d.op)}: {escape(_became(d))}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{escape(d.site)}[/] {escape(d.op)}: {escape(_became(d, report.baseline.latency_ms.estimated))}", highlight=False, soft_wrap=True)
         _paragraph(console, d.why)
         for text in prices.alternatives(report, d):
             _paragraph(console, text)
@@ -208,7 +208,7 @@ def explain(report: Report, console: Console) -> None:
             _paragraph(console, text, "", 0)
 
 
-def _became(d: DecisionRecord) -> str:
+def _became(d: DecisionRecord, estimated: bool) -> str:
     """``static_int8 (bits=8): 16 x 16 x 3 x 3, 8 bits, 9,216 -> 2,368 bytes, 0.0423 -> 0.0201 ms``."""
     size = rows.from_to(d.cost.bytes_before, d.cost.bytes_measured, lambda v: f"{v:,.0f}")
     latency = rows.from_to(d.cost.ms_before, d.cost.ms_measured, lambda v: f"{v:.4f}")
@@ -217,7 +217,7 @@ def _became(d: DecisionRecord) -> str:
         d.after if d.before == d.after else f"{d.before} -> {d.after}",
         bits and ("float32" if d.bits == 32 else f"{bits} bits"),
         size and f"{size} bytes",
-        latency and f"{latency} ms",
+        latency and estimate_text(f"{latency} ms", estimated),
     )
     return f"{rows.method_text(d)}: {', '.join(f for f in facts if f)}"
 

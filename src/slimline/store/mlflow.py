@@ -94,14 +94,18 @@ def _flat(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def metrics(report: Report) -> dict[str, float]:
-    """Every measured figure, in the report's own units."""
+    """Every measured figure, in the report's own units; a latency that is an estimate is called that."""
     found: dict[str, float | None] = {}
     sides = {"original": report.baseline, "compressed": report.compressed, **{f"reference.{_named(n)}": r for n, r in report.references.items()}}
     for name, measured in sides.items():
         if measured is not None:
             found |= {f"{name}.{q}": getattr(measured, q) for q in QUANTITIES}
-            found |= {f"{name}.latency_ms": measured.latency_ms.median, f"{name}.latency_ms_p95": measured.latency_ms.p95}
-    found |= {f"ratio.{k}": v for k, v in report.ratio.items()}
+            timed = measured.latency_ms
+            found |= (
+                {f"{name}.latency_ms_estimate": timed.median} if timed.estimated else {f"{name}.latency_ms": timed.median, f"{name}.latency_ms_p95": timed.p95}
+            )
+    estimated = report.baseline.latency_ms.estimated
+    found |= {f"ratio.{k}{'_estimate' if estimated and k == 'latency_ms' else ''}": v for k, v in report.ratio.items()}
     if report.drop is not None:
         found |= {f"drop.{n}": getattr(report.drop, n) for n in ("observed", "lower_95", "upper_95", "allowed", "samples")}
     for name, close in (("agreement", report.agreement), ("fidelity", report.fidelity)):

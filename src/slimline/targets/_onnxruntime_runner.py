@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnxruntime
+
+PROVIDERS = {"cuda": ["CUDAExecutionProvider"], "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider"]}
 
 
 def load(file: str, threads: int) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
@@ -13,5 +16,6 @@ def load(file: str, threads: int) -> Callable[[Mapping[str, Any]], Sequence[Any]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    providers = PROVIDERS.get(os.environ.get("SLIMLINE_ONNXRUNTIME_PROVIDER", ""), [])
+    session = onnxruntime.InferenceSession(file, options, providers=[*providers, "CPUExecutionProvider"])
     return lambda inputs: session.run(None, dict(inputs))

@@ -40,7 +40,7 @@ class LiteRT:
     name: ClassVar[str] = "litert"
     suffix: ClassVar[str] = ".tflite"
     beside: ClassVar[tuple[str, ...]] = ()
-    install: ClassVar[str] = "pip install ai-edge-litert"
+    install: ClassVar[str] = "pip install 'slimline[litert]'"
     runner: ClassVar[Path] = Path(__file__).with_name("_litert_runner.py")
     integer_throughout: ClassVar[bool] = True  # an integer layer gives integers, the last one too
 

@@ -46,7 +46,7 @@ class LiteRTMicro:
     name: ClassVar[str] = "litert-micro"
     suffix: ClassVar[str] = ".tflite"
     beside: ClassVar[tuple[str, ...]] = ()
-    install: ClassVar[str] = "pip install ai-edge-litert tflite-micro"
+    install: ClassVar[str] = "pip install 'slimline[litert-micro]'"
     runner: ClassVar[Path] = Path(__file__).with_name("_litert_micro_runner.py")
     integer_throughout: ClassVar[bool] = True
     integer_only: ClassVar[bool] = True  # no layer is left in float where it can be an integer one: boards are slow at it

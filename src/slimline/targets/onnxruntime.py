@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: QDQ graphs that it executes in integers, 2- and 4-bit weights that it unpacks when it loads."""
+"""ONNX Runtime: QDQ graphs that it executes in integers, 2- and 4-bit weights that it unpacks when it loads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import tempfile
 import time
@@ -21,7 +22,7 @@ from slimline.core.formats import Affine, Codebook, Float, Format, Masked, Produ
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.core.trial import Latency
-from slimline.errors import LoweringError, TargetNotInstalled
+from slimline.errors import LoweringError, TargetNotInstalled, UsageError
 from slimline.targets._feed import feed, repeat
 from slimline.targets._timing import interleaved
 
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
 
 INTEGER_TYPES = ("QLinear", "MatMulInteger", "DynamicQuantize", "QGemm", "ConvInteger", "MatMulNBits", "Quantize", "Qlinear", "NhwcMaxPool")
 FUSED_AFTER = ("Relu", "Clip", "Add")  # a float convolution takes these along, and the name of their output
-PROVIDER = "CPUExecutionProvider"
+PROVIDER = "SLIMLINE_ONNXRUNTIME_PROVIDER"
+CPU = "CPUExecutionProvider"
+PROVIDERS = {"cpu": (CPU,), "cuda": ("CUDAExecutionProvider", CPU), "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", CPU)}
+READABLE = (CPU, "CUDAExecutionProvider")  # what these optimise can be written out again
 WARM_UP = 5
 PROFILE_SECONDS, MOST_RUNS = 0.15, 200  # a moment in which the machine is disturbed is not all that the profile sees
 ELEMENT_TYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names of what PyTorch calls otherwise
@@ -42,7 +46,9 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 class OnnxRuntime:
-    """ONNX Runtime's CPU execution provider.
+    """ONNX Runtime's CPU execution provider; with ``SLIMLINE_ONNXRUNTIME_PROVIDER=cuda`` (or ``tensorrt``) that one, where this build of ONNX Runtime has it.
+
+    What a provider does not take runs on the CPU, and what it does not run in integers is read back as float. Nothing was run on a GPU yet.
 
     Static int8 runs as QLinearConv, QGemm and QLinearMatMul with unsigned activations and signed
     per-channel weights (the pair that its x86 kernels are fast on). Weights of 2 and 4 bits are
@@ -69,6 +75,7 @@ class OnnxRuntime:
         """Raises ``TargetNotInstalled`` with the command that installs it."""
         if not cls.installed():
             raise TargetNotInstalled("ONNX Runtime is not installed.", hint=f"Install it with: {cls.install}")
+        providers()
 
     def executes(self, format: Format, op: Op, execute: str) -> bool:
         if isinstance(format, Float):
@@ -86,12 +93,9 @@ class OnnxRuntime:
         return op == "linear" or grid is None or grid.granularity != "per_group"
 
     @staticmethod
-    @functools.cache
     def saturates() -> bool:
         """Whether the integer kernels of this processor add two products in 16 bits: a convolution of the largest values comes out too small."""
-        from slimline.targets import _onnx_plain
-
-        return _onnx_plain.saturates()
+        return providers()[0] == CPU and _saturates()
 
     def lower(self, program: Program, example: Samples) -> Artifact:
         self.require()
@@ -108,8 +112,10 @@ class OnnxRuntime:
         self.session(artifact)
         return artifact
 
-    def session(self, artifact: Artifact, *, threads: int = 1, optimised: Path | None = None, profile: Path | None = None) -> onnxruntime.InferenceSession:
-        """A session with all graph optimisations, ``threads`` within operations and one operation at a time.
+    def session(
+        self, artifact: Artifact, *, threads: int = 1, optimised: Path | None = None, profile: Path | None = None, on: Sequence[str] = ()
+    ) -> onnxruntime.InferenceSession:
+        """A session with all graph optimisations, ``threads`` within operations and one operation at a time. ``on``: other providers than those asked for.
 
         Raises:
             LoweringError: the runtime refuses the file.
@@ -127,10 +133,14 @@ class OnnxRuntime:
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
+        wanted = list(on or providers())
         try:
-            return onnxruntime.InferenceSession(artifact.payload, options, providers=[PROVIDER])
+            session = onnxruntime.InferenceSession(artifact.payload, options, providers=wanted)
         except Exception as error:  # the runtime's own exception types are many; all mean that it refuses the file
             raise LoweringError(f"ONNX Runtime refuses the model: {(str(error).splitlines() or [''])[0][:300]}") from error
+        if wanted[0] not in session.get_providers():  # it goes on without a provider that it cannot start
+            raise LoweringError(f"ONNX Runtime could not start {wanted[0]}.", hint="Look whether its libraries (CUDA, cuDNN, TensorRT) are installed.")
+        return session
 
     def opened(self, artifact: Artifact) -> Artifact:
         session = self.session(artifact)
@@ -151,34 +161,45 @@ class OnnxRuntime:
         return tuple(torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
 
     def operations(self, artifact: Artifact, example: Samples, *, threads: int = 1, runs: int = 30) -> tuple[Operation, ...]:
-        """The optimised graph; ``weight`` is the parameter's name in the program; times are medians of the runtime's own profile at batch 1, of ``runs`` or more in PROFILE_SECONDS."""
+        """The optimised graph; ``weight`` is the parameter's name in the program; times are medians of the runtime's own profile at batch 1, of ``runs`` or more in PROFILE_SECONDS.
+
+        TensorRT compiles parts of the graph and gives none back: there it is what the profile names, without weights.
+        """
         import onnx
         from onnx import numpy_helper
 
         with tempfile.TemporaryDirectory() as folder:
             named, owners = with_names(artifact)
-            session = self.session(named, threads=threads, optimised=Path(folder, "optimised.onnx"), profile=Path(folder, "profile"))
+            compiled = providers()[0] not in READABLE
+            file = None if compiled else Path(folder, "optimised.onnx")
+            session = self.session(named, threads=threads, optimised=file, profile=Path(folder, "profile"))
             inputs = feed(artifact, example[:1])
             done, start = 0, time.perf_counter()
             while done < runs + WARM_UP or (time.perf_counter() - start < PROFILE_SECONDS and done < MOST_RUNS):
                 session.run(None, inputs)
                 done += 1
             events = json.loads(Path(session.end_profiling()).read_text())
-            graph = onnx.load(Path(folder, "optimised.onnx")).graph
+            graph = onnx.GraphProto() if file is None else onnx.load(file).graph
         constants = {i.name: numpy_helper.to_array(i).nbytes for i in graph.initializer}
         times: dict[str, list[float]] = {}
+        ran: dict[str, tuple[str, str]] = {}  # its type and its provider
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                times.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1e3)
+                name = event["name"].removesuffix("_kernel_time")
+                times.setdefault(name, []).append(event["dur"] / 1e3)
+                ran[name] = event["args"].get("op_name", ""), event["args"].get("provider", CPU)
         found = []
+        if compiled:
+            return tuple(Operation(n, ran[n][0], "float", "", float(np.median(t[WARM_UP:])), ran[n][1]) for n, t in times.items())
         for node in graph.node:
             samples = times.get(node.name, [])[WARM_UP:]
             executes = "integer" if node.op_type.startswith(INTEGER_TYPES) else "float"
             milliseconds = float(np.median(samples)) if samples else None
             weight, *others = owners.get(_original(node.name), "").split("+")
-            found.append(Operation(node.name, node.op_type, executes, weight, milliseconds, PROVIDER, sum(constants.get(i, 0) for i in node.input)))
+            provider = ran.get(node.name, ("", CPU))[1]
+            found.append(Operation(node.name, node.op_type, executes, weight, milliseconds, provider, sum(constants.get(i, 0) for i in node.input)))
             # The other weights of a recurrent layer: its time and bytes are with the first.
-            found += [Operation(node.name, node.op_type, executes, other, None, PROVIDER, 0) for other in others]
+            found += [Operation(node.name, node.op_type, executes, other, None, provider, 0) for other in others]
         return tuple(found)
 
     def latency(self, artifacts: Sequence[Artifact], example: Samples, *, batch: int = 1, threads: int = 1, seconds: float = 2.0) -> tuple[Latency, ...]:
@@ -187,12 +208,13 @@ class OnnxRuntime:
         return interleaved(calls, seconds=seconds, threads=threads, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
+        """Of the graph as the CPU provider optimises it, whichever runs it: only that one's can be counted value by value."""
         import onnx
         from onnx import numpy_helper
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "optimised.onnx")
-            self.session(artifact, optimised=path)
+            self.session(artifact, optimised=path, on=(CPU,))
             model = onnx.load(path)
         weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
         return weights + peak_activations(model, feed(artifact, example[:1]))
@@ -216,6 +238,37 @@ class OnnxRuntime:
                 except LoweringError as error:  # the runtime refuses its own quantizer's file: that variant's record
                     made = replace(made, artifact=None, error=error.message)
             yield made
+
+
+def providers() -> tuple[str, ...]:
+    """ONNX Runtime's names of the providers that were asked for, the first being tried first.
+
+    Raises:
+        UsageError: an unknown name.
+        TargetNotInstalled: this build of ONNX Runtime has no such provider.
+    """
+    asked = os.environ.get(PROVIDER) or "cpu"
+    if asked not in PROVIDERS:
+        raise UsageError(f"{PROVIDER}={asked}: there is no such provider.", hint=f"Known: {', '.join(PROVIDERS)}.")
+    if asked == "cpu":
+        return PROVIDERS[asked]
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    missing = [p for p in PROVIDERS[asked] if p not in there]
+    if missing:
+        raise TargetNotInstalled(
+            f"{PROVIDER}={asked}: this ONNX Runtime has no {missing[0]} (it has {', '.join(there)}).",
+            hint="Install it with: pip uninstall onnxruntime && pip install onnxruntime-gpu",
+        )
+    return PROVIDERS[asked]
+
+
+@functools.cache
+def _saturates() -> bool:
+    from slimline.targets import _onnx_plain
+
+    return _onnx_plain.saturates()
 
 
 def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
@@ -259,7 +312,7 @@ def peak_activations(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=[PROVIDER])
+    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=[CPU])
     names = [o.name for o in session.get_outputs()]
     sizes |= {n: int(np.asarray(v).nbytes) for n, v in zip(names, session.run(names, dict(inputs)), strict=True)}
     last = {name: place for place, node in enumerate(graph.node) for name in (*node.input, *node.output)}

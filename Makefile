@@ -1,7 +1,7 @@
 # make demo      compress a digits network, trained on the spot, and say where the report lies
 # make install   only what all of these need, into .venv/
 # make test      all tests; those of an optional package skip where it is not installed
-# make test-all  all tests with every optional package that goes together (3 GB more); those of the pages also want Chromium
+# make test-all  all tests with every optional package that goes together (1.1 GB more); those of the pages also want Chromium
 # make check     lint, types, layers
 # make clean     remove everything that the above made, but for .venv
 #

@@ -1,8 +1,9 @@
-# make demo    compress a digits network, trained on the spot, and say where the report lies
-# make install only what all of these need, into .venv/
-# make test    all tests
-# make check   lint, types, layers
-# make clean   remove everything that the above made, but for .venv
+# make demo      compress a digits network, trained on the spot, and say where the report lies
+# make install   only what all of these need, into .venv/
+# make test      all tests; those of an optional package skip where it is not installed
+# make test-all  all tests with every optional package that goes together (1.1 GB more); those of the pages also want Chromium
+# make check     lint, types, layers
+# make clean     remove everything that the above made, but for .venv
 #
 # Each needs only Python 3.11 to 3.13 and make; the rest goes into .venv/.
 
@@ -10,9 +11,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ALL := $(VENV)/.installed-all
 DEMO := build/demo
 
-.PHONY: demo install test check clean
+.PHONY: demo install test test-all check clean
 
 demo: $(STAMP)
 	$(BIN)/slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 2m --out $(DEMO) --force
@@ -22,6 +24,9 @@ demo: $(STAMP)
 install: $(STAMP)
 
 test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-all: $(ALL)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)
@@ -37,6 +42,12 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile $$(grep '^torch==' requirements/constraints.txt)
 	$(BIN)/python -m pip install --quiet --no-compile -c requirements/constraints.txt -e '.[dev,evolve]'
+	@touch $@
+
+# axe-core lies in a package that otherwise asks for a browser of its own.
+$(ALL): $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-compile -c requirements/constraints.txt -e '.[dev-all]'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps -c requirements/constraints.txt axe-playwright-python
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
@@ -22,6 +23,9 @@ import torch
 torch.set_num_threads(1)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = ("--no-first-run", "--disable-background-networking", "--disable-component-update")  # nothing but the page is asked for
+WINDOWS = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
+SCREENSHOTS = "SLIMLINE_SCREENSHOTS"  # names a folder that tests of pages leave pictures in, to be looked at
 GRAVE = ("serious", "critical")  # of axe's four grades
 OUTSIDE = """[...document.querySelectorAll("body *")].filter(e => {
   const box = e.getBoundingClientRect();
@@ -41,7 +45,7 @@ class Browser:
     def __init__(self, program: str, profile: Path) -> None:
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
-        options = ("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank")
+        options = ("--headless", "--no-sandbox", "--disable-gpu", *QUIET, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank")
         line = f"exec {shlex.join([program, *options])} 3<&{to_read} 4>&{to_write}"
         self._process = subprocess.Popen(["bash", "-c", line], pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(to_read)
@@ -74,12 +78,27 @@ class Browser:
         """Open a page as a window of that width shows it; returns what the browser complained of."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 700)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        return self._loaded("Page.navigate", url=address)
+
+    def follow(self, expression: str) -> list[str]:
+        """Do what leads to another page, such as a click; returns what the browser complained of."""
+        return self._loaded("Runtime.evaluate", expression=expression)
+
+    def _loaded(self, method: str, **parameters: Any) -> list[str]:
         self._events.clear()
-        self.call("Page.navigate", url=address)
+        self.call(method, **parameters)
         while not any(e.get("method") == "Page.loadEventFired" for e in self._events):
             self._events.append(self._next())
         told = ("Runtime.exceptionThrown", "Log.entryAdded")
         return [json.dumps(e["params"]) for e in self._events if e.get("method") in told]
+
+    def screenshot(self, name: str) -> None:
+        """The page from top to bottom as ``NAME.png``, where a folder for it is named."""
+        folder = os.environ.get(SCREENSHOTS)
+        if folder:
+            whole = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip={**whole, "scale": 1})["data"]
+            (Path(folder) / f"{name}.png").write_bytes(base64.b64decode(picture))
 
     def value(self, expression: str) -> Any:
         """Of JavaScript, awaited where it is a promise."""
@@ -115,6 +134,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     found = Browser(program, tmp_path_factory.mktemp("browser"))
     yield found
     found.close()
+
+
+@pytest.fixture(params=WINDOWS, ids=lambda w: f"{w[0]}-{w[1]}")
+def window(request: pytest.FixtureRequest) -> tuple[int, str]:
+    """Width and colour scheme."""
+    found: tuple[int, str] = request.param
+    return found
 
 
 @pytest.fixture(scope="session")

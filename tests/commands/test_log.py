@@ -113,3 +113,30 @@ def test_without_a_uri_the_current_folder_is_the_store(run: Path, tmp_path: Path
 def test_a_server_that_is_not_there_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["log", str(run), "--to", "http://127.0.0.1:9"]) == 2
     assert "http://127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_a_compression_is_logged_when_it_is_finished_and_not_when_it_was_interrupted(
+    tmp_path: Path, put_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The compression itself is stood in for."""
+    from slimline.core.request import Request
+    from slimline.core.result import Report
+    from slimline.report.finished import Finished
+
+    stopped = False
+
+    def finished(source: object, request: Request, *_: object) -> Report:
+        return Finished.read(put_run(request.out, payload=network(), interrupted=stopped, seed=request.seed)).report
+
+    monkeypatch.setattr("slimline.commands.compress.carry_out", finished)
+    store = f"sqlite:///{tmp_path}/own.db"
+    (tmp_path / "task.py").write_text("import torch\n\n\ndef model():\n    return torch.nn.Linear(3, 2).eval()\n")
+    assert cli.main(["compress", "task.py", "--out", "one", "--mlflow", store]) == 0
+    assert store in capsys.readouterr().out and len(runs_in(store)) == 1
+    stopped = True
+    assert cli.main(["compress", "task.py", "--out", "two", "--mlflow", store, "--seed", "1"]) == 130 and len(runs_in(store)) == 1
+    stopped = False
+    assert cli.main(["compress", "task.py", "--out", "three", "--mlflow", "local", "--json"]) == 0
+    assert capsys.readouterr().out.startswith("{") and len(runs_in(f"sqlite:///{tmp_path}/mlflow.db")) == 1
+    assert cli.main(["compress", "task.py", "--out", "four", "--mlflow", "http://127.0.0.1:9", "--seed", "2"]) == 2
+    assert "slimline log" in capsys.readouterr().err and (tmp_path / "four" / "report.json").is_file()

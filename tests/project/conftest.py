@@ -56,9 +56,10 @@ MACS = 320
 WORK = 20
 
 
-def classifier(path: Path, *, drift: float = 0.0, ruined: int | None = None, padding: int = 0, work: int = WORK) -> None:
+def classifier(path: Path, *, drift: float = 0.0, ruined: int | None = None, padding: int = 0, work: int = WORK, images: bool = False) -> None:
     """The network of ``TASK`` as ONNX. ``drift``: how much a mark speaks for the first class, rightly or not. ``ruined``: a class that is
     taken for the first one. ``padding``: bytes that nothing uses. ``work``: matrix products that do not change the outcome.
+    ``images``: its inputs are of 8 x 8 pixels.
     """
     weight = torch.eye(5, 64).t().contiguous()
     weight[10, 0] = drift
@@ -66,12 +67,14 @@ def classifier(path: Path, *, drift: float = 0.0, ruined: int | None = None, pad
         weight[ruined] = weight[0]
     draw = torch.Generator().manual_seed(0)
     constants = {"w": weight, "wide": torch.randn(64, 160, generator=draw), "square": torch.randn(160, 160, generator=draw) / 12, "narrow": torch.zeros(160, 5)}
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["scores"]), helper.make_node("MatMul", ["x", "wide"], ["w0"])]
+    flat = "flat" if images else "x"
+    nodes = [helper.make_node("Flatten", ["x"], ["flat"])] if images else []
+    nodes += [helper.make_node("MatMul", [flat, "w"], ["scores"]), helper.make_node("MatMul", [flat, "wide"], ["w0"])]
     for i in range(work):  # the rectifiers keep the runtime from multiplying the constants
         nodes += [helper.make_node("MatMul", [f"w{i}", "square"], [f"m{i}"]), helper.make_node("Relu", [f"m{i}"], [f"w{i + 1}"])]
     nodes += [helper.make_node("MatMul", [f"w{work}", "narrow"], ["nothing"]), helper.make_node("Add", ["scores", "nothing"], ["y"])]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])],
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 8, 8] if images else ["batch", 64])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5])],
         [numpy_helper.from_array(v.numpy(), n) for n, v in constants.items()], doc_string="p" * padding,
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)

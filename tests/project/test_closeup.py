@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from slimline.cli import main
 from slimline.measure.calibration import calibration_error
 from slimline.measure.corruptions import corruptions
+from slimline.project.closeup import PICTURES
 
 
 def test_lost_samples_classes_calibration_and_disturbances_are_told(planted: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +46,21 @@ def test_the_page_has_it_too_and_images_only_when_asked(planted: Any, tmp_path: 
     page = Path("page.html").read_text()
     assert "gets 30 wrong that the original gets right" in page and "rare" in page and "<img" not in page
     assert main(["explain", str(planted.item.out), "--show-samples"]) == 2
+
+
+def test_images_go_from_the_task_to_pictures_in_the_page(planted: Any) -> None:
+    task = Path("task.py")
+    flat = "network = nn.Linear(WIDTH, KINDS, bias=False)\n    network.weight.data"
+    text = task.read_text().replace("return points, kinds", "return points.reshape(-1, 1, 8, 8), kinds")
+    task.write_text(text.replace(flat, "network = nn.Sequential(nn.Flatten(), nn.Linear(WIDTH, KINDS, bias=False))\n    network[1].weight.data"))
+    planted.put(ruined=4, images=True)
+    assert main(["explain", str(planted.item.out), "--task", "task.py", "--html", "page.html", "--show-samples"]) == 0
+    page = Path("page.html").read_text()
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="Sample (\d+)">', page)
+    assert [int(i) for _, i in found] == list(range(5970, 5970 + PICTURES)) and "img-src data:" in page
+    for content, _ in found:  # of the ruined class: all black but for its own pixel
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+        assert drawn.shape == (8, 8) and drawn[0, 4] == 255 and drawn.sum() == 255
 
 
 def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:

@@ -236,3 +236,22 @@ def test_what_stops_a_run_names_the_line_of_its_artefact(planted: Any, capsys: p
     assert main(["run"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"Error: slimline.yaml, line 6: {NAME}: ") and "no such network" in said
+
+
+def test_what_was_made_is_logged_after_all_of_it_and_what_was_up_to_date_is_not(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[Path, str]] = []
+    monkeypatch.setattr("slimline.commands.run.check_logging", lambda to: None)
+    monkeypatch.setattr("slimline.commands.run.log_run", lambda folder, to: logged.append((folder, to)))
+    monkeypatch.setattr("slimline.commands.run.load_task", lambda options: None)
+    monkeypatch.setattr("slimline.commands.run.make_request", lambda invocation, source, options: options)
+    monkeypatch.setattr("slimline.commands.run.carry_out", lambda source, options, *_: Compress(made)(options))
+    assert main(["run", "--mlflow", "http://127.0.0.1:9"]) == 0 and logged == []
+    assert main(["run", "--force", "--mlflow", "http://127.0.0.1:9"]) == 0 and logged == [(made.item.out, "http://127.0.0.1:9")]
+    assert main(["run", "--force"]) == 0 and len(logged) == 1
+
+
+def test_without_mlflow_nothing_is_begun(made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("slimline.core.extras.importlib.util.find_spec", lambda name: None)
+    for command in (["run", "--force"], ["compress", "task.py"]):
+        assert main([*command, "--mlflow", "local"]) == 2
+        assert "pip install 'slimline[mlflow]'" in capsys.readouterr().err

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from slimline.core.result import Predictions, Refused, Report
+from slimline.core.result import UNPRICED, Predictions, Refused, Report
 from slimline.report import html
 from slimline.report.closeup import png
+from slimline.report.html import _pareto
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path", "rect", "circle"}
 
@@ -116,6 +117,29 @@ def test_a_ruined_trial_is_drawn_at_the_edge_and_said(report: Report) -> None:
     assert "1 point lies outside" in page.text
 
 
+def test_a_ruined_trial_does_not_squash_the_others_in_the_other_direction_either(make_report: Callable[..., Report], report: Report) -> None:
+    tiny = report.pareto[0].model_copy(update={"plan": "tiny", "size_bytes": 900, "latency_ms": 0.001})
+    assert tiny.drop == 0.61
+
+    def places(of: Report, view: str) -> dict[str, float]:
+        plot = next(p for p in _pareto(of) if p.key == view)
+        return {m.tip[-1]: m.x for m in plot.marks}
+
+    ruined = make_report(pareto=(*report.pareto, tiny))
+    for view in ("size", "latency"):
+        before, after = places(report, view), places(ruined, view)
+        assert after.pop("plan tiny") == 0.0 and after == before
+    assert places(ruined, "both") != places(report, "both")  # where nothing is told of quality, all are shown
+
+
+def test_the_chosen_mark_stands_where_the_table_has_the_result(make_report: Callable[..., Report], report: Report) -> None:
+    """Beside the references, which were timed with it: as a trial it may have met the machine at a better moment."""
+    assert report.compressed is not None and report.compressed.latency_ms.median == 0.262
+    early = tuple(p.model_copy(update={"latency_ms": 0.2, "drop": -0.001}) if p.chosen else p for p in report.pareto)
+    marks = Page(html.render(make_report(pareto=early))).marks("chosen")
+    assert all("0.262 ms" in m["data-tip"] and "0.38 points lost on the holdout" in m["data-tip"] for m in marks) and marks
+
+
 def test_a_point_measured_twice_with_the_same_result_is_shown_once(make_report: Callable[..., Report], report: Report) -> None:
     doubled = make_report(pareto=(*report.pareto, report.pareto[0]))
     assert len(Page(html.render(doubled)).marks("mark")) == len(Page(html.render(report)).marks("mark"))
@@ -126,9 +150,17 @@ def test_every_weight_has_a_column_and_every_decision_its_reason(report: Report)
     weights = [d for d in report.decisions if d.op not in ("block", "channels")]
     cells = [b for b in page.having("button") if b.get("class", "").startswith("cell")]
     assert len(cells) == len(weights) == 22
-    assert all(d.site in c["data-tip"] and d.why in c["data-tip"] for d, c in zip(weights, cells, strict=True))
+    assert all(d.site in c["data-tip"] and d.why[1:] in c["data-tip"] for d, c in zip(weights, cells, strict=True))
+    assert all(("Milder: static_int8 would bring back 0.004 nats" in c["data-tip"]) == bool(d.alternatives) for d, c in zip(weights, cells, strict=True))
     assert all(d.why in page.text for d in report.decisions)
     assert any("rank 8" in c["aria-label"] for c in cells)
+
+
+def test_a_decision_is_named_as_its_contenders_are(make_report: Callable[..., Report], report: Report) -> None:
+    named = tuple(d.model_copy(update={"label": "static_int8(bits=4)"}) for d in report.decisions)
+    page = Page(html.render(make_report(decisions=named)))
+    assert page.text.count("static_int8(bits=4)") >= len(named) and "weight_range=mse" not in page.text
+    assert any("stem.weight: static_int8(bits=4)" in b.get("data-tip", "") for b in page.having("button"))
 
 
 def test_what_was_not_measured_has_no_bar(make_report: Callable[..., Report], report: Report) -> None:
@@ -191,7 +223,7 @@ def test_structure_for_a_screen_reader(report: Report) -> None:
     assert {a["href"][1:] for a in page.having("a")} <= set(identifiers)
     tables = page.having("table")
     assert len(page.having("caption")) == len(tables) > 3
-    assert all(a.get("scope") in ("col", "row") for a in page.having("th"))
+    assert all(a.get("scope") in ("col", "row", "rowgroup") for a in page.having("th"))
     outer = [a for t, a in page.elements if t == "svg" and "x" not in a]
     assert all("aria-label" in a or a.get("aria-hidden") == "true" for a in outer)
 
@@ -201,6 +233,12 @@ def test_what_binds_and_what_more_would_buy_stand_in_a_table(report: Report) -> 
     assert "What binds: the allowed drop (4 measured candidates were better in all else and lost more). Not reached: file." in text
     assert "0.021 nats less loss; in proportion, 0.34 points" in text and "0.006 ms less latency, 4.1 KB less file" in text
     assert text.count("worth 0.009 nats here; it costs more than it brings") == sum(bool(d.alternatives) for d in report.decisions)
+
+
+def test_a_report_without_prices_says_why_in_their_place(make_report: Callable[..., Report]) -> None:
+    page = Page(html.render(make_report(prices=(), not_checked=(f"{UNPRICED}a given plan was carried out",))))
+    assert "There are no prices: a given plan was carried out." in page.text and page.having("a", href="#prices") and not page.having("table", class_="prices")
+    assert not Page(html.render(make_report(prices=()))).having("a", href="#prices")
 
 
 def test_samples_classes_slices_certainty_and_disturbances_are_shown(report: Report, reports: dict[str, Report]) -> None:

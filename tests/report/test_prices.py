@@ -49,12 +49,50 @@ def test_a_contender_says_what_it_changes_and_why_it_was_not_taken(report: Repor
     milder = Alternative(label="keep", milder=True, changes={"size": 2_000.0, "latency": 0.01, "loss": -0.002}, worth=0.004, reason="price")
     assert (
         prices.alternative_text(report, milder)
-        == "milder: keep would bring back 0.002 nats and cost 2 KB, 0.01 ms, worth 0.004 nats here; it costs more than it brings"
+        == "milder: keep would bring back 0.002 nats (in proportion, 0.01 points; 0.01 ms here: 0.002 nats) and cost 2 KB, 0.01 ms, worth 0.004 nats here; it costs more than it brings"
     )
     over = milder.model_copy(update={"reason": "limit", "quantity": "size", "worth": None})
-    assert prices.alternative_text(report, over) == "milder: keep would bring back 0.002 nats and cost 2 KB, 0.01 ms; it would break the limit on file"
+    assert (
+        prices.alternative_text(report, over)
+        == "milder: keep would bring back 0.002 nats (in proportion, 0.01 points; 0.01 ms here: 0.002 nats) and cost 2 KB, 0.01 ms; it would break the limit on file"
+    )
     stronger = Alternative(label="x", milder=False, changes={"size": -2_000.0, "latency": 0.01, "loss": 0.3}, worth=0.004, reason="price")
     assert (
         prices.alternative_text(report, stronger)
-        == "stronger: x would save 2 KB, but cost 0.01 ms, worth 0.004 nats here, and lose 0.3 nats more; it loses more than that is worth"
+        == "stronger: x would save 2 KB, but cost 0.01 ms, worth 0.004 nats here, and lose 0.3 nats more (10 KB here: 1.5 nats); it loses more than that is worth"
     )
+
+
+def test_without_prices_a_contender_is_told_in_nats_and_the_report_says_why(make_report: Callable[..., Report], report: Report) -> None:
+    from slimline.core.result import UNPRICED
+
+    milder = Alternative(label="keep", milder=True, changes={"size": 2_000.0, "loss": -0.002}, worth=None, reason="price")
+    bare = make_report(prices=(), not_checked=(f"{UNPRICED}a given plan was carried out",))
+    assert prices.alternative_text(bare, milder) == "milder: keep would bring back 0.002 nats and cost 2 KB; it costs more than it brings"
+    assert prices.binding(bare) == "There are no prices: a given plan was carried out."
+    assert prices.binding(make_report(prices=())) == ""
+
+
+def test_a_share_of_the_drop_is_told_of_losses_within_the_plans_own_only(make_report: Callable[..., Report], report: Report) -> None:
+    """More than the plan lost in all would be guessed from the outside."""
+    stronger = Alternative(label="x", milder=False, changes={"size": -2_000.0, "loss": 0.1}, worth=None, reason="price")
+    assert report.drop is not None
+    assert "in proportion, 0.35 points" in prices.alternative_text(report, stronger)
+    assert "in proportion" not in prices.alternative_text(report, stronger.model_copy(update={"changes": {"size": -2_000.0, "loss": 0.12}}))
+    gained = make_report(drop=report.drop.model_copy(update={"observed": -0.001}))
+    assert "in proportion" not in prices.alternative_text(gained, stronger)
+
+
+def test_a_little_change_is_not_stretched_to_a_whole_unit(report: Report) -> None:
+    """A real run had "0.1 ms here: 16 nats" of an option that saves 0.00006 ms."""
+    hardly = Alternative(label="x", milder=False, changes={"size": -9_000.0, "latency": -6e-5, "loss": 0.2}, worth=0.001, reason="price")
+    assert "lose 0.2 nats more (10 KB here: 0.22 nats);" in prices.alternative_text(report, hardly)
+    neither = hardly.model_copy(update={"changes": {"size": -900.0, "latency": -6e-5, "loss": 0.2}})
+    assert "lose 0.2 nats more;" in prices.alternative_text(report, neither)
+
+
+def test_what_costs_less_than_it_saves_is_told_as_a_saving(report: Report) -> None:
+    both = Alternative(label="x", milder=True, changes={"size": 2_800.0, "latency": -0.003, "loss": -2e-4}, worth=-0.001, reason="estimate")
+    assert "cost 2.8 KB, but save 0.003 ms, in all a saving worth 0.001 nats here;" in prices.alternative_text(report, both)
+    dear = both.model_copy(update={"milder": False, "changes": {"size": -3_500.0, "latency": 0.006, "loss": 1e-4}, "reason": "price"})
+    assert "save 3.5 KB, but cost 0.006 ms, in all a cost worth 0.001 nats here," in prices.alternative_text(report, dear)

@@ -111,6 +111,16 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def mlflow_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the finished run is logged."""
+    return click.option(
+        "--mlflow",
+        default="",
+        metavar="URI",
+        help="Log what was made at this MLflow tracking URI, as `slimline log DIR --to URI` does; `local`: at MLflow's own default.",
+    )(command)
+
+
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (

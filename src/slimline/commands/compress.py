@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, written
-from slimline.commands._options import budget_options, labels, model_options, read_by, worker_options
+from slimline.commands._logging import check_logging, log_run
+from slimline.commands._options import budget_options, labels, mlflow_option, model_options, read_by, worker_options
 from slimline.commands._request import carry_out, load_task, make_request, targets_of
 from slimline.errors import OutputError, UsageError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--train-device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where candidates are trained; all else stays on the CPU.")  # fmt: skip
 @click.option("--references", type=click.Choice(["full"]), help="Give every reference the recovery that the finalist had, after --time.")
 @worker_options
+@mlflow_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True, metavar="DIR", help="Where the artefact and the report go.")
 @click.option("--resume", is_flag=True, help="Go on with an earlier run in --out; the time already spent counts.")
 @click.option("--force", is_flag=True, help="Overwrite --out.")
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The report alone on standard output, everything else on standard error.")
 @click.option("--quiet", is_flag=True, help="No progress; only the verdict.")
 @click.pass_obj
-def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: Any) -> int:
+def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, **options: Any) -> int:
     """Compress MODEL: a task file (FILE.py, FILE.py:function) or another tool's model with its task in --data FILE.py:
 
     MODEL.onnx, MODEL.keras, MODEL.h5, MODEL.pt2 (with --trust), a Hugging Face folder, timm:NAME, torchvision:NAME (with --weights).
@@ -49,13 +51,14 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: An
         raise UsageError("--resume goes on with what is in --out, --force throws it away.", hint="Give one of them.")
     if options["out"].exists() and not options["out"].is_dir():
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
+    check_logging(mlflow)
     with reserved_stdout(as_json) as stdout:
         source = load_task(options)
         request = make_request(invocation, source, options, several=True)
         targets = targets_of(options["targets"], options["device"])
         if len(targets) > 1 and not request.dry_run:
             with written(request.out):
-                return _several(source, request, targets, console(as_json), quiet, stdout if as_json else None)
+                return _several(source, request, targets, console(as_json), quiet, stdout if as_json else None, mlflow)
         with written(request.out):
             report = carry_out(source, request, console(as_json), quiet)
         if report is None:  # a dry run has said all that there is
@@ -64,10 +67,12 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, **options: An
             from slimline.report.json import dumps
 
             click.echo(dumps(report), file=stdout)
+        if mlflow and not report.interrupted:
+            log_run(request.out, mlflow)
     return INTERRUPTED if report.interrupted else STATUS_OF_VERDICT[report.verdict]
 
 
-def _several(source: TaskFile, request: Request, targets: tuple[str, ...], console: Console, quiet: bool, json_to: TextIO | None) -> int:
+def _several(source: TaskFile, request: Request, targets: tuple[str, ...], console: Console, quiet: bool, json_to: TextIO | None, mlflow: str) -> int:
     """A run for each target, compared; the status is the gravest of theirs."""
     import contextlib
 
@@ -87,6 +92,9 @@ def _several(source: TaskFile, request: Request, targets: tuple[str, ...], conso
     print_comparison(found, request.out, console)
     if json_to is not None:
         click.echo(dumps(found), file=json_to)
+    for run in found.runs if mlflow else ():
+        if not run.interrupted:
+            log_run(request.out / run.target, mlflow)
     if any(r.interrupted for r in found.runs):
         return INTERRUPTED
     statuses = [*(s.exit_code for s in found.stopped), *(STATUS_OF_VERDICT[r.verdict] for r in found.runs)]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from slimline.commands._logging import log_run
+
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
@@ -19,14 +21,5 @@ def command(directory: Path, to: str, experiment: str, again: bool) -> int:
 
     A run that was logged before is not logged twice. MLflow's usage statistics are switched off.
     """
-    from slimline.report.finished import Finished, added
-    from slimline.store.mlflow import log
-
-    run = Finished.read(directory)
-    run.check()
-    done = log(run.report, directory, [*run.files, "manifest.json", *sorted(added(directory))], to=to, experiment=experiment, again=again)
-    where = f"run {done.run} of experiment {done.experiment} in {done.store}"
-    click.echo(f"{directory}: {f'logged as {where}' if done.new else f'was logged before, as {where}; --again logs it once more'}")
-    if done.new and not done.flavour:
-        click.echo(f"MLflow has no flavour for {run.report.target}: the model is among the files only.")
+    log_run(directory, to, experiment=experiment, again=again)
     return 0

@@ -11,6 +11,7 @@ from slimline.core.data import Data
 from slimline.core.trial import Agreement, Measurement
 
 Verdict = Literal["pass", "fail", "inconclusive"]
+UNPRICED = "what more of each budget would buy: "  # how the note begins that says why there are no prices
 QUANTITY_FIELDS = ("size_bytes", "download_bytes", "memory_bytes", "rss_bytes", "parameters", "macs", "latency_ms")
 
 
@@ -121,7 +122,7 @@ class Price(Data):
 
 
 class DecisionRecord(Data):
-    """What a site became, and why.
+    """What a site became, and why. ``label``: the option as ``considered`` and ``alternatives`` name theirs, with what differs from the defaults.
 
     ``considered``: the labels of the other options with their predicted loss, best first. ``alternatives``: the closest contender
     that loses less and the closest that loses more.
@@ -130,6 +131,7 @@ class DecisionRecord(Data):
     site: str
     op: str
     method: str
+    label: str = ""
     options: dict[str, Any]
     why: str
     before: str = ""

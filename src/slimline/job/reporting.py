@@ -14,6 +14,8 @@ from slimline.core.contracts import Artifact
 from slimline.core.formats import Codebook, Masked, Product
 from slimline.core.plan import Method, Plan
 from slimline.core.result import (
+    UNPRICED,
+    Alternative,
     ArtefactFile,
     Cost,
     DecisionRecord,
@@ -183,9 +185,13 @@ def _predictions(found: Found) -> Predictions:
 
 
 def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
-    """What more of each budget would buy; nothing where a plan was given, since then there is nothing else to choose."""
+    """What more of each budget would buy; nothing where a plan was given, since then there is nothing else to choose, and it is said."""
     choice = found.space.choice(outcome.finalist.trial.plan)
-    if choice is None or job.request.plan is not None:
+    if job.request.plan is not None:
+        job.note(f"{UNPRICED}a given plan was carried out, with nothing else to choose from; the report of the run that searched for it has its prices")
+        return ()
+    if choice is None:
+        job.note(f"{UNPRICED}the plan is not made of the options that were measured")
         return ()
     drop = outcome.interval.observed if outcome.interval is not None else None
     start = time.monotonic()
@@ -193,7 +199,7 @@ def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
         found.space, job.request.budget, choice, found.trials, drop=drop, over=lambda: time.monotonic() - start > max(5.0, PRICING * job.clock.seconds)
     )
     if not made or made[-1].quantity != "loss":
-        job.note("what more of each budget would buy: no time was left to solve again")
+        job.note(f"{UNPRICED}no time was left to solve again")
     return made
 
 
@@ -217,7 +223,8 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
     plan, space = finalist.trial.plan, found.space
     choice = space.choice(plan) or space.nothing
     total = max(space.loss(choice), 1e-9)
-    contenders = alternatives(space, budget, choice, found.trials)
+    given = job.request.plan is not None  # then nothing was chosen, so nothing was left out for a reason
+    contenders: Sequence[tuple[Alternative, ...]] = [()] * len(space.places) if given else alternatives(space, budget, choice, found.trials)
     records = []
     for place, taken, rivals in zip(space.places, choice, contenders, strict=True):
         site, option = place.site, place.options[taken]
@@ -246,15 +253,16 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 site=site.id,
                 op=site.op,
                 method="removed" if gone else decision.method.name if decision is not None else "keep",
+                label="removed" if gone else option.label,
                 options={} if gone or decision is None else decision.method.model_dump(mode="json"),
-                why=_why(site.kind, option, others, total, gone),
+                why=_why(site.kind, option, others, total, gone, given),
                 before=_shape(use.shape) if use is not None else _present(site),
                 after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option),
                 bits=None if gone or use is None else option.format.bits,
                 rank=_rank(decision.method) if decision is not None and not gone else None,
                 width=(site.features, option.channels) if option.channels is not None else None,
                 cost=cost,
-                considered=tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
+                considered=() if given else tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
                 alternatives=rivals,
             )
         )
@@ -285,7 +293,7 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool) -> str:
+def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool, given: bool = False) -> str:
     """The reason in one sentence, from the numbers that decided."""
     if gone:
         return "it lies in a block that is dropped"
@@ -294,16 +302,18 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
     spent = f"it loses {option.loss:.2g} nats, {percent_text(share)} of what the plan loses before recovery"
     if option.dropped:
         return f"dropping the whole block removes all its time and bytes; {spent}"
+    if given and not option.decisions:
+        return "the given plan leaves it as it is"
     if not option.decisions:
         if not others:
             return "no method offers anything here"
         least = others[0]
         return f"everything else costs more quality than it saves: the mildest, {least.label}, loses {least.loss:.2g} nats"
     text = f"{spent}" if option.loss > 1e-6 else "it loses nothing measurable"
-    if cheaper:
+    if cheaper and not given:
         text += f"; the next step, {cheaper[0].label}, would lose {cheaper[0].loss:.2g}"
     milder = [o for o in others if o.loss <= option.loss and o.decisions]
-    if milder and kind != "weight":
+    if milder and kind != "weight" and not given:
         text += f"; a milder one, {milder[-1].label}, would save less"
     if isinstance(option.format, Masked):
         text += "; its zeros save bytes and no time, since the runtime has no sparse kernels"

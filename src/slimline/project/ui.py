@@ -111,7 +111,9 @@ def _result(run: Run) -> difference.Result:
     r = run.report
     assert r.compressed is not None
     machine = ", ".join(r.environment[k] for k in ("processor", "cores") if k in r.environment)
-    return difference.Result(run.name, r.verdict, r.metric, r.compressed, r.drop, {d.site: rows.method_text(d) for d in r.decisions}, machine)
+    return difference.Result(
+        run.name, r.verdict, r.metric, r.compressed, r.drop, {d.site: rows.method_text(d) for d in r.decisions if d.method != "keep"}, machine
+    )
 
 
 class Answers(BaseHTTPRequestHandler):

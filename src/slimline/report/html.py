@@ -149,8 +149,22 @@ class Seen:
 
 def _distinct(report: Report) -> list[Point]:
     """Each measured point once, in order of bytes, the chosen one last so that nothing hides it."""
-    by_place = {(p.plan, p.size_bytes, p.latency_ms, p.drop): p for p in sorted(report.pareto, key=lambda p: p.chosen)}
+    by_place = {
+        (p.plan, p.size_bytes, p.latency_ms, p.drop): p
+        for p in (_delivered(report, p) if p.chosen else p for p in sorted(report.pareto, key=lambda p: p.chosen))
+    }
     return sorted(by_place.values(), key=lambda p: (p.chosen, p.on_front, p.size_bytes))
+
+
+def _delivered(report: Report, point: Point) -> Point:
+    """The chosen trial as it was measured at the end, beside the references and on the holdout, as the table of before and after has it."""
+    result, drop = report.compressed, report.drop
+    if result is None:
+        return point
+    changes = {"size_bytes": result.size_bytes, "latency_ms": result.latency_ms.median} | (
+        {} if drop is None else {"drop": drop.observed, "fidelity": report.fidelity}
+    )
+    return point.model_copy(update=changes)
 
 
 def _seen(report: Report) -> list[Seen]:
@@ -170,13 +184,13 @@ def _seen(report: Report) -> list[Seen]:
         return Seen(m.size_bytes, m.latency_ms.median, drop, Mark(0, 0, kind, tip, name))
 
     found = []
+    where = "on the holdout" if report.drop is not None else ""
     for p in _distinct(report):
         kind: Kind = "chosen" if p.chosen else "front" if p.on_front else "trial"
         title = {"chosen": "Chosen: ", "front": "On the front: ", "trial": ""}[kind] + p.label
         alike = () if p.fidelity is None or p.fidelity.top1 is None else (f"{percent_text(p.fidelity.top1)} of answers like the original's",)
-        tip = (title, *facts(p.size_bytes, p.latency_ms, p.drop, "on the search samples"), *alike, f"plan {p.plan}")
+        tip = (title, *facts(p.size_bytes, p.latency_ms, p.drop, where if p.chosen and where else "on the search samples"), *alike, f"plan {p.plan}")
         found.append(Seen(p.size_bytes, p.latency_ms, p.drop, Mark(0, 0, kind, tip, "chosen" if p.chosen else "")))
-    where = "on the holdout" if report.drop is not None else ""
     others = [fixed(name, r, "reference", where, r.note) for name, r in report.references.items()]
     return [fixed("original", base, "original", "", ""), *others, *found]
 
@@ -187,19 +201,28 @@ def _pareto(report: Report) -> list[Plot]:
     if len(seen) < 2:
         return []
     limits = Budget.model_validate(report.budget).limits()
-    size, ms = [s.size for s in seen], [s.ms for s in seen]
-    x_size, x_ms = axis(size, "file size", bytes_text, log=True), axis(ms, estimate_text("latency", report.baseline.latency_ms.estimated), time_text, log=True)
     plots = []
     drops = [s for s in seen if s.drop is not None]
     if len(drops) > 1:
         y = _drop_axis(report, [s.drop for s in drops if s.drop is not None])
         allowed = _allowed(report)
+        x_size, x_ms = _costs(
+            report, [s for s in drops if s.drop is not None and not y.beyond(s.drop)]
+        )  # what is ruined must not squash the others here either
         plots.append(placed("size", "Size / drop", x_size, y, [(s.size, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("size"), allowed))
         plots.append(
             placed("latency", "Latency / drop", x_ms, y, [(s.ms, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("latency"), allowed)
         )
+    x_size, x_ms = _costs(report, seen)
     both = placed("both", "Size / latency", x_size, x_ms, [(s.size, s.ms, s.mark) for s in seen], limits.get("size"), limits.get("latency"))
     return sorted([*plots, both], key=lambda p: p.key != report.minimize)
+
+
+def _costs(report: Report, seen: list[Seen]) -> tuple[Axis, Axis]:
+    """Axes of bytes and of milliseconds that hold these."""
+    return axis([s.size for s in seen], "file size", bytes_text, log=True), axis(
+        [s.ms for s in seen], estimate_text("latency", report.baseline.latency_ms.estimated), time_text, log=True
+    )
 
 
 def _lost_title(report: Report) -> str:
@@ -210,7 +233,7 @@ def _lost_title(report: Report) -> str:
 def _drop_axis(report: Report, drops: list[float]) -> Axis:
     """From the best to a few allowances: a ruined trial must not squash all others; it is drawn at the edge."""
     allowed = _allowed(report) or 0.0
-    told = [p.drop for p in report.pareto if p.drop is not None and (p.chosen or p.on_front)]
+    told = [p.drop for p in _distinct(report) if p.drop is not None and (p.chosen or p.on_front)]
     cap = max(4 * allowed, 1.3 * max((d for d in told if d <= 6 * allowed), default=0.0), 1e-6)
     values = [*(d for d in drops if d <= cap), 0.0, max(drops) if max(drops) <= 1.5 * cap else cap]
     scale = in_points(report.baseline.quality)

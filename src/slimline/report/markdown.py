@@ -38,8 +38,10 @@ def render(report: Report) -> str:
             *(f"- {cell(o)}" for o in report.obstacles),
             *(f"- next: {cell(n)}" for n in rows.next_steps(report)),
         ]
+    if binding := prices.binding(report):
+        parts += ["", "## What binds, and what more would buy", "", cell(binding)]
     if report.prices:
-        parts += ["", "## What binds, and what more would buy", "", cell(prices.binding(report)), "", *table_lines(*prices.table(report)), "", prices.NOTE]
+        parts += ["", *table_lines(*prices.table(report)), "", prices.NOTE]
     parts += ["", "## Decisions", "", *table_lines(*rows.decisions(report))]
     rivals = [f"- {code(d.site)}: {cell(text)}" for d in report.decisions for text in prices.alternatives(report, d)]
     if rivals:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from slimline.core.result import Alternative, DecisionRecord, Price, Report
+from slimline.core.result import UNPRICED, Alternative, DecisionRecord, Price, Report
 from slimline.report.sentence import bytes_text, count_text, difference_text, estimate_text, in_points, latency_text
 
 NAMES = {"size": "file", "download": "download", "latency": "latency", "memory": "memory", "macs": "multiply-adds", "loss": "drop"}
 ORDER = ("size", "download", "latency", "memory", "macs", "loss")
-HEAD = ("budget", "limit", "plan", "binds", "a tenth more", "buys, at the same loss", "or spares", "worth at the margin")
+HEAD = ("budget", "limit", "plan", "binds", "a tenth more", "buys, at the same loss", "or instead", "worth at the margin")
+STRETCHED = 10.0  # times: beyond, what an option changes says nothing of a whole unit
 UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e6}  # of the margin: 10 KB, 0.1 ms, a million multiply-adds
 NOTE = (
     "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs in nats before recovery, as the search counts it:"
@@ -27,9 +28,10 @@ def _name(report: Report, quantity: str) -> str:
 
 
 def binding(report: Report) -> str:
-    """One sentence: which budgets stand in the way of a better result."""
+    """One sentence: which budgets stand in the way of a better result; without prices, why there are none."""
     if not report.prices:
-        return ""
+        why = next((n.removeprefix(UNPRICED) for n in report.not_checked if n.startswith(UNPRICED)), "")
+        return f"There are no prices: {why}." if why else ""
     names = [_name(report, p.quantity) for p in report.prices if p.binds and p.quantity != "loss"]
     if report.cheaper:
         names.insert(0, f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else and lost more)")
@@ -81,10 +83,15 @@ def _margin(price: Price) -> str:
     """``10 KB: 0.0014 nats``, by the multiplier; a smaller unit where that would be a large part of the plan."""
     if price.worth is None or price.quantity not in UNITS:
         return ""
+    unit = _unit(price)
+    return f"{quantity_text(price.quantity, unit)}: {quantity_text('loss', price.worth * unit)}"
+
+
+def _unit(price: Price) -> float:
     unit = UNITS[price.quantity]
     while unit > price.used / 5 > 0:
         unit /= 10
-    return f"{quantity_text(price.quantity, unit)}: {quantity_text('loss', price.worth * unit)}"
+    return unit
 
 
 def _bought(report: Report, price: Price) -> str:
@@ -124,17 +131,24 @@ def alternatives(report: Report, decision: DecisionRecord) -> list[str]:
 
 
 def alternative_text(report: Report, a: Alternative) -> str:
-    """``milder: keep would bring back 0.002 nats and cost 2.1 KB, 0.01 ms (worth 0.004 nats here): it costs more than it brings``."""
+    """``milder: keep would bring back 0.002 nats (in proportion, 0.05 points; 10 KB here: 0.01 nats) and cost 2.1 KB, worth 0.004 nats here; it costs more than it brings``."""
     lost = a.changes.get("loss", 0.0)
     costs = [(q, a.changes[q]) for q in ORDER if q in a.changes and q != "loss" and abs(a.changes[q]) > 1e-6 * _scale(report, q)]
     grows = ", ".join(quantity_text(q, c, report.baseline.latency_ms.estimated) for q, c in costs if c > 0)
     shrinks = ", ".join(quantity_text(q, -c, report.baseline.latency_ms.estimated) for q, c in costs if c < 0)
-    worth = "" if a.worth is None or not costs else f", worth {a.worth:.2g} nats here"
+    against = "" if a.worth is None or a.worth >= 0 else f"in all a {'saving' if a.milder else 'cost'} "
+    worth = "" if a.worth is None or not costs else f", {against}worth {abs(a.worth):.2g} nats here"
+    terms = "; ".join(t for t in (_proportion(report, abs(lost)), _rate(report, a)) if t)
     if a.milder:
-        gives = f"would bring back {-lost:.2g} nats" if lost < 0 else "would lose no less"
+        gives = f"would bring back {-lost:.2g} nats{terms and f' ({terms})'}" if lost < 0 else "would lose no less"
         text = f"{a.label} {gives} and cost {grows or 'nothing'}" + (f", but save {shrinks}" if shrinks else "") + worth
     else:
-        text = f"{a.label} would save {shrinks or 'nothing'}" + (f", but cost {grows}" if grows else "") + worth + f", and lose {lost:.2g} nats more"
+        text = (
+            f"{a.label} would save {shrinks or 'nothing'}"
+            + (f", but cost {grows}" if grows else "")
+            + worth
+            + f", and lose {lost:.2g} nats more{terms and f' ({terms})'}"
+        )
     why = {
         "price": "it costs more than it brings" if a.milder else "it loses more than that is worth",
         "limit": f"it would break the limit on {_name(report, a.quantity)}",
@@ -142,3 +156,22 @@ def alternative_text(report: Report, a: Alternative) -> str:
         "estimate": "by the corrected estimates it would be a gain; plans are chosen among the candidates that were measured",
     }[a.reason]
     return f"{'milder' if a.milder else 'stronger'}: {text}; {why}"
+
+
+def _proportion(report: Report, lost: float) -> str:
+    """What of the drop as delivered is these nats' share, where they are a part of what the plan loses: ``in proportion, 0.05 points``."""
+    total = next((p.used for p in report.prices if p.quantity == "loss"), 0.0)
+    if report.drop is None or report.drop.observed <= 0 or not 0 < lost <= total:
+        return ""
+    share, quality = lost / total * report.drop.observed, report.baseline.quality
+    return "" if in_points(quality) and share < 5e-5 else f"in proportion, {difference_text(share, quality)}"
+
+
+def _rate(report: Report, a: Alternative) -> str:
+    """``10 KB here: 0.01 nats``, to be held against what as much is worth at the plan's margin: of what is minimised, else of the first limit that it changes by enough."""
+    milder = 1 if a.milder else -1
+    for price in sorted(report.prices, key=lambda p: p.quantity != report.minimize):
+        change, lost = milder * a.changes.get(price.quantity, 0.0), -milder * a.changes.get("loss", 0.0)
+        if price.quantity in UNITS and lost > 0 and change * STRETCHED >= (unit := _unit(price)):
+            return f"{quantity_text(price.quantity, unit)} here: {quantity_text('loss', lost / change * unit)}"
+    return ""

@@ -110,7 +110,7 @@ def decisions(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     head = ("site", "decision", "before", "after", "bits", "width", "rank", "bytes", estimate_text("ms", report.baseline.latency_ms.estimated), "loss", "why")
     rows = [
         (
-            d.site, method_text(d), d.before, d.after, bits_text(d), "" if d.width is None else f"{d.width[1]} of {d.width[0]}", "" if d.rank is None else str(d.rank),
+            d.site, d.label or method_text(d), d.before, d.after, bits_text(d), "" if d.width is None else f"{d.width[1]} of {d.width[0]}", "" if d.rank is None else str(d.rank),
             from_to(d.cost.bytes_before, d.cost.bytes_measured, lambda v: f"{v:,.0f}"), from_to(d.cost.ms_before, d.cost.ms_measured, lambda v: f"{v:.4f}"),
             "" if d.cost.loss_predicted is None else f"{d.cost.loss_predicted:.2g}", d.why,
         )

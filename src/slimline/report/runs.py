@@ -76,7 +76,7 @@ def side_by_side(a: Run, b: Run, figures: Iterable[Sequence[str]], decisions: Se
     sides: list[tuple[Run, list[Layer]]] = [(r, layers_of(r.report)) for r in (a, b)]
     return framed(
         "compare.html.j2", title=f"{a.name} and {b.name}", sides=sides, figures=[tuple(f) for f in figures], head=("", a.name, b.name, "second against first"),
-        decisions=decisions, caveats=[*caveats, *(() if a.model == b.model else (f"These are runs of different models: {a.model}; {b.model}.",))], legend=BITS,
+        decisions=decisions, caveats=[*caveats, *(() if a.model == b.model else (f"These are runs of different models: {a.model}; {b.model}.",))], legend=BITS, shown={layer.key for _, layers in sides for layer in layers},
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def _row(run: Run, on_front: bool) -> dict[str, object]:
     r, result = run.report, run.report.compressed
     quality = r.baseline.quality
     cells: dict[str, object] = {
-        "name": run.name, "link": run.link, "target": r.target + ("" if r.device == "host" else f", {r.device}"), "verdict": r.verdict + (", interrupted" if r.interrupted else ""), "tone": r.verdict, "front": on_front, "made": run.made,
+        "name": run.name, "link": run.link, "target": r.target + ("" if r.device == "host" else f", {r.device}"), "verdict": r.verdict + (", interrupted" if r.interrupted else ""), "tone": r.verdict, "front": on_front, "made": run.made, "delivered": result is not None,
         "size": "", "latency": "", "lost": "" if run.drop is None else difference_text(run.drop, quality), "most": "" if r.drop is None else difference_text(r.drop.upper_95, quality),
     }  # fmt: skip
     if result is not None:

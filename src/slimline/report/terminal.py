@@ -184,9 +184,10 @@ def read(directory: Path) -> Report:
 def explain(report: Report, console: Console) -> None:
     """What binds, every site of a finished run (what it became, what that cost, why, and what else was considered), and what was lost up close."""
     _paragraph(console, report.sentence, "bold", 0)
-    if report.prices:
+    if binding := prices.binding(report):
         console.print()
-        _paragraph(console, prices.binding(report), "bold", 0)
+        _paragraph(console, binding, "bold", 0)
+    if report.prices:
         for sentence in prices.sentences(report):
             _paragraph(console, sentence)
         _paragraph(console, prices.NOTE, "dim")
@@ -219,7 +220,7 @@ def _became(d: DecisionRecord, estimated: bool) -> str:
         size and f"{size} bytes",
         latency and estimate_text(f"{latency} ms", estimated),
     )
-    return f"{rows.method_text(d)}: {', '.join(f for f in facts if f)}"
+    return f"{d.label or rows.method_text(d)}: {', '.join(f for f in facts if f)}"
 
 
 def _paragraph(console: Console, text: str, style: str = "", indent: int = 2) -> None:

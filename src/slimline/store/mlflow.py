@@ -67,7 +67,10 @@ def log(report: Report, directory: Path, files: Sequence[str], *, to: str = "", 
                     mlflow.log_artifact(str(directory / file), FOLDER)
                 flavour = _log_model(report, directory)
     except MlflowException as error:
-        raise OutputError(f"MLflow at {store}: {' '.join(str(error).split())[:600]}", hint="Check the URI given to --to, and that the server runs.") from error
+        raise OutputError(
+            f"MLflow at {store}: {' '.join(str(error).split())[:600]}",
+            hint="Check the tracking URI, and that the server runs; `slimline log DIR --to URI` logs a finished run.",
+        ) from error
     return Logged(run.info.run_id, name, store, True, flavour)
 
 

@@ -81,6 +81,18 @@
     rove(cells);
   });
 
+  // Two runs are compared, neither one nor three.
+  all("form").forEach((form) => {
+    const boxes = all("input[type=checkbox]", form), button = form.querySelector("button"), hint = form.querySelector("[data-hint]");
+    const count = () => {
+      const ticked = boxes.filter((box) => box.checked).length;
+      button.disabled = ticked !== 2;
+      hint.textContent = ["Tick two runs.", "Tick one more."][ticked] || (ticked > 2 ? "Two can be compared: untick the others." : "");
+    };
+    form.addEventListener("change", count);
+    window.addEventListener("pageshow", count); // back from a comparison, the ticks are still there
+  });
+
   // What does not fit can be scrolled by the keyboard, too.
   const reach = () => all(".scroll").forEach((box) => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");

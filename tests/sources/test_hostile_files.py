@@ -67,7 +67,7 @@ def in_this_process(function: str, path: Path, **request: Any) -> dict[str, Any]
 
 
 def test_corpus_is_as_large_as_promised() -> None:
-    assert len(CORPUS) >= 120
+    assert len(CORPUS) >= 110  # and 30 more with h5py
 
 
 @pytest.mark.parametrize("name", list(CORPUS))

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 import torch
 
@@ -329,6 +330,33 @@ def onnx_file(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
 
 
+def hostile_onnx_files() -> None:
+    """An operation of nobody's, a tensor in another file, one that is too short, and one that takes a terabyte when the session is made."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    def changed(name: str, change: Callable[[Any], None]) -> None:
+        model = onnx.load("model.onnx")
+        change(model.graph)
+        Path(name).write_bytes(model.SerializeToString())
+
+    def outside(graph: Any) -> None:
+        graph.initializer[0].ClearField("raw_data")
+        graph.initializer[0].data_location = TensorProto.EXTERNAL
+        graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+
+    def large(graph: Any) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.array([2**38], np.int64), "size"))
+        graph.node[0].output[0] = "z"
+        graph.node.extend([helper.make_node("ConstantOfShape", ["size"], ["big"]), helper.make_node("ReduceSum", ["big"], ["s"])])
+        graph.node.append(helper.make_node("Add", ["z", "s"], ["y"]))
+
+    changed("unknown.onnx", lambda g: setattr(g.node[0], "op_type", "Launch"))
+    changed("outside.onnx", outside)
+    changed("lying.onnx", lambda g: setattr(g.initializer[0], "raw_data", bytes(12)))
+    changed("large.onnx", large)
+
+
 def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("build").mkdir()
     onnx_file(Path("build/model.onnx"))
@@ -353,7 +381,11 @@ def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixt
     ("none.onnx", ("", ""), "none.onnx does not exist"),
     ("empty", ("", ""), "no model in empty"),
     ("task.py", ("", ""), "No target runs a .py file"),
-    ("bad.onnx", ("", ""), "onnxruntime refuses bad.onnx"),
+    ("bad.onnx", ("", ""), "bad.onnx: this is no ONNX file"),
+    ("unknown.onnx", ("", ""), "unknown.onnx: ONNX Runtime refuses it"),
+    ("outside.onnx", ("", ""), "tensor w is stored in another file; an artefact is one file"),
+    ("lying.onnx", ("", ""), "tensor w claims [4, 3] and 48 bytes, but holds 12"),
+    ("large.onnx", ("", ""), "large.onnx: "),
     ("model.onnx", ("randn(40, 4", "randn(40, 5"), "takes x as float32 [N, 4], the data gives float32 [N, 5]"),
     ("model.onnx", ("return x,", "return x.double(),"), "the data gives float64 [N, 4]"),
     ("model.onnx", ("return x,", "return (x, x),"), "takes the inputs x, the data gives 2"),
@@ -363,6 +395,7 @@ def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixt
 def test_measure_says_what_is_wrong(task: str, capsys: pytest.CaptureFixture[str], path: str, change: tuple[str, str], says: str) -> None:
     onnx_file(Path("model.onnx"))
     Path("bad.onnx").write_bytes(b"no graph at all")
+    hostile_onnx_files()
     Path("empty").mkdir()
     Path("data_of_mine.py").write_text(TASK.replace(*change) if change[0] else TASK)
     if says == "returned":

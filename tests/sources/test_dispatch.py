@@ -53,7 +53,7 @@ def test_what_is_refused_says_what_to_do(tmp_path: Path, name: str, says: str) -
 
 
 @pytest.mark.parametrize(("config", "weights", "says"), [
-    ({"architectures": ["BertModel"]}, "pytorch_model.bin", "holds no .safetensors file"),
+    ({"architectures": ["BertModel"]}, "pytorch_model.bin", "holds no model.safetensors and no model.safetensors.index.json, but pytorch_model.bin"),
     ({"architectures": ["Own"], "auto_map": {"AutoModel": "own.Own"}}, "model.safetensors", "asks for Python code of its own"),
     ([], "model.safetensors", "is no JSON object"),
     ("[" * 100_000, "model.safetensors", "is no JSON"),

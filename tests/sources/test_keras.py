@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
-from collections.abc import Callable
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,14 @@ from torch import nn
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed (pip install h5py)")
 
-from slimline.errors import DataError, ModelError, SlimlineError, UsageError  # noqa: E402
+from support import hostile_keras  # noqa: E402
+
+from slimline.errors import DataError, ModelError, UsageError  # noqa: E402
 from slimline.model.sites import find_sites  # noqa: E402
-from slimline.sources import _child  # noqa: E402
+from slimline.sources._keras_run import unfit  # noqa: E402
 from slimline.sources.dispatch import open_source  # noqa: E402
+from slimline.sources.foreign import ForeignModel  # noqa: E402
+from slimline.sources.keras import KerasModel  # noqa: E402
 
 FILES = Path(__file__).parent / "keras_files"
 
@@ -57,209 +58,59 @@ def test_without_h5py_the_remedy_is_given(monkeypatch: pytest.MonkeyPatch) -> No
         open_source(str(FILES / "dense.keras"))
 
 
-# -- hostile files ------------------------------------------------------------------------------------
-
-CORPUS: dict[str, Callable[[Path], Path]] = {}
-
-
-def case(function: Callable[[Path], Path]) -> Callable[[Path], Path]:
-    CORPUS[function.__name__] = function
-    return function
-
-
-def changed(folder: Path, config: Callable[[dict[str, Any]], Any] = lambda c: None, weights: Callable[[Any], None] = lambda f: None) -> Path:
-    """``dense.keras`` with another configuration or other weights."""
-    with zipfile.ZipFile(FILES / "dense.keras") as archive:
-        content = {n: archive.read(n) for n in archive.namelist()}
-    described = json.loads(content["config.json"])
-    replaced = config(described)
-    inner = folder / "w.h5"
-    inner.write_bytes(content["model.weights.h5"])
-    with h5py.File(inner, "r+") as file:
-        weights(file)
-    with zipfile.ZipFile(folder / "model.keras", "w") as archive:
-        archive.writestr("config.json", json.dumps(described) if replaced is None else replaced)
-        archive.writestr("metadata.json", content["metadata.json"])
-        archive.write(inner, "model.weights.h5")
-    inner.unlink()
-    return folder / "model.keras"
-
-
-def layer(config: dict[str, Any], number: int) -> dict[str, Any]:
-    found: dict[str, Any] = config["config"]["layers"][number]
-    return found
-
-
-@case
-def lambda_layer(folder: Path) -> Path:
-    code = {"class_name": "__lambda__", "config": {"code": "4wEAAAAAAAAA", "defaults": None, "closure": None}}
-    return changed(folder, lambda c: layer(c, 1).update(class_name="Lambda", config={"name": "l", "function": code}))
-
-
-@case
-def class_of_a_module(folder: Path) -> Path:
-    return changed(folder, lambda c: layer(c, 1).update(module="os", class_name="system", config={"command": "touch CODE_RAN"}))
-
-
-@case
-def registered_class(folder: Path) -> Path:
-    return changed(folder, lambda c: layer(c, 2).update(registered_name="evil>Dense"))
-
-
-@case
-def model_of_another_class(folder: Path) -> Path:
-    return changed(folder, lambda c: c.update(module="subprocess", class_name="Popen", config={"args": ["touch", "CODE_RAN"]}))
-
-
-@case
-def activation_that_is_code(folder: Path) -> Path:
-    return changed(folder, lambda c: layer(c, 2)["config"].update(activation="__import__('os').system('touch CODE_RAN')"))
-
-
-@case
-def layers_that_are_no_list(folder: Path) -> Path:
-    return changed(folder, lambda c: c["config"].update(layers="all"))
-
-
-@case
-def configuration_without_end(folder: Path) -> Path:
-    return changed(folder, lambda c: "[" * 200_000)
-
-
-@case
-def configuration_that_is_no_json(folder: Path) -> Path:
-    return changed(folder, lambda c: "import os")
-
-
-@case
-def negative_shape(folder: Path) -> Path:
-    return changed(folder, lambda c: layer(c, 0)["config"].update(batch_shape=[None, -4, 4]))
-
-
-@case
-def enormous_input(folder: Path) -> Path:
-    return changed(folder, lambda c: layer(c, 0)["config"].update(batch_shape=[None, 2**20, 2**20]))
-
-
-@case
-def weights_of_another_shape(folder: Path) -> Path:
-    def change(file: Any) -> None:
-        del file["layers/dense/vars/0"]
-        file["layers/dense/vars/0"] = np.ones((3, 12), np.float32)
-
-    return changed(folder, weights=change)
-
-
-@case
-def weights_missing(folder: Path) -> Path:
-    return changed(folder, weights=lambda file: file.__delitem__("layers/dense"))
-
-
-@case
-def dataset_of_terabytes(folder: Path) -> Path:
-    return changed(folder, weights=lambda file: file.create_dataset("layers/big/vars/0", (2**20, 2**20), np.float32, chunks=(64, 64)) and None)
-
-
-@case
-def external_link(folder: Path) -> Path:
-    return changed(folder, weights=lambda file: file.__setitem__("layers/out", h5py.ExternalLink("/etc/passwd", "/")))
-
-
-@case
-def soft_link(folder: Path) -> Path:
-    return changed(folder, weights=lambda file: file.__setitem__("layers/soft", h5py.SoftLink("/layers/dense")))
-
-
-@case
-def external_dataset(folder: Path) -> Path:
-    return changed(folder, weights=lambda file: file.create_dataset("layers/x/vars/0", (16,), np.uint8, external=[("/etc/passwd", 0, 16)]) and None)
-
-
-@case
-def virtual_dataset(folder: Path) -> Path:
-    def change(file: Any) -> None:
-        layout = h5py.VirtualLayout((16,), np.float32)
-        layout[:] = h5py.VirtualSource("/etc/passwd", "x", (16,))
-        file.create_virtual_dataset("layers/v/vars/0", layout)
-
-    return changed(folder, weights=change)
-
-
-@case
-def groups_in_a_ring(folder: Path) -> Path:
-    return changed(folder, weights=lambda file: file.__setitem__("layers/ring", file["layers"]))
-
-
-@case
-def zip_bomb(folder: Path) -> Path:
-    path = changed(folder)
-    with zipfile.ZipFile(path) as archive:
-        content = {n: archive.read(n) for n in archive.namelist() if n != "model.weights.h5"}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, held in content.items():
-            archive.writestr(name, held)
-        with archive.open("model.weights.h5", "w") as file:
-            for _ in range(64):
-                file.write(bytes(2**20))
-    return path
-
-
-@case
-def archive_cut_off(folder: Path) -> Path:
-    (folder / "model.keras").write_bytes((FILES / "dense.keras").read_bytes()[:9000])
-    return folder / "model.keras"
-
-
-@case
-def archive_without_weights(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "model.keras", "w") as archive:
-        archive.writestr("config.json", "{}")
-        archive.writestr("../CODE_RAN", "x")
-    return folder / "model.keras"
-
-
-@case
-def hdf5_cut_off(folder: Path) -> Path:
-    (folder / "model.h5").write_bytes((FILES / "dense.h5").read_bytes()[:9000])
-    return folder / "model.h5"
-
-
-@case
-def hdf5_of_weights_alone(folder: Path) -> Path:
-    with h5py.File(folder / "model.h5", "w") as file:
-        file["x"] = np.ones(4)
-    return folder / "model.h5"
-
-
-@case
-def pickle_by_another_name(folder: Path) -> Path:
-    (folder / "model.h5").write_bytes(b"\x80\x04cos\nsystem\n(S'touch CODE_RAN'\ntR.")
-    return folder / "model.h5"
-
-
-def in_this_process(function: str, path: Path, **request: Any) -> dict[str, Any]:
-    import importlib
-
-    module, _, name = function.partition(":")
-    try:
-        found: dict[str, Any] = getattr(importlib.import_module(module), name)({**request, "path": str(path)})
-        return found
-    except SlimlineError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
-
-
-@pytest.mark.parametrize("name", list(CORPUS))
-def test_hostile_file_is_a_typed_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = CORPUS[name](tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_child, "parse", in_this_process)
-    with pytest.raises(SlimlineError) as caught:
-        open_source(str(path)).model()
-    assert os.listdir(tmp_path) == [path.name] and len(str(caught.value)) < 1500
-
-
 def test_lambda_layers_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Lambda \(1\).*Slimline runs none"):
-        open_source(str(lambda_layer(tmp_path))).model()
+        open_source(str(hostile_keras.CORPUS["lambda_layer"](tmp_path))).model()
+
+
+# -- Keras itself, where it is installed -----------------------------------------------------------------
+
+WITH_KERAS = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="Keras is not installed (pip install keras)")
+
+
+def test_where_keras_is_not_installed_the_report_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "keras" else found(name, *rest))
+    source = open_source(str(FILES / "dense.keras"))
+    source.model()
+    assert isinstance(source, ForeignModel) and source.notes == ["the layers that dense.keras became: not compared with Keras (it is not installed)"]
+
+
+@pytest.mark.parametrize("file", ["dense.keras", "dense.h5", "images.keras", "images.h5", "sequences.keras"])
+def test_models_of_keras_s_own_parts_are_fit_to_be_opened_by_it(file: str) -> None:
+    assert unfit(KerasModel.read(FILES / file).parsed["config"]) == ""
+
+
+@pytest.mark.parametrize(("part", "says"), [
+    ({"kernel_initializer": {"module": "keras.config", "class_name": "enable_unsafe_deserialization", "config": {}}}, "keras.config.enable_unsafe"),
+    ({"kernel_regularizer": {"module": "os", "class_name": "system", "config": "touch CODE_RAN"}}, "os.system"),
+    ({"activation": {"class_name": "__lambda__", "config": {"value": "4wEA"}}}, "None.__lambda__"),
+    ({"bias_initializer": {"module": "keras.initializers", "class_name": "Own", "registered_name": "evil>Own"}}, "keras.initializers.Own"),
+    ({"activation": {"module": "keras.src.saving.serialization_lib", "class_name": "function", "config": "x"}}, "keras.src.saving"),
+    ({"dtype": {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "mixed_float16"}}}, "it computes in mixed_float16"),
+])  # fmt: skip
+def test_keras_does_not_get_to_see_what_is_not_its_own(part: dict[str, Any], says: str) -> None:
+    config = KerasModel.read(FILES / "dense.keras").parsed["config"]
+    config["config"]["layers"][2]["config"] |= part
+    assert says in unfit(config)
+
+
+@WITH_KERAS
+@pytest.mark.parametrize("file", ["dense.keras", "dense.h5", "images.keras", "images.h5", "sequences.keras"])
+def test_lifted_model_is_compared_with_keras(file: str) -> None:
+    name = file.partition(".")[0]
+    model = KerasModel.read(FILES / file)
+    inputs, outputs = inputs_and_outputs(name)
+    found = model._of_keras([inputs])
+    assert isinstance(found, list), found
+    torch.testing.assert_close(found[0], outputs, rtol=0, atol=1e-5)
+
+
+@WITH_KERAS
+def test_outputs_that_are_not_those_of_keras_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    lifted = KerasModel.module
+    monkeypatch.setattr(KerasModel, "module", lambda self, example: nn.Sequential(lifted(self, example), nn.Threshold(0.4, 0.0)))
+    source = open_source(str(FILES / "dense.keras"))
+    with pytest.raises(ModelError, match=r"output 0 differs from Keras's by 0\.\d+ \(at most 0\.0001 is allowed\)"):
+        source.model()
+    assert isinstance(source, ForeignModel) and source.notes == []

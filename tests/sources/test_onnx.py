@@ -11,10 +11,12 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from support import hostile_onnx
 from torch import nn
 
 from slimline.errors import DataError, ModelError, UsageError
 from slimline.model.sites import find_sites
+from slimline.sources import _lift
 from slimline.sources import onnx as way_in
 from slimline.sources.dispatch import open_source
 
@@ -258,3 +260,21 @@ def test_functions_and_known_conditions_are_expanded(tmp_path: Path) -> None:
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)], functions=[body], ir_version=9)
     onnx.save(made, tmp_path / "f.onnx")
     assert "relu" in str(open_source(str(tmp_path / "f.onnx")).model().code)  # type: ignore[operator]  # an fx.GraphModule's source
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("constants_that_add_up", "what it computes from constants would take 320,000,004 bytes in all, of 268,435,456"),
+    ("values_that_add_up", "its values for a few samples would take"),
+    ("tensor_of_terabytes_out_of_nothing", "its result would take"),
+])  # fmt: skip
+def test_what_a_small_file_may_compute_is_limited_in_all(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        open_source(str(hostile_onnx.CORPUS[name](tmp_path))).model()
+
+
+def test_time_that_a_small_file_may_take_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = network(tmp_path / "net.onnx")
+    open_source(str(path)).model()
+    monkeypatch.setattr(_lift, "LEAST_SECONDS", 0)
+    with pytest.raises(ModelError, match="computing the file for a few samples takes more than 0 s, which is much for its size"):
+        open_source(str(path)).model()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from slimline.model.quantizers import freeze, quantize  # noqa: E402
 from slimline.model.sites import find_sites  # noqa: E402
 from slimline.search.workshop import Workshop  # noqa: E402
 from slimline.sources.dispatch import open_source  # noqa: E402
+from slimline.sources.foreign import ForeignModel  # noqa: E402
 from slimline.targets.onnxruntime import OnnxRuntime  # noqa: E402
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
@@ -69,6 +71,31 @@ def test_folder_gives_the_models_scores_and_its_heads_and_widths_are_pruned(tmp_
         pruned = apply_structure(model, edits)
         assert sum(p.numel() for p in pruned.parameters()) < 0.8 * sum(p.numel() for p in model.parameters())
         torch.testing.assert_close(Program.export(pruned, example)(example), pruned(**example.kwargs), rtol=1e-4, atol=1e-5)
+
+
+def test_shards_are_read_and_what_lies_beside_them_is_not(tmp_path: Path, data: Path) -> None:
+    original = MODELS["bert"]().eval()
+    original.save_pretrained(tmp_path / "bert", max_shard_size="20KB")
+    assert len(list((tmp_path / "bert").glob("*.safetensors"))) > 1
+    for name, content in (
+        ("adapter_config.json", '{"base_model_name_or_path": "/nowhere", "peft_type": "LORA"}'),
+        ("pytorch_model.bin", "cos\nsystem\n"),
+        ("vocab.txt", "a"),
+    ):
+        (tmp_path / "bert" / name).write_text(content)
+    source = open_source(str(tmp_path / "bert"), data=data)
+    model, example = source.model(), source.example()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**example.kwargs), original(**example.kwargs).logits)
+    assert isinstance(source, ForeignModel) and set(source.beside) == {"config.json", "vocab.txt"}
+
+
+def test_configuration_that_describes_more_than_is_stored_is_refused_before_it_is_allocated(tmp_path: Path, data: Path) -> None:
+    MODELS["bert"]().save_pretrained(tmp_path / "bert")
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({**config, "vocab_size": 10**10}))
+    with pytest.raises(ModelError, match=r"describes 320,\d+,\d+,\d+ parameters, its files hold"):
+        open_source(str(tmp_path / "bert"), data=data).model()
 
 
 @pytest.mark.parametrize("name", list(MODELS))

@@ -14,6 +14,8 @@ from slimline.commands._request import check_metric
 from slimline.errors import LoweringError, TargetNotInstalled, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from slimline.core.contracts import Artifact, Port
     from slimline.core.samples import Samples
     from slimline.core.trial import Latency
@@ -50,7 +52,11 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     samples = None if split is None else task.given(split)
     if samples is None:
         raise UsageError(f"{task.path} gives neither holdout nor search samples.", hint="Let data('holdout') return (inputs, targets).")
-    _check_inputs(file, target.ports(artifact), samples)
+    given = _check_inputs(file, target.ports(artifact), samples[:1])
+    if file.suffix == ".onnx":
+        from slimline.sources.onnx import run_file
+
+        run_file(file, [{"name": n} for n in given], list(given.values()), None)  # one sample, in a child process with limits
     outputs, rss_bytes = run_fresh(target, file, artifact.inputs, samples, threads=threads)
     tree = _as_the_model_gives(outputs, task)
     targets = samples.targets if samples.targets is not None else _original_outputs(task, samples)
@@ -86,6 +92,10 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     if not kinds:
         kind = known[file.suffix][0]
         raise TargetNotInstalled(f"The target {kind.name} is not installed.", hint=f"Install it with: {kind.install}")
+    if file.suffix == ".onnx":
+        from slimline.sources.onnx import check_artefact
+
+        check_artefact(file)
     refused: LoweringError | None = None
     for kind in kinds:  # several runtimes share a suffix: the first that takes the file
         try:
@@ -96,8 +106,8 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     raise UsageError(f"{kinds[0].name} refuses {file}: {refused.message[:300]}", hint="The file is damaged, or made for another version.") from refused
 
 
-def _check_inputs(file: Path, ports: Sequence[Port], samples: Samples) -> None:
-    """The data has the inputs that the file wants, each of the right type and shape."""
+def _check_inputs(file: Path, ports: Sequence[Port], samples: Samples) -> dict[str, torch.Tensor]:
+    """The inputs that the file wants by name; the data has them, each of the right type and shape."""
     names = [p.name for p in ports]
     free = [n for n in names if n not in samples.kwargs]
     given = dict(zip(free, samples.args, strict=False)) | samples.kwargs
@@ -116,6 +126,7 @@ def _check_inputs(file: Path, ports: Sequence[Port], samples: Samples) -> None:
                 f"{file} takes {wanted.name} as {wanted.dtype} {shape}, the data gives {ours} {['N', *tensor.shape[1:]]}.".replace("'", ""),
                 hint="Return inputs as when it was compressed.",
             )
+    return given
 
 
 def _as_the_model_gives(outputs: tuple[Any, ...], task: TaskFile) -> Any:

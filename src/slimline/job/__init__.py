@@ -39,6 +39,7 @@ from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.write import write_outputs
+from slimline.sources.onnx import check_artefact
 from slimline.sources.validate import check_sample_weights, check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
@@ -320,6 +321,8 @@ def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", me
     path = path / f"model{runtime.suffix}" if path.is_dir() else path
     if not path.is_file():
         raise UsageError(f"There is no artefact {path}.", hint="Give a model file, or the --out folder of `slimline compress`.")
+    if path.suffix == ".onnx":
+        check_artefact(path)
     whole = runtime.opened(Artifact.read(target, path, runtime.beside))
     samples = task.data("holdout") or task.data("search")
     if samples is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -164,6 +165,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         clock=clock,
         methods=methods_of(request),
     )
+    for text in getattr(source, "notes", ()):
+        job.note(text)
     if device.targets:
         job.note(
             f"latency on {device.name}: every figure is an estimate from its table ({device.latency.source})"
@@ -222,7 +225,7 @@ def check_directory(request: Request) -> None:
         return
     if not request.force:
         raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
-    own = {*PRODUCTS, STATE, *added(out), *(n for n in held if n.startswith("model."))}
+    own = {*PRODUCTS, STATE, *added(out), *_as_written(out), *(n for n in held if n.startswith("model."))}
     foreign = sorted(set(held) - own)
     if foreign and not (out / STATE).exists():
         raise OutputError(f"{out} holds {', '.join(foreign[:3])}, which Slimline did not make.", hint="Give another --out.")
@@ -234,6 +237,16 @@ def check_directory(request: Request) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _as_written(out: Path) -> set[str]:
+    """Files of a run that are as its manifest has them: a tokenizer that lay beside its model goes when the model goes."""
+    try:
+        files = json.loads((out / "manifest.json").read_bytes())["files"]
+        ours = {n: out / n for n in files if Path(n).name == n and (out / n).is_file() and (out / STATE).is_dir()}
+        return {n for n, file in ours.items() if sha256(file.read_bytes()) == files[n]}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()
 
 
 def environment() -> dict[str, str]:

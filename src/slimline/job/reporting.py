@@ -339,7 +339,7 @@ def _operations(job: Job, artifact: Artifact) -> bytes:
 
 
 def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
-    """The artefact, the plan, what the plan resolved to, and the compressed model as a program that trains."""
+    """The artefact, the plan, what the plan resolved to, the compressed model as a program that trains, and what the source says stays with it."""
     import io
 
     from safetensors.torch import save
@@ -365,6 +365,7 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     with quiet():
         torch.export.save(trace(program.module, job.example), stream)
     return {
+        **getattr(job.source, "beside", {}),
         **outcome.finalist.artifact.files("model"),
         **(job.target.products(outcome.finalist.artifact, "model") if hasattr(job.target, "products") else {}),
         "operations.json": _operations(job, outcome.finalist.artifact),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -52,6 +52,8 @@ class Specialised:
         self.weighted = bool(getattr(source, "has_sample_weights", False))
         self.name = source.name
         self.has_metric = getattr(source, "has_metric", True)
+        self.beside: Mapping[str, bytes] = getattr(source, "beside", {})
+        self.notes: Sequence[str] = getattr(source, "notes", ())
 
     @property
     def holdout_source(self) -> str | None:

@@ -14,6 +14,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +25,30 @@ MEMORY_FACTOR = 4
 CPU_SECONDS = 8  # for a small file; the imports take one of them
 BYTES_PER_SECOND = 25_000_000  # what a file buys beyond that
 MOST_SECONDS = 600  # for data beside the file
-WALL_FACTOR = 8  # on a busy machine a second of processor time can take that long
+MORE = 2  # seconds that a child may wait for a disk; those in which other programs have the processor do not count
+TICK = 0.25
 STARTED = "import sys; sys.path.insert(0, sys.argv[1]); from slimline.sources._child import serve; serve()"
 DAMAGED = "The file is damaged, or no such model: make it again with the tool that it came from."
 
 
-def parse(function: str, path: Path, *, memory: int = LEAST_MEMORY, time: int = CPU_SECONDS, **request: Any) -> dict[str, Any]:
+def parse(function: str, path: Path, *, memory: int = LEAST_MEMORY, seconds: int = CPU_SECONDS, **request: Any) -> dict[str, Any]:
     """What ``function`` (``module:name``) gives for the file, computed in a child process.
 
-    The child may use the larger of ``memory`` (1 GB) and four times the file's size, and ``time`` seconds of processor time and more for a large file.
+    The child may use the larger of ``memory`` (1 GB) and four times the file's size, and ``seconds`` of processor time and more for a large file.
 
     Raises:
         ModelError: there is no such file, the function refused it, or the child ended without a result.
     """
     nbytes = regular(path)
-    seconds = time + nbytes // BYTES_PER_SECOND
+    seconds += nbytes // BYTES_PER_SECOND
     asked = {**request, "function": function, "path": str(path.absolute()), "seconds": seconds, "bytes": max(memory, MEMORY_FACTOR * nbytes)}
     root = str(Path(__file__).resolve().parents[2])
     environment = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH")}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-B", "-c", STARTED, root],
-            input=json.dumps(asked).encode(),
-            capture_output=True,
-            check=False,
-            env=environment,
-            timeout=seconds * WALL_FACTOR,
-        )
+        done = _ended([sys.executable, "-I", "-B", "-c", STARTED, root], json.dumps(asked).encode(), environment, seconds + MORE)
     except subprocess.TimeoutExpired:
-        raise ModelError(f"{path} kept its parser busy for more than {seconds * WALL_FACTOR} s.", hint=DAMAGED) from None
+        raise ModelError(f"{path} kept its parser waiting for more than {seconds + MORE} s.", hint=DAMAGED) from None
     try:
         answer = json.loads(done.stdout)
         assert isinstance(answer, dict)
@@ -62,6 +57,38 @@ def parse(function: str, path: Path, *, memory: int = LEAST_MEMORY, time: int = 
     if "error" in answer:
         raise ModelError(f"{path}: {answer['error']}", hint=str(answer.get("hint", "")))
     return answer
+
+
+def _ended(command: list[str], given: bytes, environment: dict[str, str], seconds: float) -> subprocess.CompletedProcess[bytes]:
+    """What the command leaves behind. A parser that neither works nor ends is ended after ``seconds``.
+
+    Raises:
+        subprocess.TimeoutExpired: it was.
+    """
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
+        left: bytes | None = given
+        lasted, before = 0.0, time.monotonic()
+        try:
+            while True:
+                try:
+                    output, errors = child.communicate(left, timeout=TICK)
+                    return subprocess.CompletedProcess(command, child.returncode, output, errors)
+                except subprocess.TimeoutExpired:
+                    left, now = None, time.monotonic()
+                    lasted, before = lasted + min(now - before, 2 * TICK), now  # longer only where this process was stopped, too
+                    if lasted - _queued(child.pid) > seconds:
+                        raise
+        except BaseException:
+            child.kill()
+            raise
+
+
+def _queued(pid: int) -> float:
+    """Seconds that a process was ready to run and other programs had the processor; 0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def regular(path: Path) -> int:

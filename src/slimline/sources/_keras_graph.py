@@ -34,7 +34,7 @@ def lift_model(parsed: Mapping[str, Any], tensors: Sequence[torch.Tensor], names
         shown = ", ".join(f"{k} ({n})" for k, n in missing.most_common(8))
         hint = LAMBDA if "Lambda" in missing else "Build the model in a FILE.py, or convert it: python -m tf2onnx.convert --keras MODEL --output model.onnx"
         raise ModelError(f"These layers cannot be expressed in torch: {shown}.", hint=hint)
-    lift = Lift()
+    lift = Lift(stored=sum(t.nbytes for t in tensors))
     weights = {path: tensors[number] for path, number in parsed["weights"].items()}
     version = int(re.match(r"\d+", parsed["version"] or "3").group())  # type: ignore[union-attr]  # "3" otherwise
     build = _Build(lift, weights, parsed["by_layer"], version)

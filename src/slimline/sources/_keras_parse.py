@@ -16,6 +16,7 @@ from typing import Any
 from slimline.errors import ModelError
 from slimline.sources._tensor_file import WIDTHS, TensorWriter
 
+ARCHIVE = b"PK\x03\x04"
 CONFIG, WEIGHTS, METADATA = "config.json", "model.weights.h5", "metadata.json"
 LARGEST_CONFIG = 2**26
 GROWTH = 4  # what is unpacked may be so many times the file
@@ -34,7 +35,7 @@ def parse(request: dict[str, Any]) -> dict[str, Any]:
     path = Path(request["path"])
     with path.open("rb") as file:
         magic = file.read(8)
-    if magic[:4] == b"PK\x03\x04":
+    if magic[:4] == ARCHIVE:
         return _archive(path, request)
     if magic == b"\x89HDF\r\n\x1a\n":
         return _whole_file(path, request)

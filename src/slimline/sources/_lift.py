@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import operator
 import re
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,12 @@ from slimline.errors import ModelError
 
 Pair = tuple[Any, Any]
 MOST_BYTES = 2**31  # of one result, for the few samples of an example
+LEAST_CONSTANTS = 2**28  # what a file may compute out of nothing, or ...
+LEAST_VALUES = 2**31  # ... hold at once while it is computed, unless its own tensors or inputs are large:
+PER_STORED = 4
+PER_INPUT = 1000  # an image of three channels becomes hundreds of full size
+LEAST_SECONDS = 10  # of processor time, and one more ...
+BYTES_PER_SECOND = 1_000_000  # ... for so much of weights and inputs
 
 
 class Unliftable(ModelError):
@@ -81,10 +89,16 @@ def number(item: int | Size, which: int = 0) -> int:
 
 
 class Lift:
-    """The graph under construction. ``fixed_batch``: the file was made for one batch size, which its numbers contain."""
+    """The graph under construction. ``fixed_batch``: the file was made for one batch size, which its numbers contain.
 
-    def __init__(self, *, fixed_batch: bool = False) -> None:
+    ``stored``: bytes of its own tensors. They and the inputs buy what computing it may take: a small file is not one that needs gigabytes or minutes.
+    """
+
+    def __init__(self, *, fixed_batch: bool = False, stored: int = 0) -> None:
         self.fixed_batch = fixed_batch
+        self.stored, self.given = stored, 0
+        self.constants, self.values = 0, 0  # bytes that are held
+        self.started = time.thread_time()
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.shared: dict[Any, Any] = {}
@@ -92,6 +106,7 @@ class Lift:
         self.kept: list[torch.Tensor] = []  # stored tensors are told apart by their ids, so they must live
 
     def input(self, name: str, pair: Pair) -> Traced:
+        self.given += _bytes(pair)
         return Traced(self.graph.placeholder(name), pair)
 
     def finish(self, outputs: Sequence[Value]) -> fx.GraphModule:
@@ -122,21 +137,54 @@ class Lift:
 
     def _emit(self, make: Callable[[Any, Any], fx.Node], function: Callable[..., Any], args: Any, kwargs: Any, always: bool = False) -> Any:
         leaves, spec = _pytree.tree_flatten((args, kwargs))
+        self._check_time()
         with torch.no_grad():
             if not always and not any(isinstance(v, Traced | Size) or (isinstance(v, Sizes) and not v.constant) for v in leaves):
                 plain = [v.tensor() if isinstance(v, Sizes) else v for v in leaves]
-                _check_size(function, plain, spec)
+                self._check_room(_size(function, plain, spec), constant=True)
                 a, k = _pytree.tree_unflatten(plain, spec)
-                return function(*a, **k)
+                result = function(*a, **k)
+                self.constants += _bytes(result)
+                return result
             loaded = [self._loaded(v) for v in leaves]
             results = []
             for which in (0, 1):
                 values = [value[which] for _, value in loaded]
-                _check_size(function, values, spec)
+                self._check_room(_size(function, values, spec))
                 a, k = _pytree.tree_unflatten(values, spec)
                 results.append(function(*a, **k))
+                self._hold(results[-1])
         a, k = _pytree.tree_unflatten([node for node, _ in loaded], spec)
         return self._wrapped(make(a, k), results[0], results[1])
+
+    def _check_time(self) -> None:
+        allowed = LEAST_SECONDS + (self.stored + self.given) // BYTES_PER_SECOND
+        if time.thread_time() - self.started > allowed:
+            raise Unliftable(f"computing the file for a few samples takes more than {allowed} s, which is much for its size")
+
+    def _check_room(self, nbytes: int, *, constant: bool = False) -> None:
+        """For a result of ``nbytes`` beside those that are held.
+
+        Raises:
+            Unliftable: there is none.
+        """
+        if nbytes > MOST_BYTES:
+            raise Unliftable(f"its result would take {nbytes:,} bytes for a few samples")
+        held = (self.constants if constant else self.values) + nbytes
+        room = max(LEAST_CONSTANTS, PER_STORED * self.stored) if constant else max(LEAST_VALUES, PER_STORED * self.stored, PER_INPUT * self.given)
+        if held > room:
+            what = "what it computes from constants" if constant else "its values for a few samples"
+            raise Unliftable(f"{what} would take {held:,} bytes in all, of {room:,} that a file of its size may")
+
+    def _hold(self, result: Any) -> None:
+        """Count a result's bytes for as long as it lives."""
+        for one in _pytree.tree_leaves(result):
+            if isinstance(one, torch.Tensor):
+                self.values += one.nbytes
+                weakref.finalize(one, self._release, one.nbytes).atexit = False
+
+    def _release(self, nbytes: int) -> None:
+        self.values -= nbytes
 
     def _wrapped(self, node: fx.Node, one: Any, two: Any) -> Any:
         if isinstance(one, torch.Tensor):
@@ -221,26 +269,22 @@ class Lift:
         raise AssertionError("unreachable")
 
 
-def _check_size(function: Callable[..., Any], values: Sequence[Any], spec: Any) -> None:
-    """Work out a result's shape without computing it: a file of a few bytes can ask for any amount of memory.
-
-    Raises:
-        Unliftable: it is too large.
-    """
+def _size(function: Callable[..., Any], values: Sequence[Any], spec: Any) -> int:
+    """Bytes of a result, from its shape and without computing it: a file of a few bytes can ask for any amount of memory. 0 where shapes depend on values."""
     bare = [v.to("meta") if isinstance(v, torch.Tensor) else v for v in values]
     a, k = _pytree.tree_unflatten(bare, spec)
     try:
         with torch.device("meta"):
             if isinstance(function, nn.Module):
                 state = {n: t.to("meta") for n, t in (*function.named_parameters(), *function.named_buffers())}
-                result = torch.func.functional_call(function, state, a, k)
-            else:
-                result = function(*a, **k)
+                return _bytes(torch.func.functional_call(function, state, a, k))
+            return _bytes(function(*a, **k))
     except Exception:  # noqa: BLE001 - shapes that depend on values have no such result; anything else is met again when it is computed
-        return
-    nbytes = sum(t.numel() * t.element_size() for t in _pytree.tree_leaves(result) if isinstance(t, torch.Tensor))
-    if nbytes > MOST_BYTES:
-        raise Unliftable(f"its result would take {nbytes:,} bytes for a few samples")
+        return 0
+
+
+def _bytes(tree: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in _pytree.tree_leaves(tree) if isinstance(t, torch.Tensor))
 
 
 def module_path(name: str) -> str:

@@ -37,7 +37,7 @@ def lift_graph(
             f"These operations of its graph cannot be expressed in torch: {shown}.",
             hint="It is quantized already: give the float model." if quantized else "Leave them out when exporting: they are often pre- or postprocessing.",
         )
-    lift = Lift(fixed_batch=fixed_batch)
+    lift = Lift(fixed_batch=fixed_batch, stored=sum(t.nbytes for t in tensors))
     stored = {id(t): entry["name"] for t, entry in zip(tensors, parsed["tensors"], strict=True)}
     values: dict[int, Value] = {d["id"]: lift.input(n, p) for d, n, p in zip(graph["inputs"], names, inputs, strict=True)}
     _Run(lift, parsed["opsets"], tensors, stored).run(graph, values)

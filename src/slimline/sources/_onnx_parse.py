@@ -6,19 +6,19 @@ external data must be a regular file below the model's own folder, reached witho
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from slimline.errors import ModelError
 from slimline.sources._child import more_time
+from slimline.sources._inside import open_inside, size_of
 from slimline.sources._tensor_file import WIDTHS, TensorWriter, count
 
 DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64",
           12: "uint32", 13: "uint64", 16: "bfloat16"}  # fmt: skip
 FIELDS = {1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data"}  # all others: int32_data
+PACKED = {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}  # bits of types that artefacts hold and that are not lifted
 EXTERNAL = 1
 MOST_NODES = 200_000  # after functions were expanded
 
@@ -29,19 +29,11 @@ def parse(request: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ModelError: naming what is wrong with the file.
     """
-    import onnx
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
     from onnx_ir.passes import common
 
     path = Path(request["path"])
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise ModelError("this is no ONNX file, or it is cut off (protobuf cannot parse it).", hint="Export it again.") from error
-    if not model.HasField("graph") or not model.graph.output:
-        raise ModelError("this is no ONNX file: it holds no graph with outputs.", hint="Export it again.")
+    model = _message(path.read_bytes())
     more_time(sum(_check(tensor, path.parent) for tensor in _tensors(model)))
     _check_functions(model)
     parsed = ir.from_proto(model)
@@ -51,6 +43,42 @@ def parse(request: dict[str, Any]) -> dict[str, Any]:
     graph = _Graph(writer, path.parent).convert(parsed.graph)
     opsets = {("" if d == "ai.onnx" else d): v for d, v in parsed.graph.opset_imports.items()}
     return {"graph": graph, "tensors": writer.entries, "opsets": opsets, "producer": f"{model.producer_name} {model.producer_version}".strip()}
+
+
+def check_whole(content: bytes) -> None:
+    """A file that is to be run as it is, by a runtime: all of its tensors lie in it, and none claims another size than it has.
+
+    Raises:
+        ModelError: naming what is wrong with the file.
+    """
+    model = _message(content)
+    for tensor in _tensors(model):
+        if tensor.data_location == EXTERNAL:
+            raise ModelError(
+                f"tensor {tensor.name or '(without a name)'} is stored in another file; an artefact is one file.",
+                hint="Save it whole: onnx.save(onnx.load('MODEL.onnx'), 'WHOLE.onnx').",
+            )
+        if tensor.data_type in DTYPES:
+            _check(tensor, Path())
+        elif tensor.data_type in PACKED and tensor.HasField("raw_data"):
+            numel = count(list(tensor.dims), f"tensor {tensor.name}")
+            if len(tensor.raw_data) != -(-numel * PACKED[tensor.data_type] // 8):
+                raise ModelError(f"tensor {tensor.name} claims {numel:,} values of {PACKED[tensor.data_type]} bits, but holds {len(tensor.raw_data):,} bytes.")
+    _check_functions(model)
+
+
+def _message(content: bytes) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        raise ModelError("this is no ONNX file, or it is cut off (protobuf cannot parse it).", hint="Export it again.") from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise ModelError("this is no ONNX file: it holds no graph with outputs.", hint="Export it again.")
+    return model
 
 
 # -- checks on the bare message ------------------------------------------------------------------
@@ -108,7 +136,7 @@ def _check(tensor: Any, folder: Path) -> int:
     return 0
 
 
-def _open_external(tensor: Any, folder: Path, nbytes: int) -> Any:
+def _open_external(tensor: Any, folder: Path, nbytes: int) -> BinaryIO:
     """The opened file, at the tensor's place.
 
     Raises:
@@ -116,36 +144,18 @@ def _open_external(tensor: Any, folder: Path, nbytes: int) -> Any:
     """
     name = f"tensor {tensor.name or '(without a name)'}"
     entries = {e.key: e.value for e in tensor.external_data}
-    location = entries.get("location", "")
-    parts = Path(location.replace("\\", "/")).parts
-    if not parts or os.path.isabs(location) or "\\" in location or ".." in parts or "\0" in location or ":" in parts[0]:
-        raise ModelError(f"{name} is stored in {location!r}, which does not stay in the model's folder.", hint="Do not use this file.")
     try:
         offset, length = int(entries.get("offset", "0") or 0), int(entries.get("length", nbytes) or 0)
     except ValueError:
         raise ModelError(f"{name} has an offset or a length that is no number.") from None
     if offset < 0 or length != nbytes:
         raise ModelError(f"{name} claims {nbytes:,} bytes, but its external data are {length:,} at {offset:,}.")
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-            os.close(directory)
-            directory = inner
-        # not blocking: opening a pipe would wait for its writer
-        handle = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
-    except OSError as error:
-        raise ModelError(
-            f"{name}: its external data {location} cannot be opened: {error.strerror}.", hint="It lies beside the model, as a file and not as a link."
-        ) from error
-    finally:
-        os.close(directory)
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or offset + length > found.st_size:
-        os.close(handle)
-        what = f"has {found.st_size:,} bytes, {offset + length:,} are needed" if stat.S_ISREG(found.st_mode) else "is no regular file"
-        raise ModelError(f"{name}: its external data {location} {what}.")
-    file = os.fdopen(handle, "rb")
+    location = entries.get("location", "")
+    file = open_inside(folder, location, f"the external data of {name}")
+    if offset + length > size_of(file):
+        held = size_of(file)
+        file.close()
+        raise ModelError(f"{name}: its external data {location} has {held:,} bytes, {offset + length:,} are needed.")
     file.seek(offset)
     return file
 

@@ -15,23 +15,49 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         ModelError: the runtime refuses the file or the inputs.
     """
     import numpy as np
-    import onnxruntime
 
     folder = Path(request["folder"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
     inputs = {n: np.load(folder / f"in_{i}.npy", allow_pickle=False) for i, n in enumerate(request["names"])}
     count, batch = len(next(iter(inputs.values()))), request["batch"]
     parts: list[Any] = []
     try:
-        session = onnxruntime.InferenceSession(request["path"], options, providers=["CPUExecutionProvider"])
+        session = _session(request["path"])
         for start in range(0, count, batch):
             rows = np.arange(start, start + batch) % count
             kept = min(batch, count - start)
             parts.append([np.asarray(o)[:kept] if np.ndim(o) else np.asarray(o) for o in session.run(None, {n: a[rows] for n, a in inputs.items()})])
     except Exception as error:
-        raise ModelError(f"ONNX Runtime refuses it: {' '.join(str(error).split())[:400]}", hint="Export it again, for an opset that it knows.") from error
+        raise _refused(error) from error
     for place, column in enumerate(zip(*parts, strict=True)):
         np.save(folder / f"out_{place}.npy", np.concatenate(column) if column[0].ndim else column[0])
     return {"outputs": len(parts[0])}
+
+
+def check(request: dict[str, Any]) -> dict[str, Any]:
+    """Nothing, if the file holds all that it needs and the runtime takes it within the limits of this process.
+
+    Raises:
+        ModelError: what is wrong with it.
+    """
+    from slimline.sources._onnx_parse import check_whole
+
+    content = Path(request["path"]).read_bytes()
+    check_whole(content)
+    try:
+        _session(content)
+    except Exception as error:
+        raise _refused(error) from error
+    return {}
+
+
+def _session(model: str | bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _refused(error: Exception) -> ModelError:
+    return ModelError(f"ONNX Runtime refuses it: {' '.join(str(error).split())[:400]}", hint="Export it again, for an opset that it knows.")

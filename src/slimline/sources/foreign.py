@@ -19,13 +19,15 @@ from slimline.sources.task_file import FUNCTIONS, TaskFile
 from slimline.sources.user_code import Source
 
 MOST_BYTES = 2**28
+TOLERANCE = 1e-4  # of the larger of 1 and the largest output
 
 
 @dataclass(frozen=True, eq=False)
 class ForeignModel(TaskFile):
     """``build`` makes the module, given an example; ``declared`` is an example that the file itself describes.
 
-    ``arguments``: what the file calls its inputs -> what the module calls them.
+    ``arguments``: what the file calls its inputs -> what the module calls them. ``beside``: files that stay with the model, by name.
+    ``notes``: what could not be checked of it; whoever makes the module may add to them.
     """
 
     file: Path = Path()
@@ -33,6 +35,8 @@ class ForeignModel(TaskFile):
     build: Callable[[Samples], nn.Module] = field(default=lambda _: nn.Identity(), repr=False)
     declared: Callable[[], Samples | None] = field(default=lambda: None, repr=False)
     arguments: Mapping[str, str] = field(default_factory=dict, repr=False)
+    beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def with_task(
@@ -45,6 +49,8 @@ class ForeignModel(TaskFile):
         declared: Callable[[], Samples | None] = lambda: None,
         arguments: Mapping[str, str] = MappingProxyType({}),
         title: str = "",
+        beside: Mapping[str, bytes] = MappingProxyType({}),
+        notes: list[str] | None = None,
     ) -> ForeignModel:
         """The model of ``file`` with data, metric and loss from the Python file ``data``.
 
@@ -65,6 +71,8 @@ class ForeignModel(TaskFile):
             build=build,
             declared=declared,
             arguments=arguments,
+            beside=beside,
+            notes=[] if notes is None else notes,
         )
 
     @property
@@ -135,6 +143,29 @@ def random_samples(shapes: Sequence[tuple[Sequence[int | str | None] | None, str
         dtype = getattr(torch, kind) if kind in WIDTHS else torch.float32
         values.append(torch.randn((2, *sizes), generator=generator).to(dtype) if dtype.is_floating_point else torch.zeros((2, *sizes), dtype=dtype))
     return Samples(tuple(values), {}) if values else None
+
+
+def check_outputs(path: Path, maker: str, names: Sequence[str], ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> None:
+    """The lifted module's outputs against those that ``maker`` gives for the file, on the same inputs.
+
+    Raises:
+        ModelError: they differ in shape, or by more than 1e-4 of the larger of 1 and the largest.
+    """
+    for name, own, wanted in zip(names, ours, theirs, strict=True):
+        if own.shape != wanted.shape:
+            raise ModelError(f"{path}: its output {name} is {list(wanted.shape)} in {maker}, {list(own.shape)} as a torch module.")
+        if not wanted.is_floating_point():
+            if not torch.equal(own.to(wanted.dtype), wanted):
+                raise ModelError(f"{path}: its output {name} differs between {maker} and the torch module.")
+            continue
+        finite = wanted.isfinite()
+        bound = TOLERANCE * max(1.0, float(wanted[finite].abs().max()) if finite.any() else 0.0)
+        far = float((own - wanted)[finite].abs().max()) if finite.any() else 0.0
+        if not far <= bound or not torch.equal(own.isfinite(), finite):
+            raise ModelError(
+                f"{path}: as a torch module its output {name} differs from {maker}'s by {far:.3g} (at most {bound:.3g} is allowed).",
+                hint="This is a defect of the importer: please report it with the file.",
+            )
 
 
 def no_weights(weights: object, what: str) -> None:

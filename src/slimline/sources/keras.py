@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree
 
 from slimline.core.samples import Samples
 from slimline.errors import DataError, ModelError, UsageError
 from slimline.sources import _child
+from slimline.sources._keras_run import unfit
 from slimline.sources._lift import identifier
 from slimline.sources._tensor_file import read_tensors
-from slimline.sources.foreign import ForeignModel, random_samples
+from slimline.sources.foreign import ForeignModel, check_outputs, random_samples
 
 SMALL_BATCH = 2
+CHECKED = 4  # samples
+RUN_MEMORY = 8 * 2**30
+RUN_SECONDS = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +84,43 @@ class KerasModel:
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise ModelError(f"{self.path}: its configuration describes no model ({type(error).__name__}: {error}).", hint="Save the model again.") from error
 
+    def compared(self, example: Samples, notes: list[str]) -> nn.Module:
+        """The torch module once its outputs are those of Keras; where that cannot be told, ``notes`` gets the reason.
+
+        Raises:
+            ModelError: Keras gives other outputs, or as ``module``.
+        """
+        module = self.module(example)
+        values = [v[torch.arange(CHECKED) % len(v)] for v in self._values(example)]
+        theirs = self._of_keras(values)
+        if isinstance(theirs, str):
+            notes.append(f"the layers that {self.path.name} became: not compared with Keras ({theirs})")
+            return module
+        with torch.no_grad():
+            ours = _pytree.tree_leaves(module(*values))
+        if len(ours) != len(theirs):
+            raise ModelError(f"{self.path}: it has {len(theirs)} outputs in Keras, {len(ours)} as a torch module.")
+        check_outputs(self.path, "Keras", [str(i) for i in range(len(ours))], ours, theirs)
+        return module
+
+    def _of_keras(self, values: list[torch.Tensor]) -> list[torch.Tensor] | str:
+        """What Keras gives for the file, in a child process; or why it gives nothing."""
+        if importlib.util.find_spec("keras") is None:
+            return "it is not installed"
+        if why := unfit(self.parsed["config"]):
+            return why
+        with tempfile.TemporaryDirectory(prefix="slimline-") as folder:
+            for place, value in enumerate(values):
+                np.save(Path(folder, f"in_{place}.npy"), value.numpy())
+            asked = {"folder": folder, "inputs": len(values), "config": self.parsed["config"]}
+            try:
+                answer = _child.parse("slimline.sources._keras_run:run", self.path, memory=RUN_MEMORY, seconds=RUN_SECONDS, **asked)
+            except ModelError as error:
+                return error.message
+            if "why" in answer:
+                return str(answer["why"])
+            return [torch.from_numpy(np.load(Path(folder, f"out_{i}.npy"), allow_pickle=False)) for i in range(answer["outputs"])]
+
     def _values(self, example: Samples) -> list[torch.Tensor]:
         free = [n for n in self.names if n not in example.kwargs]
         given = dict(zip(free, example.args, strict=False)) | example.kwargs
@@ -103,4 +146,9 @@ def open_keras(path: Path, *, data: Path | None = None, metric: str = "") -> For
     """
     model = KerasModel.read(path)
     arguments = {name: argument for (name, _, _), argument in zip(model.inputs, model.names, strict=True)}
-    return ForeignModel.with_task(path, model.module, data=data, metric=metric, declared=model.declared, arguments=arguments)
+    notes: list[str] = []
+
+    def build(example: Samples) -> nn.Module:
+        return model.compared(example, notes)
+
+    return ForeignModel.with_task(path, build, data=data, metric=metric, declared=model.declared, arguments=arguments, notes=notes)

@@ -17,11 +17,11 @@ from slimline.errors import DataError, ModelError
 from slimline.sources import _child
 from slimline.sources._lift import identifier
 from slimline.sources._tensor_file import read_tensors
-from slimline.sources.foreign import ForeignModel, random_samples
+from slimline.sources.foreign import ForeignModel, check_outputs, random_samples
 
-TOLERANCE = 1e-4  # of the larger of 1 and the largest output
 RUN_MEMORY = 8 * 2**30
 RUN_SECONDS = 120
+OPEN_SECONDS = 30
 CHECKED = 4  # samples
 FREE_BATCH = 2
 
@@ -112,21 +112,7 @@ class OnnxModel:
         wanted = run_file(self.path, self.inputs, values, self.batch)
         with torch.no_grad():
             got = _pytree.tree_leaves(module(*values))
-        for described, ours, theirs in zip(self.parsed["graph"]["outputs"], got, wanted, strict=True):
-            if ours.shape != theirs.shape:
-                raise ModelError(f"{self.path}: its output {described['name']} is {list(theirs.shape)} in ONNX Runtime, {list(ours.shape)} as a torch module.")
-            if not theirs.is_floating_point():
-                if not torch.equal(ours.to(theirs.dtype), theirs):
-                    raise ModelError(f"{self.path}: its output {described['name']} differs between ONNX Runtime and the torch module.")
-                continue
-            finite = theirs.isfinite()
-            bound = TOLERANCE * max(1.0, float(theirs[finite].abs().max()) if finite.any() else 0.0)
-            far = float((ours - theirs)[finite].abs().max()) if finite.any() else 0.0
-            if not far <= bound or not torch.equal(ours.isfinite(), finite):
-                raise ModelError(
-                    f"{self.path}: as a torch module its output {described['name']} differs from ONNX Runtime's by {far:.3g} (at most {bound:.3g} is allowed).",
-                    hint="This is a defect of the importer: please report it with the file.",
-                )
+        check_outputs(self.path, "ONNX Runtime", [d["name"] for d in self.parsed["graph"]["outputs"]], got, wanted)
 
 
 def _batch(tensor: torch.Tensor, size: int) -> torch.Tensor:
@@ -146,8 +132,17 @@ def run_file(path: Path, inputs: list[dict[str, Any]], values: list[torch.Tensor
         for place, value in enumerate(values):
             np.save(Path(folder, f"in_{place}.npy"), value.numpy())
         asked = {"names": [d["name"] for d in inputs], "folder": folder, "batch": batch or len(values[0])}
-        answer = _child.parse("slimline.sources._onnx_run:run", path, memory=RUN_MEMORY, time=RUN_SECONDS, **asked)
+        answer = _child.parse("slimline.sources._onnx_run:run", path, memory=RUN_MEMORY, seconds=RUN_SECONDS, **asked)
         return [torch.from_numpy(np.load(Path(folder, f"out_{i}.npy"), allow_pickle=False)) for i in range(answer["outputs"])]
+
+
+def check_artefact(path: Path) -> None:
+    """An ONNX file as a runtime in this process may open it: whole, all of its tensors in it, and taken by ONNX Runtime in a child process with limits.
+
+    Raises:
+        ModelError: what is wrong with it.
+    """
+    _child.parse("slimline.sources._onnx_run:check", path, seconds=OPEN_SECONDS)
 
 
 def open_onnx(path: Path, *, data: Path | None = None, metric: str = "") -> ForeignModel:

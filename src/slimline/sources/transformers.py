@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import json
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimline.core.file_kinds import PICKLED
 from slimline.errors import ModelError, UsageError
+from slimline.sources import _child
+from slimline.sources._folder_parse import CONFIG, INDEX
+from slimline.sources._inside import DO_NOT_USE, open_inside
 from slimline.sources.foreign import ForeignModel
 
-LARGEST_CONFIG = 2**24
+MOST_ELEMENTS = 4  # parameters for each stored one: a head that is missing is told by name, and not allocated beyond this
+MOST_KEPT = 2**26
+KEPT = ("config.json", "tokenizer*.json", "tokenizer.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+        "preprocessor_config.json", "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
 SHOWN = 5  # names in a message
 WANTED = ("logits", "last_hidden_state", "start_logits", "prediction_logits", "image_embeds", "text_embeds")
 
@@ -63,61 +73,61 @@ def open_folder(path: Path, *, data: Path | None = None, metric: str = "") -> Fo
     """The source for ``slimline compress FOLDER --data FILE.py``; data give the inputs by name (``input_ids``, ``pixel_values``).
 
     Raises:
-        ModelError: the folder does not hold a model that the library knows, or only pickled weights.
+        ModelError: the folder is hostile or damaged, or holds pickled weights only.
         UsageError: the library is not installed.
     """
-    config = read_config(path)
-    if not list(path.glob("*.safetensors")):
-        raise ModelError(
-            f"{path} holds no .safetensors file.",
-            hint="Pickled weights (pytorch_model.bin) can run code when they are opened: convert them where you trust them, with model.save_pretrained(FOLDER).",
-        )
-    if config.get("auto_map"):
-        raise ModelError(
-            f"{path} asks for Python code of its own (auto_map in config.json), which Slimline does not run.", hint="Write a FILE.py whose model() makes it."
-        )
+    checked, beside = _child.parse("slimline.sources._folder_parse:parse", path / CONFIG), kept(path)
     if importlib.util.find_spec("transformers") is None:
         raise UsageError(f"{path} is a Hugging Face folder, and transformers is not installed.", hint="Install it with: pip install 'slimline[transformers]'")
-    return ForeignModel.with_task(path, lambda example: build(path, config), data=data, metric=metric, title=path.resolve().name)
+    title = path.resolve().name
+    return ForeignModel.with_task(path, lambda example: build(path, checked), data=data, metric=metric, title=title, beside=beside)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The folder's ``config.json``.
+def kept(path: Path) -> dict[str, bytes]:
+    """The configuration and the tokenizer or preprocessor, by file name: what a compressed model needs at its side to be fed.
 
     Raises:
-        ModelError: it is no JSON object, or larger than 16 MiB.
+        ModelError: one of them is no regular file, or they are larger than 64 MiB in all.
     """
-    file = path / "config.json"
-    if file.stat().st_size > LARGEST_CONFIG:
-        raise ModelError(f"{file} has {file.stat().st_size:,} bytes; a configuration has at most {LARGEST_CONFIG:,}.")
-    try:
-        found = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is no JSON: {str(error)[:200]}.", hint="Save the model again with model.save_pretrained(FOLDER).") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{file} is no JSON object.", hint="Save the model again with model.save_pretrained(FOLDER).")
+    found: dict[str, bytes] = {}
+    left = MOST_KEPT
+    for name in sorted(n for n in os.listdir(path) if any(fnmatch.fnmatch(n, k) for k in KEPT) and not n.endswith(PICKLED)):
+        with open_inside(path, name, "a file that goes beside the artefact") as file:
+            found[name] = file.read(left + 1)
+        left -= len(found[name])
+        if left < 0:
+            raise ModelError(f"{path}: {', '.join(found)} have more than {MOST_KEPT:,} bytes, too many for files that go beside the artefact.", hint=DO_NOT_USE)
     return found
 
 
-def build(path: Path, config: Mapping[str, Any]) -> nn.Module:
-    """The model of the class that the configuration names.
+def build(path: Path, checked: Mapping[str, Any]) -> nn.Module:
+    """The model of the class that the configuration names, from what ``_folder_parse`` has ``checked``.
 
     Raises:
         ModelError: the library has no such class, or refuses the folder, or the folder does not hold all weights.
     """
     import transformers
 
-    names = config.get("architectures") or []
+    named = checked["config"].get("architectures")
+    names = named if isinstance(named, list) else []
     kind = next((getattr(transformers, str(n), None) for n in names), None)
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         raise ModelError(
             f"{path}: transformers {transformers.__version__} has no model {', '.join(map(str, names))[:100] or '(none is named)'}.",
             hint="Write a FILE.py whose model() makes it.",
         )
+    library: Any = kind  # a class of a library without stubs
     try:
-        model, loaded = kind.from_pretrained(  # type: ignore[attr-defined]  # a class of a library without stubs
-            str(path), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with tempfile.TemporaryDirectory(prefix="slimline-") as folder:
+            show(path, checked, Path(folder))
+            config = library.config_class.from_pretrained(folder, local_files_only=True)
+            with torch.device("meta"):
+                asked = sum(p.numel() for p in library(config).parameters())
+            if asked > MOST_ELEMENTS * checked["elements"]:
+                raise ValueError(f"its configuration describes {asked:,} parameters, its files hold {checked['elements']:,}")
+            model, loaded = library.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
     except Exception as error:
         raise ModelError(f"{path}: transformers refuses it: {' '.join(str(error).split())[:300]}") from error
     missing = sorted(loaded["missing_keys"])
@@ -130,6 +140,15 @@ def build(path: Path, config: Mapping[str, Any]) -> nn.Module:
     settings: Any = model.config
     settings.use_cache = False
     return HuggingFace(with_linear_layers(model)).eval()
+
+
+def show(path: Path, checked: Mapping[str, Any], folder: Path) -> None:
+    """Put what was checked into ``folder``, for the library to see that and nothing else: adapters and other weights beside it are not followed."""
+    (folder / CONFIG).write_text(json.dumps(checked["config"]))
+    if checked["index"] is not None:
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": checked["index"]}))
+    for name in checked["files"]:
+        (folder / name).symlink_to((path / name).absolute())
 
 
 def with_linear_layers(model: nn.Module) -> nn.Module:

@@ -136,6 +136,7 @@ def test_a_compression_is_logged_when_it_is_finished_and_not_when_it_was_interru
     stopped = True
     assert cli.main(["compress", "task.py", "--out", "two", "--mlflow", store, "--seed", "1"]) == 130 and len(runs_in(store)) == 1
     stopped = False
+    mlflow.set_tracking_uri(None)  # as in a new process
     assert cli.main(["compress", "task.py", "--out", "three", "--mlflow", "local", "--json"]) == 0
     assert capsys.readouterr().out.startswith("{") and len(runs_in(f"sqlite:///{tmp_path}/mlflow.db")) == 1
     assert cli.main(["compress", "task.py", "--out", "four", "--mlflow", "http://127.0.0.1:9", "--seed", "2"]) == 2

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from slimline.report.plots import NARROW, Mark, _box, axis, label, stairs
+from slimline.report.plots import NARROW, Line, Mark, _box, _named, _overlap, axis, label, stairs
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -45,3 +45,11 @@ def test_labels_on_a_phone_never_cover_each_other() -> None:
     assert len(boxes) > 3
     for i, a in enumerate(boxes):
         assert all(a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for b in boxes[i + 1 :])
+
+
+def test_no_label_covers_what_a_limit_is_called() -> None:
+    mark, limit = Mark(40, 49, "reference", ("a",), "static_int8 alone 10"), Line(0, 50, 100, 50, "allowed")
+    assert label([mark])[0].side == ("start", 11, 0)
+    beside = label([mark], [limit])[0]
+    assert beside.side is not None and not beside.wide_only and not _overlap(_box(beside, beside.side, NARROW), _named(limit, NARROW))
+    assert beside.side != ("start", 11, 0)

@@ -206,9 +206,8 @@ def _pareto(report: Report) -> list[Plot]:
     if len(drops) > 1:
         y = _drop_axis(report, [s.drop for s in drops if s.drop is not None])
         allowed = _allowed(report)
-        x_size, x_ms = _costs(
-            report, [s for s in drops if s.drop is not None and not y.beyond(s.drop)]
-        )  # what is ruined must not squash the others here either
+        near = [s for s in drops if s.drop is not None and not y.beyond(s.drop)]  # what is ruined must not squash the others here either
+        x_size, x_ms = _costs(report, near or drops)
         plots.append(placed("size", "Size / drop", x_size, y, [(s.size, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("size"), allowed))
         plots.append(
             placed("latency", "Latency / drop", x_ms, y, [(s.ms, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("latency"), allowed)

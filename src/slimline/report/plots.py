@@ -152,7 +152,7 @@ def placed(key: str, title: str, x: Axis, y: Axis, found: list[tuple[float, floa
     if limit_y is not None and not y.beyond(limit_y):
         at = round(100 - y.place(limit_y), 2)
         limits.append(Line(0, at, 100, at, "allowed" if key != "both" else "limit"))
-    return Plot(key, title, x, y, label(marks), stairs(trials), tuple(limits), sum(m.beyond for m in marks))
+    return Plot(key, title, x, y, label(marks, limits), stairs(trials), tuple(limits), sum(m.beyond for m in marks))
 
 
 def stairs(corners: Iterable[tuple[float, float]]) -> tuple[Line, ...]:
@@ -169,15 +169,19 @@ def stairs(corners: Iterable[tuple[float, float]]) -> tuple[Line, ...]:
     return tuple(line for (x1, y1), (x2, y2) in itertools.pairwise(best) for line in (Line(x1, y1, x2, y1), Line(x2, y1, x2, y2)))
 
 
-def label(marks: Sequence[Mark]) -> tuple[Mark, ...]:
-    """Each noted mark with the side its label goes to, so that none covers a mark that counts or another label, and as few other trials as can be.
+def label(marks: Sequence[Mark], limits: Sequence[Line] = ()) -> tuple[Mark, ...]:
+    """Each noted mark with the side its label goes to, so that none covers a mark that counts, what a limit is called or another label, and as few other trials as can be.
 
     A label that finds room on a wide screen only is told so; one that finds none anywhere has no side (the tip still names it).
     """
     sides: dict[int, tuple[tuple[str, int, int], bool]] = {}
     order = sorted((i for i, m in enumerate(marks) if m.note), key=lambda i: ("chosen", "original", "reference", "front", "trial").index(marks[i].kind))
     for frame, wide in ((NARROW, False), (WIDE, True)):
-        taken = [_around(m, frame) for m in marks if m.kind != "trial"] + [_box(marks[i], side, frame) for i, (side, _) in sides.items()]
+        taken = (
+            [_around(m, frame) for m in marks if m.kind != "trial"]
+            + [_named(line, frame) for line in limits]
+            + [_box(marks[i], side, frame) for i, (side, _) in sides.items()]
+        )
         trials = [_around(m, frame) for m in marks if m.kind == "trial"]
         for i in (i for i in order if i not in sides):
             free = [s for s in SIDES if _inside(b := _box(marks[i], s, frame), frame) and not any(_overlap(b, other) for other in taken)]
@@ -202,6 +206,12 @@ def _box(mark: Mark, side: tuple[str, int, int], frame: tuple[float, float]) -> 
     x, y, width = mark.x / 100 * frame[0] + dx, mark.y / 100 * frame[1] + dy, LETTER * len(mark.note)
     left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
     return left, y - LINE / 2, left + width, y + LINE / 2
+
+
+def _named(limit: Line, frame: tuple[float, float]) -> Box:
+    """Where a limit's own text stands: over a level line's right end, or right of an upright one's foot."""
+    x, y, width = limit.x1 / 100 * frame[0], limit.y1 / 100 * frame[1], LETTER * len(limit.text)
+    return (x + 4, frame[1] - 20, x + 4 + width, frame[1] - 4) if limit.x1 == limit.x2 else (frame[0] - 4 - width, y - 18, frame[0] - 4, y - 2)
 
 
 def _inside(box: Box, frame: tuple[float, float]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -13,13 +14,14 @@ from slimline.core.plan import Recovery
 from slimline.core.progress import Silent
 from slimline.core.request import Request
 from slimline.core.samples import Samples
+from slimline.core.trial import Agreement
 from slimline.job import _PythonTask
 from slimline.job.context import Job, open_job
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
 from slimline.job.recovery import COARSENESS, finish, for_archive, usual_steps
 from slimline.job.search import search
-from slimline.job.small_archive import train_for_archive
+from slimline.job.small_archive import Stage, _front, train_for_archive
 
 
 class Few:
@@ -89,3 +91,16 @@ def test_where_bytes_of_the_file_count_nothing_is_different(tmp_path: Path) -> N
 
 def test_a_plan_without_a_price_keeps_the_digest_that_it_had() -> None:
     assert "penalty" not in Recovery().model_dump_json() and Recovery.model_validate_json(Recovery(penalty=0.5).model_dump_json()).penalty == 0.5
+
+
+def stage(size: int, drop: float, same: float) -> Stage:
+    """What a stage is judged by."""
+    measured = SimpleNamespace(download_bytes=size)
+    return Stage(SimpleNamespace(measurement=measured, fidelity=Agreement(top1=same, cosine=1.0, max_abs=0.0)), drop, None, [])  # type: ignore[arg-type]
+
+
+def test_something_milder_stays_beside_the_smallest_that_seems_to_lose_nothing() -> None:
+    stages = [stage(54_000, 0.0008, 0.999), stage(24_000, 0.0004, 0.997), stage(9_400, 0.001, 0.996), stage(7_300, -0.0004, 0.995), stage(5_700, 0.001, 0.993)]
+    assert [s.trial.measurement.download_bytes for s in _front(stages[:4])] == [7_300, 9_400, 24_000, 54_000]  # type: ignore[union-attr]
+    assert [s.trial.measurement.download_bytes for s in _front(stages)] == [5_700, 9_400, 24_000, 54_000], "of two that are alike the smaller one"  # type: ignore[union-attr]
+    assert _front([stage(100, 0.0, 0.99), stage(200, 0.0, 0.98)]) == [stage(100, 0.0, 0.99)]

@@ -68,7 +68,7 @@ def exported(report: Report) -> str:
 SURFACES: dict[str, tuple[Callable[[Report], str], tuple[str, ...]]] = {
     "page": (
         lambda r: words(html.render(r)),
-        ("latency (estimate) 2.8x faster", "nothing ran on it", "each run as a file", "ms (estimate), 2.8x faster", "decisions file latency (estimate) drop", "before ms (estimate)", "bytes ms (estimate) loss why"),
+        ("latency (estimate) 2.8x faster", "nothing ran on it", "each run as a file", "ms (estimate), 2.8x faster", "decisions file latency (estimate) drop", "before ms (estimate)", "bytes ms (estimate) loss"),
     ),
     "markdown": (markdown.render, ("| latency (estimate) |", "Latencies are estimates for cortex-m4-256k", "| ms (estimate) |")),
     "notebook": (lambda r: words(notebook.render(r)), ("latency (estimate)",)),

@@ -262,3 +262,19 @@ def test_the_chance_follows_simulated_certificates() -> None:
         expected.append(chance(first, discordance, seen, tested, allowed))
         passed.append(second + expected_half_width(discordance, tested) <= allowed)
     assert abs(np.mean(passed) - np.mean(expected)) < 0.1
+
+
+def test_macro_f1_passes_as_seldom_as_it_says_where_one_class_is_rare() -> None:
+    """Models exactly at the allowance, of which 300 samples with about 15 of the rarest class are seen: the plain bootstrap passes one in eight."""
+    draw = np.random.default_rng(1)
+    truth = draw.choice(4, 200_000, p=[0.5, 0.3, 0.15, 0.05])
+    first = np.where(draw.random(truth.size) < 0.1, draw.integers(0, 4, truth.size), truth)
+    second = np.where(draw.random(truth.size) < 0.04, draw.integers(0, 4, truth.size), first)
+    labels, scores = torch.from_numpy(truth), [torch.eye(4)[torch.from_numpy(g)] for g in (first, second)]
+    allowed = f1(scores[0], labels) - f1(scores[1], labels)
+    verdicts = []
+    for seed in range(200):
+        index = torch.from_numpy(draw.integers(0, truth.size, 300))
+        interval, _ = bootstrap_interval(f1, scores[0][index], scores[1][index], labels[index], allowed, seed, resamples=200)
+        verdicts.append(decide(interval, "user"))
+    assert verdicts.count("pass") <= 0.086 * 200 and verdicts.count("fail") <= 0.086 * 200, "5 % and 2.33 standard errors"

@@ -98,6 +98,8 @@ def measure_timing(
 
 def _words(name: str) -> str:
     execute, _, how = name.partition("/")
+    if execute == "alternate":
+        return "a model with every second layer in integers"
     return f"a model with its layers in {execute}" + (f" ({how})" if how else "")
 
 

@@ -34,7 +34,7 @@ def test_progress_draws_what_the_terminal_says() -> None:
     progress.stage("recovering", 0.41, 59.0)  # too soon after the last
     progress.best(BEST)
     assert len(drawn) == 3
-    assert repr(drawn[-1]) == " 41% recovering, 59 s left; best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points"
+    assert repr(drawn[-1]) == " 41% recovering, 59 s left; best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points on search data"
     assert "19 &lt;sites&gt;" in drawn[-1]._repr_html_() and 'value="0.410"' in drawn[-1]._repr_html_()
 
 

@@ -34,7 +34,9 @@ def test_a_limit_that_binds_says_both_things_that_more_would_buy(make_report: Ca
         said
         == "File: 15 KB more would buy 0.011 ms less latency at the same loss, or 0.01 nats less loss at the same latency. At the margin, 10 KB are worth 0.02 nats."
     )
-    assert prices.binding(make_report(prices=(bound.model_copy(update={"binds": False}),), cheaper=0)).startswith("No budget binds")
+    assert prices.binding(make_report(prices=(bound.model_copy(update={"binds": False}),), cheaper=0)).startswith(
+        "No budget binds: nothing that was tried is faster (latency), whatever it loses."
+    )
 
 
 def test_what_hardly_shrinks_what_is_minimised_buys_nothing(make_report: Callable[..., Report]) -> None:

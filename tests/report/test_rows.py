@@ -49,3 +49,14 @@ def test_next_steps_fit_the_verdict(reports: dict[str, Report]) -> None:
     assert "--resume" in rows.next_steps(reports["cut off"])[0]
     assert "data(split)" in rows.next_steps(reports["no data"])[0]
     assert "--time" in rows.next_steps(reports["failed"])[0]
+
+
+def test_where_plain_int8_has_the_smaller_file_and_loses_no_more_that_is_said(report: Report) -> None:
+    plain, result = report.references["plain int8"], report.compressed
+    assert result is not None and report.minimize == "latency" and report.baseline.quality is not None and report.drop is not None
+    smaller = plain.model_copy(update={"size_bytes": result.size_bytes // 2, "quality": report.baseline.quality})
+    (said,) = rows.next_steps(report.model_copy(update={"references": {"plain int8": smaller}}))
+    assert "plain int8 has the smaller file (107 KB)" in said and "latency was minimised: --minimize size" in said
+    worse = smaller.model_copy(update={"quality": report.baseline.quality - 1.01 * report.drop.allowed})
+    assert rows.next_steps(report.model_copy(update={"references": {"plain int8": worse}})) == []
+    assert rows.next_steps(report.model_copy(update={"references": {"plain int8": smaller}, "minimize": "size"})) == []

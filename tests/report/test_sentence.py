@@ -117,3 +117,12 @@ def test_samples_that_the_original_has_seen_give_no_limit_to_rely_on(report: Rep
 def test_nothing_delivered_says_why(make_report: Callable[..., Report]) -> None:
     report = make_report()
     assert sentence("fail", report.baseline, None, None, ("no plan is that small",)) == "Fail: nothing was delivered; no plan is that small."
+
+
+def test_a_latency_within_the_noise_is_no_gain(report: Report) -> None:
+    assert report.compressed is not None
+    before = report.baseline.latency_ms
+    near = report.compressed.model_copy(update={"latency_ms": before.model_copy(update={"median": 0.985 * before.median})})
+    assert "; as fast as the original, " in sentence(report.verdict, report.baseline, near, report.drop)
+    clear = report.compressed.model_copy(update={"latency_ms": before.model_copy(update={"median": 0.97 * before.median})})
+    assert "faster (97 % of the original)" in sentence(report.verdict, report.baseline, clear, report.drop)

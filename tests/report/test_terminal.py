@@ -47,7 +47,10 @@ def test_without_a_terminal_progress_is_plain_lines_with_the_best_so_far() -> No
         progress.best(Best(label="a plan", size_bytes=214_806, latency_ms=0.262, size_ratio=5.4, latency_ratio=2.8, drop=0.0036))
         progress.stage("certifying", 0.9, 5.0)
     lines = stream.getvalue().splitlines()
-    assert lines == [" 40% recovering, 60 s left", " 90% certifying, 5 s left; best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points"]
+    assert lines == [
+        " 40% recovering, 60 s left",
+        " 90% certifying, 5 s left; best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points on search data",
+    ]
 
 
 def test_quiet_says_nothing() -> None:
@@ -66,8 +69,8 @@ def test_a_best_that_is_slower_or_gains_or_has_no_points_is_told_so() -> None:
         progress.best(Best(label="a plan", size_bytes=1_000, latency_ms=0.2, size_ratio=2.0, latency_ratio=0.5, drop=3.1, points=False))
         progress.stage("certifying", 0.3, -2.0)
     assert stream.getvalue().splitlines()[1:] == [
-        " 40% recovering, 3:12 left; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), gain 0.40 points",
-        " 40% certifying, past the planned time; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), drop 3.1",
+        " 40% recovering, 3:12 left; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), gain 0.40 points on search data",
+        " 40% certifying, past the planned time; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), drop 3.1 on search data",
     ]
 
 

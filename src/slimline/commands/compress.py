@@ -53,6 +53,8 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, 
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
     check_logging(mlflow)
     with reserved_stdout(as_json) as stdout:
+        if not quiet:  # importing PyTorch and reading the data take seconds
+            console(as_json).print(f"opening {options['model']}", style="dim", markup=False, highlight=False, soft_wrap=True)
         source = load_task(options)
         request = make_request(invocation, source, options, several=True)
         targets = targets_of(options["targets"], options["device"])

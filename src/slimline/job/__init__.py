@@ -38,6 +38,7 @@ from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
+from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
 from slimline.sources.onnx import check_artefact
 from slimline.sources.validate import check_sample_weights, check_slices, check_task
@@ -158,7 +159,7 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     finished: list[Finalist] = []
     for trial in chosen:
         if finished and job.clock.over(1.0):
-            job.cut(f"{len(chosen) - len(finished)} finalists: no time was left to finish them")
+            job.cut(f"{number_of(len(chosen) - len(finished), 'finalist')}: no time was left for finishing more")
             break
         try:
             with timed(job, "finishing the best", 0.86):

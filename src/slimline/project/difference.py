@@ -12,7 +12,7 @@ from slimline.core.trial import Measurement
 from slimline.errors import UsageError
 from slimline.project.file import Project
 from slimline.project.lock import Lock, result_of
-from slimline.report.sentence import bytes_text, change_text, count_text, difference_text, latency_text
+from slimline.report.sentence import bytes_text, change_text, count_text, difference_text, faster_text, latency_text
 
 LOCK = "lock:"
 
@@ -91,7 +91,7 @@ def figures(a: Result, b: Result) -> list[tuple[str, ...]]:
         (
             "latency",
             *(latency_text(x.latency_ms.median, x.latency_ms.estimated) for x in (m, n)),
-            change_text(m.latency_ms.median, n.latency_ms.median, "faster", "slower") if m.latency_ms.estimated == n.latency_ms.estimated else "not comparable",
+            faster_text(m.latency_ms.median, n.latency_ms.median) if m.latency_ms.estimated == n.latency_ms.estimated else "not comparable",
         ),
         row("multiply-adds", m.macs, n.macs, count_text, "fewer", "more"),
         row("parameters", m.parameters, n.parameters, lambda v: f"{v:,.0f}", "fewer", "more"),

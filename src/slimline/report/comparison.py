@@ -6,7 +6,7 @@ from slimline.core.result import Comparison, Report
 from slimline.report.markdown import cell, table_lines
 from slimline.report.pages import framed
 from slimline.report.rows import fidelity_text, lost_text
-from slimline.report.sentence import bytes_text, latency_text, listed, ratio_text
+from slimline.report.sentence import NOISE, bytes_text, latency_text, listed, ratio_text
 
 HEAD = ("target", "verdict", "file", "against float32", "plain int8", "latency", "against float32", "plain int8", "quality", "lost", "like the original")
 
@@ -27,7 +27,7 @@ def _row(report: Report) -> tuple[str, ...]:
         ratio_text(base.size_bytes, result.size_bytes, "smaller", "larger"),
         "" if plain is None else bytes_text(plain.size_bytes),
         latency_text(result.latency_ms.median, result.latency_ms.estimated),
-        ratio_text(base.latency_ms.median, result.latency_ms.median, "faster", "slower"),
+        ratio_text(base.latency_ms.median, result.latency_ms.median, "faster", "slower", NOISE),
         "" if plain is None else latency_text(plain.latency_ms.median, plain.latency_ms.estimated),
         "" if result.quality is None else f"{result.quality:.4f}",
         "" if result.quality is None or base.quality is None else lost_text(base.quality - result.quality, base.quality),

@@ -28,6 +28,7 @@ from slimline.report.sentence import (
     count_text,
     difference_text,
     estimate_text,
+    faster_text,
     in_points,
     is_gain,
     latency_text,
@@ -82,7 +83,7 @@ def _tiles(report: Report) -> list[Tile]:
     before, after = base.latency_ms, result.latency_ms
     tiles = [
         Tile("file", change_text(base.size_bytes, result.size_bytes, "smaller", "larger"), f"{bytes_text(base.size_bytes)} → {bytes_text(result.size_bytes)}, {percent_text(result.size_bytes / base.size_bytes)} of the original"),
-        Tile(estimate_text("latency", after.estimated), change_text(before.median, after.median, "faster", "slower"), f"{time_text(before.median)} → {time_text(after.median)}, {percent_text(after.median / before.median)} of the original"),
+        Tile(estimate_text("latency", after.estimated), faster_text(before.median, after.median), f"{time_text(before.median)} → {time_text(after.median)}, {percent_text(after.median / before.median)} of the original"),
     ]  # fmt: skip
     if drop is not None:
         known = f"{most_text(drop.upper_95, base.quality)} with 95 % confidence; {amount_text(drop.allowed, base.quality)} allowed"
@@ -174,7 +175,7 @@ def _seen(report: Report) -> list[Seen]:
         lost = "" if drop is None else f"{rows.lost_text(drop, base.quality)} {where}".strip()
         gains = (
             f"{bytes_text(size)}, {change_text(base.size_bytes, size, 'smaller', 'larger')}",
-            f"{latency_text(ms, base.latency_ms.estimated)}, {change_text(base.latency_ms.median, ms, 'faster', 'slower')}",
+            f"{latency_text(ms, base.latency_ms.estimated)}, {faster_text(base.latency_ms.median, ms)}",
         )
         return tuple(t for t in (*gains, lost) if t)
 

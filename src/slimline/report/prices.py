@@ -7,7 +7,7 @@ from slimline.report.sentence import bytes_text, count_text, difference_text, es
 
 NAMES = {"size": "file", "download": "download", "latency": "latency", "memory": "memory", "macs": "multiply-adds", "loss": "drop"}
 ORDER = ("size", "download", "latency", "memory", "macs", "loss")
-HEAD = ("budget", "limit", "plan", "binds", "a tenth more", "buys, at the same loss", "or instead", "worth at the margin")
+HEAD = ("budget", "limit", "plan, predicted", "binds", "a tenth more", "buys, at the same loss", "or instead", "worth at the margin")
 STRETCHED = 10.0  # times: beyond, what an option changes says nothing of a whole unit
 UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e6}  # of the margin: 10 KB, 0.1 ms, a million multiply-adds
 NOTE = (
@@ -36,7 +36,12 @@ def binding(report: Report) -> str:
     if report.cheaper:
         names.insert(0, f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else and lost more)")
     loose = [_name(report, p.quantity) for p in report.prices if p.limit is not None and not p.binds]
-    said = f"What binds: {', '.join(names)}." if names else "No budget binds: the search found nothing better, whatever it loses."
+    best = {"latency": "faster", "macs": "cheaper"}.get(report.minimize, "smaller")
+    said = (
+        f"What binds: {', '.join(names)}."
+        if names
+        else f"No budget binds: nothing that was tried is {best} ({_name(report, report.minimize)}), whatever it loses."
+    )
     return said + (f" Not reached: {', '.join(loose)}." if loose else "")
 
 

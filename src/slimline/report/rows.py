@@ -7,6 +7,8 @@ from collections.abc import Callable
 from slimline.core.result import DecisionRecord, Report
 from slimline.core.trial import Agreement, Measurement
 from slimline.report.sentence import (
+    MINIMISED,
+    NOISE,
     amount_text,
     bytes_text,
     count_text,
@@ -40,18 +42,20 @@ def summary(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         columns.append(("Slimline", result))
     head = ("", *(name for name, _ in columns), *(("against the original",) if result is not None else ()))
 
-    def row(name: str, value: Callable[[Measurement], float | None], text: Callable[[float], str], better: str, worse: str) -> tuple[str, ...]:
+    def row(
+        name: str, value: Callable[[Measurement], float | None], text: Callable[[float], str], better: str, worse: str, same: float = 0.005
+    ) -> tuple[str, ...]:
         cells = ["" if (v := value(m)) is None else text(v) for _, m in columns]
         if result is not None:
             before, after = value(base), value(result)
-            cells.append("" if before is None or after is None else ratio_text(before, after, better, worse))
+            cells.append("" if before is None or after is None else ratio_text(before, after, better, worse, same))
         return (name, *cells)
 
     rows = [
         row("file", lambda m: m.size_bytes, bytes_text, "smaller", "larger"),
         row("download", lambda m: m.download_bytes, bytes_text, "smaller", "larger"),
         row("memory", lambda m: m.memory_bytes, bytes_text, "smaller", "larger"),
-        row(estimate_text("latency", base.latency_ms.estimated), lambda m: m.latency_ms.median, time_text, "faster", "slower"),
+        row(estimate_text("latency", base.latency_ms.estimated), lambda m: m.latency_ms.median, time_text, "faster", "slower", NOISE),
         row("multiply-adds", lambda m: m.macs, count_text, "fewer", "more"),
         row("parameters", lambda m: m.parameters, lambda v: f"{v:,.0f}", "fewer", "more"),
     ]
@@ -181,7 +185,19 @@ def next_steps(report: Report) -> list[str]:
         return ["define data(split) in the task file, so that quality can be measured"]
     if report.verdict == "fail":
         return ["allow more drop, loosen the budget, or give more --time"]
-    return []
+    return _plain_is_smaller(report)
+
+
+def _plain_is_smaller(report: Report) -> list[str]:
+    """Said where something else than bytes was minimised: plain int8 has the smaller file, and keeps the allowance as well."""
+    plain, result = report.references.get("plain int8"), report.compressed
+    if plain is None or result is None or report.minimize == "size" or plain.size_bytes >= result.size_bytes:
+        return []
+    if report.drop is not None and (plain.quality is None or report.baseline.quality is None or report.baseline.quality - plain.quality > report.drop.allowed):
+        return []
+    return [
+        f"plain int8 has the smaller file ({bytes_text(plain.size_bytes)}); {MINIMISED[report.minimize]} was minimised: --minimize size looks for small files"
+    ]
 
 
 def download_words(report: Report) -> str:

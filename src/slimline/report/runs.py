@@ -12,7 +12,7 @@ from slimline.report import rows
 from slimline.report.layers import BITS, Layer, layers_of
 from slimline.report.pages import framed
 from slimline.report.plots import Kind, Mark, Plot, axis, placed
-from slimline.report.sentence import bytes_text, change_text, difference_text, estimate_text, in_points, latency_text, time_text
+from slimline.report.sentence import bytes_text, change_text, difference_text, estimate_text, faster_text, in_points, latency_text, time_text
 
 HEAD = ("compare", "run", "target", "verdict", "file", "latency", "lost", "at most", "made")
 MOST_NAMED = 12  # runs, up to which each is named in the plot
@@ -95,7 +95,7 @@ def _row(run: Run, on_front: bool) -> dict[str, object]:
     if result is not None:
         cells["size"] = f"{bytes_text(result.size_bytes)}, {change_text(r.baseline.size_bytes, result.size_bytes, 'smaller', 'larger')}"
         cells["latency"] = (
-            f"{latency_text(result.latency_ms.median, result.latency_ms.estimated)}, {change_text(r.baseline.latency_ms.median, result.latency_ms.median, 'faster', 'slower')}"
+            f"{latency_text(result.latency_ms.median, result.latency_ms.estimated)}, {faster_text(r.baseline.latency_ms.median, result.latency_ms.median)}"
         )
     return cells
 
@@ -162,7 +162,7 @@ def _facts(report: Report, m: Measurement, drop: float | None) -> tuple[str, ...
     lost = "" if drop is None else rows.lost_text(drop, base.quality)
     found = (
         f"{bytes_text(m.size_bytes)}, {change_text(base.size_bytes, m.size_bytes, 'smaller', 'larger')}",
-        f"{latency_text(m.latency_ms.median, m.latency_ms.estimated)}, {change_text(base.latency_ms.median, m.latency_ms.median, 'faster', 'slower')}",
+        f"{latency_text(m.latency_ms.median, m.latency_ms.estimated)}, {faster_text(base.latency_ms.median, m.latency_ms.median)}",
         lost,
     )
     return tuple(f for f in found if f)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from slimline.core.result import DropInterval, Elsewhere, Verdict
 from slimline.core.trial import Measurement
 
+MINIMISED = {"size": "file size", "download": "download size", "latency": "latency", "memory": "memory", "macs": "multiply-adds"}
+NOISE = 0.02  # of a latency: two rounds of one file differ by as much
+
 
 def bytes_text(count: float) -> str:
     """``217 KB``, ``1.46 MB``; KB is 1,000 bytes."""
@@ -51,21 +54,26 @@ def percent_text(share: float) -> str:
     return f"{100 * share:,.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"
 
 
-def change_text(before: float, after: float, better: str, worse: str) -> str:
-    """``4.1x smaller``; ``unchanged`` within half a percent."""
+def change_text(before: float, after: float, better: str, worse: str, same: float = 0.005) -> str:
+    """``4.1x smaller``; ``unchanged`` within the share ``same``."""
     if after <= 0 or before <= 0:
         return "not comparable"
     ratio = before / after
-    if abs(ratio - 1) < 0.005:
+    if abs(ratio - 1) < same:
         return "unchanged"
     if 1 / 1.05 < ratio < 1.05:  # as a factor these would all read 1.0x
         return f"{percent_text(abs(after / before - 1))} {better if ratio > 1 else worse}"
     return f"{times_text(ratio)} {better}" if ratio > 1 else f"{times_text(1 / ratio)} {worse}"
 
 
-def ratio_text(before: float, after: float, better: str, worse: str) -> str:
+def faster_text(before_ms: float, after_ms: float) -> str:
+    """``2.8x faster``; ``unchanged`` within the noise of a latency."""
+    return change_text(before_ms, after_ms, "faster", "slower", NOISE)
+
+
+def ratio_text(before: float, after: float, better: str, worse: str, same: float = 0.005) -> str:
     """Both ways: ``4.1x smaller (24 % of the original)``."""
-    change = change_text(before, after, better, worse)
+    change = change_text(before, after, better, worse, same)
     return change if change in ("not comparable", "unchanged") else f"{change} ({percent_text(after / before)} of the original)"
 
 
@@ -110,10 +118,15 @@ def sentence(verdict: Verdict, baseline: Measurement, compressed: Measurement | 
         return "; ".join([f"{verdict.capitalize()}: nothing was delivered", *obstacles]) + "."
     gains = (
         f"{ratio_text(baseline.size_bytes, compressed.size_bytes, 'smaller', 'larger')}, {bytes_text(compressed.size_bytes)}; "
-        f"{ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, 'faster', 'slower')}, {latency_text(compressed.latency_ms.median, compressed.latency_ms.estimated)}"
+        f"{_latency(baseline, compressed)}, {latency_text(compressed.latency_ms.median, compressed.latency_ms.estimated)}"
     )
     why = f" In the way: {'; '.join(obstacles)}." if verdict == "fail" and obstacles else ""
     return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}"
+
+
+def _latency(baseline: Measurement, compressed: Measurement) -> str:
+    text = ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, "faster", "slower", NOISE)
+    return "as fast as the original" if text == "unchanged" else text
 
 
 def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | None) -> str:

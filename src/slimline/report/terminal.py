@@ -19,7 +19,7 @@ from slimline.core.progress import Best
 from slimline.core.result import Comparison, DecisionRecord, Report
 from slimline.errors import UsageError
 from slimline.report import closeup, comparison, prices, rows
-from slimline.report.sentence import bytes_text, change_text, estimate_text, latency_text, points
+from slimline.report.sentence import bytes_text, change_text, estimate_text, faster_text, latency_text, points
 
 NARROW = 96  # columns, below which the table of the verdict would wrap in every row
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to redraw
@@ -97,12 +97,14 @@ class LiveProgress:
 
 
 def best_text(best: Best) -> str:
-    """``best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points``."""
+    """``best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points on search data``."""
     drop = (
-        "" if best.drop is None else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'}"
+        ""
+        if best.drop is None
+        else f", {'gain' if best.drop < 0 else 'drop'} {f'{points(abs(best.drop))} points' if best.points else f'{abs(best.drop):.3g}'} on search data"
     )
     size = change_text(best.size_ratio * best.size_bytes, best.size_bytes, "smaller", "larger")
-    latency = change_text(best.latency_ratio * best.latency_ms, best.latency_ms, "faster", "slower")
+    latency = faster_text(best.latency_ratio * best.latency_ms, best.latency_ms)
     return f"best {bytes_text(best.size_bytes)} ({size}), {latency_text(best.latency_ms, best.estimated)} ({latency}){drop}"
 
 

@@ -35,6 +35,19 @@ def console(stderr: bool) -> Console:
     return Console(stderr=stderr)
 
 
+@contextlib.contextmanager
+def waiting(text: str, stderr: bool, quiet: bool) -> Iterator[None]:
+    """Show a person, as long as it lasts, what takes seconds (importing PyTorch, reading data); a log gets nothing."""
+    to = console(stderr)
+    if quiet or not to.is_terminal:
+        yield
+        return
+    from rich.markup import escape
+
+    with to.status(escape(text)):
+        yield
+
+
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.markup import escape
     from rich.table import Table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, written
+from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, waiting, written
 from slimline.commands._logging import check_logging, log_run
 from slimline.commands._options import budget_options, labels, mlflow_option, model_options, read_by, worker_options
 from slimline.commands._request import carry_out, load_task, make_request, targets_of
@@ -53,9 +53,8 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, 
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
     check_logging(mlflow)
     with reserved_stdout(as_json) as stdout:
-        if not quiet:  # importing PyTorch and reading the data take seconds
-            console(as_json).print(f"opening {options['model']}", style="dim", markup=False, highlight=False, soft_wrap=True)
-        source = load_task(options)
+        with waiting(f"opening {options['model']}", as_json, quiet):
+            source = load_task(options)
         request = make_request(invocation, source, options, several=True)
         targets = targets_of(options["targets"], options["device"])
         if len(targets) > 1 and not request.dry_run:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
@@ -21,7 +22,7 @@ from slimline.job.found import Found
 from slimline.job.prepare import prepare
 from slimline.job.recovery import COARSENESS, finish, for_archive, usual_steps
 from slimline.job.search import search
-from slimline.job.small_archive import Stage, _front, train_for_archive
+from slimline.job.small_archive import Stage, _front, stages_for, train_for_archive
 
 
 class Few:
@@ -53,7 +54,7 @@ def net(task: Few) -> nn.Module:
 
 def prepared(out: Path, minimize: Quantity, steps: int = 1600) -> tuple[Job, Found]:
     task = Few()
-    request = Request(out=out, seconds=60, methods=("static_int8",), budget=Budget(minimize=minimize, max_drop="3%"))
+    request = Request(out=out, seconds=30, methods=("static_int8",), budget=Budget(minimize=minimize, max_drop="3%"))
     job = open_job(_PythonTask(net(task), task), request, Silent())
     found = prepare(job)
     found.schedule = found.schedule.model_copy(update={"recovery_steps": steps, "candidates": 4})
@@ -65,6 +66,7 @@ def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_pat
     job, found = prepared(tmp_path / "build", "download")
     assert for_archive(job, found) and usual_steps(job, found) == 400
     search(job, found)
+    job.journal.append("archive schedule", {"stages": 5, "steps": 150}, 0.0)  # as a run that goes on has it, so that the clock decides nothing here
     train_for_archive(job, found, halfwidth=0.0)
     base = found.baseline_measurement.quality
     assert base is not None and found.small
@@ -82,6 +84,12 @@ def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_pat
     final = finish(job, found, found.small[0], 0.03)
     assert final.trial.measurement is not None and final.trial.measurement.download_bytes == smallest.download_bytes
     assert final.trial.measurement.quality == smallest.quality
+
+
+@pytest.mark.parametrize(("step", "planned"), [(1e-4, (16, 180)), (0.01, (16, 150)), (0.1, (4, 80)), (10.0, (0, 0))])
+def test_stages_fill_the_time_that_is_left(step: float, planned: tuple[int, int]) -> None:
+    stages, steps = stages_for(40.0, step, measured=1.0, most=187)
+    assert (stages, steps) == planned and stages * (steps * step + 1.0) <= 40.0
 
 
 def test_where_bytes_of_the_file_count_nothing_is_different(tmp_path: Path) -> None:

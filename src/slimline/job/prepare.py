@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from slimline.job.found import TRIAL_SECONDS, Found, look, measure, timed
 from slimline.job.recovery import CALIBRATION_BATCH, COARSENESS
 from slimline.job.workers import Bench, share
 from slimline.model.augment import Augmentation, find_augmentation
-from slimline.model.recover import bf16_pays, evaluate, seconds_per_step
+from slimline.model.recover import Distillation, bf16_pays, evaluate, seconds_per_step
 from slimline.report.sentence import MINIMISED, latency_text, number_of
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_CANDIDATES, LEAST_SAMPLES, MOST_CANDIDATES, Probe, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
@@ -100,12 +101,18 @@ def prepare(job: Job) -> Found:
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):
             augmentation = (
-                find_augmentation(lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0], job.evaluation[:2_000], few=2_000, seed=job.request.seed)
+                find_augmentation(
+                    lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0],
+                    job.evaluation[:2_000],
+                    few=2_000,
+                    seed=job.request.seed,
+                    warp=budget.minimize == "download",
+                )
                 if job.evaluation.targets is not None
                 else Augmentation()
             )
             if job.train is None:
-                augmentation = Augmentation(augmentation.flip, augmentation.shift, mix=True)
+                augmentation = replace(augmentation, mix=True)
     return Found(workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation)
 
 
@@ -265,8 +272,10 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
         batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
         bf16, step, device = False, 1.0, job.request.train_device
         if job.train is not None:
-            step = seconds_per_step(job.model, job.train, batch, False, device)
-            half = seconds_per_step(job.model, job.train, batch, True, device) if step > 0.02 and bf16_pays() else step
+            how = Distillation(steps=0, batch=batch, learning_rate=1e-6, device=device)
+            step = seconds_per_step(copy.deepcopy(job.model).train(), job.model, job.train, how)
+            halved = step > 0.02 and bf16_pays()
+            half = seconds_per_step(copy.deepcopy(job.model).train(), job.model, job.train, replace(how, bf16=True)) if halved else step
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
         candidate = _candidate_seconds(job, workshop, offered)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass, replace
 
@@ -9,15 +10,16 @@ from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.job.context import Job
 from slimline.job.found import Found, Training, measure, scored, timed
-from slimline.job.recovery import ARCHIVE_SHARE, COARSENESS, trained
+from slimline.job.recovery import COARSENESS, trained
 from slimline.model.coded import CodedBits, coarse_biases, settle_biases
-from slimline.model.recover import Distillation
+from slimline.model.recover import Distillation, seconds_per_step
+from slimline.search.schedule import coarse
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
-COST = 1.6  # of a step with penalty, in steps without
 FEWEST, MOST = 4, 16  # stages
 STAGE_STEPS = 150  # that a stage should have, before there are more of them
+STAGE_EPOCHS = 15  # that a stage has at most
 FIRST = 1.0  # nats for a mean coded bit
 COARSE, FINE = 2.0, 2**0.5  # what the price changes by: until it first turns, and from then on
 LATEST = 0.82  # of the time
@@ -52,21 +54,10 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     plan, built = start
     allowed = job.request.budget.max_drop.allowed(base)
     limit = max(allowed - halfwidth, LEAST_DROP * allowed)
-    steps = int(found.schedule.recovery_steps * ARCHIVE_SHARE / COST)
-    stages = min(max(steps // STAGE_STEPS, FEWEST), MOST)
+    stages, steps = _stages(job, found, built)
     price, ratio, trainings, front, before = FIRST, COARSE, list[Training](), list[Stage](), None
     for number in range(stages):
-        how = Distillation(
-            steps=steps // stages,
-            batch=found.batch,
-            seed=job.request.seed + 101 + number,
-            bf16=found.bf16,
-            classes=job.classes,
-            device=job.request.train_device,
-            augmentation=found.augmentation,
-            weight_decay=0.0,
-            penalty=price,
-        )
+        how = replace(_how(job, found, price), steps=steps, seed=job.request.seed + 101 + number)
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
             name = key("small archive", plan.digest, number, price, steps, found.schedule.recovery_steps)
@@ -85,6 +76,45 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             _keep(found, front)
         ratio = FINE if before not in (None, kept) else ratio
         price, before = price * ratio if kept else price / ratio, kept
+
+
+def _how(job: Job, found: Found, price: float) -> Distillation:
+    return Distillation(
+        steps=0,
+        batch=found.batch,
+        bf16=found.bf16,
+        classes=job.classes,
+        device=job.request.train_device,
+        augmentation=found.augmentation,
+        weight_decay=0.0,
+        penalty=price,
+    )
+
+
+def _stages(job: Job, found: Found, built: Built) -> tuple[int, int]:
+    """How many stages, and the steps of each: what there is time for by a probe of one step, and by what candidates took to be measured; a run that goes on keeps its own."""
+    kept = job.journal.last("archive schedule")
+    if kept is not None:
+        return int(kept["stages"]), int(kept["steps"])
+    assert job.train is not None
+    with timed(job, "probing throughput", 0.6):
+        step = seconds_per_step(built.training.copy().module, job.model, job.train, replace(_how(job, found, FIRST), learning_rate=1e-6))
+    measured = statistics.median([t.seconds for t in found.trials if t.measurement is not None] or [0.0])
+    stages, steps = stages_for(LATEST * job.clock.seconds - job.clock.elapsed, step, measured, STAGE_EPOCHS * len(job.train) / found.batch)
+    job.journal.append("archive schedule", {"stages": stages, "steps": steps, "step": step, "measured": measured}, job.clock.elapsed)
+    return stages, steps
+
+
+def stages_for(left: float, step: float, measured: float, most: float) -> tuple[int, int]:
+    """Stages, and the steps of each, ``most`` at most. Seconds: ``left``, of a ``step``, and of a stage being ``measured``.
+
+    Example:
+        >>> stages_for(240, 0.05, measured=3.0, most=6_000)
+        (16, 200)
+    """
+    stages = int(min(max(left / (STAGE_STEPS * step + measured), FEWEST), MOST))
+    steps = coarse(min((left / stages - measured) / step, most))
+    return (stages, steps) if steps else (0, 0)
 
 
 def _front(stages: list[Stage]) -> list[Stage]:

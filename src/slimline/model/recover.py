@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -223,18 +223,15 @@ def evaluate(model: Model, samples: Samples, *, batch: int = 250, bf16: bool = F
     return _pytree.tree_map(lambda *t: torch.cat(t) if isinstance(t[0], torch.Tensor) else t[0], *parts)
 
 
-def seconds_per_step(model: nn.Module, samples: Samples, batch: int, bf16: bool, device: TrainDevice = "cpu") -> float:
-    """Wall time of one training step of ``model`` against itself: the fastest of a second's, at least four, after a warm-up; the model's copy is thrown away."""
-    import copy
-
-    student = copy.deepcopy(model).train()
-    how = Distillation(steps=PROBED, batch=min(batch, len(samples)), learning_rate=1e-6, bf16=bf16, device=device)
+def seconds_per_step(student: nn.Module, teacher: nn.Module, samples: Samples, how: Distillation) -> float:
+    """Wall time of one training step of ``student``, which is changed by it: the fastest of a second's, at least four, after a warm-up."""
+    how = replace(how, steps=PROBED, batch=min(how.batch, len(samples)))
     times = [time.perf_counter()]
 
     def enough() -> bool:
         return len(times) > 5 and times[-1] - times[1] > 1.0
 
-    distil(student, student.parameters(), model, samples, how, stop=enough, on_step=lambda _: times.append(time.perf_counter()))
+    distil(student, student.parameters(), teacher, samples, how, stop=enough, on_step=lambda _: times.append(time.perf_counter()))
     return min(b - a for a, b in itertools.pairwise(times[1:]))
 
 

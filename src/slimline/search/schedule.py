@@ -46,10 +46,10 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     others = (SENSITIVITY + TIMING) * left + (candidates + 2 * (finalists + 1)) * probe.candidate  # the safest is finished too
     steps = min(RECOVERY * left, max(left - others, LEAST_RECOVERY * left)) / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
-    return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=_coarse(steps), finalists=finalists)
+    return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=coarse(steps), finalists=finalists)
 
 
-def _coarse(count: float) -> int:
+def coarse(count: float) -> int:
     """Rounded down to a few values per power of ten."""
     if count < 10:
         return 0

@@ -38,7 +38,7 @@ ROUGH = 0.02  # nats that numerics lose before recovery, above which training go
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 CALIBRATION_BATCH = 16
 RACE_UNTIL, TUNING_UNTIL = 0.92, 0.95  # shares of the time, after which no training of the race and of the finalists begins
-ARCHIVE_SHARE = 0.75  # of the recovery's steps, for training for a small archive where the download is minimised
+BESIDE_ARCHIVE = 0.25  # of the recovery's steps, that the race gets where the download is minimised: the rest of the time trains for a small archive
 COARSENESS = 5.0  # of the grids that it starts from: about so many of seven bits are given up at once
 ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
 
@@ -76,7 +76,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 
 def usual_steps(job: Job, found: Found) -> int:
     """Training steps of the race and the finalists: all, but for what training for a small archive gets."""
-    return int(found.schedule.recovery_steps * (1 - ARCHIVE_SHARE)) if for_archive(job, found) else found.schedule.recovery_steps
+    return int(found.schedule.recovery_steps * BESIDE_ARCHIVE) if for_archive(job, found) else found.schedule.recovery_steps
 
 
 def for_archive(job: Job, found: Found) -> bool:

@@ -18,7 +18,7 @@ from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import EDGE, Allocate, _edge, corrections_from, solve
+from slimline.search.strategies.allocate import EDGE, Allocate, _edge, corrections_from, counted, solve
 
 BASE = 0.9
 
@@ -109,6 +109,18 @@ def test_the_more_is_trained_the_more_daring_the_first_candidate_at_the_edge_is(
     budget = Budget(minimize="size", max_drop="0.1")
     little, much = (run(replace(space, recovery=Recovery(steps=steps)), 16, budget)[8].measured_loss or 0.0 for steps in (300, 6000))
     assert much > 1.5 * little
+
+
+def test_the_ladder_ends_where_training_does_not_reach(space: Space) -> None:
+    """A run with time for four candidates and 80 steps spent two of them on plans that had lost 48 points."""
+
+    def most(steps: int, max_drop: str) -> float:
+        given = replace(space, recovery=Recovery(steps=steps))
+        ladder = run(given, 4, Budget(minimize="size", max_drop=max_drop))[:2]
+        return max(given.loss(c, counted(given, Corrections())) for t in ladder if (c := given.choice(t.plan)) is not None)
+
+    assert most(80, "1%") <= 0.19 < 0.3 < most(1500, "1%") <= 0.43 < 0.6 < most(6000, "1%") <= 0.86
+    assert most(80, "5%") > 2 * most(80, "1%") and most(6000, "30%") <= 1.5
 
 
 def test_without_training_changed_answers_bound_the_edge(space: Space) -> None:

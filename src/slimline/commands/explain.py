@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from slimline.commands._invocation import console
+from slimline.core.whole import write_whole
 from slimline.errors import UsageError
 
 
@@ -47,8 +48,7 @@ def command(directory: Path, task: str | None, weights: Path | None, data: Path 
     explain(report, console(False))
     if html is not None:
         from slimline.report.html import render
-        from slimline.report.write import write_page
 
-        write_page(html, render(report, images))
+        write_whole(html, render(report, images).encode())
         click.echo(f"\nThe page: {html}")
     return 0

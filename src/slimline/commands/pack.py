@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slimline.errors import OutputError, UsageError
+from slimline.core.whole import write_whole
+from slimline.errors import UsageError
 
 if TYPE_CHECKING:
     from slimline.archive.container import Packed
@@ -29,14 +30,7 @@ def command(directory: Path, as_json: bool) -> int:
     if unpack(packed.data) != (payload, file.suffix):  # never leave somebody with an archive that does not open
         raise AssertionError(f"the archive of {file} does not give the file back")
     out = file.with_suffix(".slim")
-    part = out.with_name(out.name + ".part")
-    try:
-        part.write_bytes(packed.data)
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.", hint="Check the folder's permissions and the disk.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, packed.data)
     click.echo(_as_json(out, packed) if as_json else _as_text(out, file, packed))
     return 0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +13,7 @@ import yaml
 from slimline.core.data import Data
 from slimline.core.result import DropInterval, Report
 from slimline.core.trial import Measurement
+from slimline.core.whole import write_whole
 from slimline.errors import UsageError
 from slimline.project.file import Item, Project, validated
 from slimline.project.inputs import Made, sha256, stale
@@ -66,9 +65,7 @@ class Lock(Data):
 
     def write(self, path: Path) -> None:
         """It appears whole or not at all."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(self.text(), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, self.text().encode())
 
 
 def result_of(folder: Path) -> tuple[Report, dict[str, Any]]:
@@ -142,13 +139,8 @@ def accept(project: Project, items: list[Item], *, whatever: bool = False, dry_r
     if not dry_run:
         for item in items:
             for file in entries[item.name].files:
-                _keep(item.out / file, project.locked / item.name / file)
+                copy = project.locked / item.name / file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(copy, (item.out / file).read_bytes())
         after.write(project.lock)
     return change
-
-
-def _keep(source: Path, copy: Path) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    part = copy.with_name(copy.name + ".part")
-    shutil.copyfile(source, part)
-    os.replace(part, copy)

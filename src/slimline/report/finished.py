@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pydantic
 
 from slimline.core.result import Report
-from slimline.errors import OutputError, UsageError
+from slimline.errors import UsageError
 
 CARD, BILL, SIGNATURE = "README.md", "bom.cdx.json", "model.sig"
 CARD_MARK = "<!-- written by slimline card -->"
@@ -75,19 +74,3 @@ def added(directory: Path) -> set[str]:
 def is_card(file: Path) -> bool:
     """Whether ``slimline card`` wrote it."""
     return CARD_MARK in file.read_text(encoding="utf-8", errors="replace")
-
-
-def write_beside(file: Path, text: str) -> None:
-    """Write a text; it appears whole or not at all.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror}.", hint="Check the folder's permissions and the disk.") from error
-    finally:
-        part.unlink(missing_ok=True)

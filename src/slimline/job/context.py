@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,7 @@ from slimline.report.finished import added
 from slimline.search.schedule import Clock
 from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
-from slimline.store.journal import Journal
+from slimline.store.journal import Journal, busy
 from slimline.store.private import STATE as STATE
 from slimline.targets._device import on_device
 
@@ -77,6 +79,7 @@ class Job:
     truncated: bool = False  # whether the clock cut off something that the schedule held
     spent: dict[str, float] = field(default_factory=dict)
     workers: Shared | None = None  # where there are some
+    made_folder: bool = False  # the output folder was not there before
 
     @property
     def directory(self) -> Path:
@@ -143,6 +146,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         "request": request.model_dump(mode="json", exclude=NOT_ASKED),
     }
     check_directory(request)
+    made_folder = not request.out.exists()
     request.out.mkdir(parents=True, exist_ok=True)
     journal = Journal.open(request.out / STATE, header, resume=request.resume)
     clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
@@ -164,16 +168,28 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         cache=Cache((request.shared or request.out) / STATE / "cache"),
         clock=clock,
         methods=methods_of(request),
+        made_folder=made_folder,
     )
-    for text in getattr(source, "notes", ()):
+    for text in (*getattr(source, "notes", ()), *_whose_latency(device)):
         job.note(text)
-    if device.targets:
-        job.note(
-            f"latency on {device.name}: every figure is an estimate from its table ({device.latency.source})"
-            if device.latency is not None
-            else f"latency on {device.name}: the figures are of this machine, for it has no latency table (slimline devices calibrate)"
-        )
     return job
+
+
+def _whose_latency(device: Device) -> tuple[str, ...]:
+    """What must be said where the latencies are not those of the machine that is compressed for."""
+    if not device.targets:
+        return ()
+    if device.latency is None:
+        return (f"latency on {device.name}: the figures are of this machine, for it has no latency table (slimline devices calibrate)",)
+    return (f"latency on {device.name}: every figure is an estimate from its table ({device.latency.source})",)
+
+
+def take_away(job: Job) -> None:
+    """Remove the traces of a run that came to nothing: the mended command finds the output folder as this one did."""
+    shutil.rmtree(job.directory / STATE, ignore_errors=True)
+    if job.made_folder:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            job.directory.rmdir()
 
 
 def methods_of(request: Request) -> dict[str, type[Method]]:
@@ -223,6 +239,8 @@ def check_directory(request: Request) -> None:
         if request.resume and not (out / STATE / "journal.jsonl").exists():
             raise UsageError(f"There is no run to resume in {out}.", hint="Leave --resume out.")
         return
+    if busy(out / STATE):
+        raise OutputError(f"Another run is writing to {out}.", hint="Wait for it, or give another --out.")
     if not request.force:
         raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
     own = {*PRODUCTS, STATE, *added(out), *_as_written(out), *(n for n in held if n.startswith("model."))}
@@ -232,8 +250,6 @@ def check_directory(request: Request) -> None:
     for name in set(held) & own:
         path = out / name
         if path.is_dir():
-            import shutil
-
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -13,6 +13,7 @@ from slimline.core.result import Comparison, Report, Stopped
 from slimline.errors import OutputError, SlimlineError, UsageError
 from slimline.job import compress_request
 from slimline.job.context import STATE, Source, check_directory
+from slimline.report.finished import Finished
 from slimline.report.write import write_comparison
 from slimline.store.private import private
 
@@ -55,6 +56,10 @@ def compress_several(source: Source, request: Request, targets: Sequence[str], p
         except SlimlineError as error:
             stopped.append(Stopped(target=name, error=str(error), exit_code=error.exit_code))
             continue
+        except KeyboardInterrupt:  # before this target has anything to deliver
+            if runs:
+                write_comparison(request.out, Comparison(runs=tuple(runs), stopped=tuple(stopped)))
+            raise
         assert report is not None
         runs.append(report)
         if report.interrupted:
@@ -80,8 +85,7 @@ def _prepare(request: Request, targets: Sequence[str]) -> None:
 
 def _finished(out: Path) -> Report | None:
     """The report of a run that came to its end."""
-    file = out / "report.json"
-    if not file.is_file() or not (out / "manifest.json").is_file():
+    if not (out / "report.json").is_file() or not (out / "manifest.json").is_file():
         return None
-    report = Report.model_validate_json(file.read_text(encoding="utf-8"))
+    report = Finished.read(out).report
     return None if report.interrupted else report

@@ -53,14 +53,6 @@ def test_without_a_terminal_progress_is_plain_lines_with_the_best_so_far() -> No
     ]
 
 
-def test_quiet_says_nothing() -> None:
-    to, stream = console()
-    with LiveProgress(to, quiet=True) as progress:
-        progress.stage("recovering", 0.4, 60.0)
-        progress.note("something")
-    assert stream.getvalue() == ""
-
-
 def test_a_best_that_is_slower_or_gains_or_has_no_points_is_told_so() -> None:
     to, stream = console()
     with LiveProgress(to) as progress:

@@ -21,10 +21,11 @@ from slimline.core.request import Request
 from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
+from slimline.core.whole import written
 from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
 from slimline.job.cautious import SURE, add_cautious, chance_of
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
-from slimline.job.context import Job, Source, methods_of, open_job
+from slimline.job.context import Job, Source, methods_of, open_job, take_away
 from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
 from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
@@ -41,7 +42,7 @@ from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
 from slimline.sources.onnx import check_artefact
-from slimline.sources.validate import check_sample_weights, check_slices, check_task
+from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
 
@@ -68,7 +69,7 @@ def compress(
     *,
     target: str = "onnxruntime",
     budget: Budget = Budget(),
-    time: str = "10m",
+    time: str | float = "10m",
     out: str | Path = "build",
     methods: Sequence[str] = (),
     without: Sequence[str] = (),
@@ -80,7 +81,7 @@ def compress(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call.
+    """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call; a number is in seconds.
 
     ``classes``: labels that the plan is for; the report says what it costs on the others.
     Without ``progress`` nothing is shown, but for a line in a notebook's output cell.
@@ -95,7 +96,7 @@ def compress(
     request = Request(
         target=target,
         budget=budget,
-        seconds=parse_seconds(time),
+        seconds=parse_seconds(str(time)),
         methods=tuple(methods),
         without=tuple(without),
         strategy=strategy,
@@ -110,7 +111,8 @@ def compress(
         started=clock.monotonic(),
     )
     shown = progress if progress is not None else NotebookProgress() if in_notebook() else Silent()
-    report = compress_request(source, request, shown)
+    with written(request.out):
+        report = compress_request(source, request, shown)
     assert report is not None
     return Result(report, request.out)
 
@@ -121,9 +123,18 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
     source = specialised(source, request.classes)
     check_task(source.model(), source)
     if request.dry_run:
-        progress.found(tuple(analyze(source, request).splitlines()))
+        progress.found(tuple(analyze_request(source, request).splitlines()))
         return None
     job = open_job(source, request, progress)
+    try:
+        return _carried_out(job)
+    except SlimlineError:
+        if job.journal.last("trial") is None:  # nothing that --resume could go on with
+            take_away(job)
+        raise
+
+
+def _carried_out(job: Job) -> Report:
     found: Found | None = None
     with job.journal, at_work(job):
         try:
@@ -136,7 +147,7 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
         except KeyboardInterrupt:
             if found is None or not any(t.measurement for t in found.trials):
                 raise
-            progress.note("interrupted: writing the best so far")
+            job.progress.note("interrupted: writing the best so far")
             return _best_so_far(job, found)
 
 
@@ -278,8 +289,20 @@ def _best_so_far(job: Job, found: Found) -> Report:
     return _deliver(job, found, outcome, [finalist], interrupted=True)
 
 
-def analyze(source: Source, request: Request) -> str:
-    """Where the model can be compressed and what is offered there, as text; nothing is written."""
+def analyze(model: nn.Module, task: Task, *, methods: Sequence[str] = (), without: Sequence[str] = ()) -> str:
+    """Where ``model`` can be compressed and what is offered there, as text; nothing is measured or written. Of ``task`` only ``example`` is asked.
+
+    Raises:
+        SlimlineError: what must be mended; the message says how.
+
+    Example:
+        ``print(slimline.analyze(model, task))``
+    """
+    return analyze_request(_PythonTask(check_model(model), task), Request(methods=tuple(methods), without=tuple(without)))
+
+
+def analyze_request(source: Source, request: Request) -> str:
+    """``slimline analyze``."""
     model = source.model()
     sites, refused = find_sites(model, source.example())
     methods = methods_of(request)

@@ -35,15 +35,14 @@ class LiveProgress:
          40% recovering, 3:12 left
     """
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.quiet = quiet
         self._stage, self._fraction, self._left, self._best = "starting", 0.0, 0.0, ""
         self._at = time.monotonic()
         self._said = ("", 0.0)
         self._live = (
             Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True)
-            if console.is_terminal and not console.is_jupyter and not console.is_dumb_terminal and not quiet
+            if console.is_terminal and not console.is_jupyter and not console.is_dumb_terminal
             else None
         )
 
@@ -57,9 +56,8 @@ class LiveProgress:
             self._live.stop()
 
     def found(self, lines: tuple[str, ...]) -> None:
-        if not self.quiet:
-            for line in lines:
-                self.console.print(escape(line), highlight=False, soft_wrap=True)
+        for line in lines:
+            self.console.print(escape(line), highlight=False, soft_wrap=True)
 
     def stage(self, name: str, fraction: float, seconds_left: float) -> None:
         self._stage, self._fraction, self._left, self._at = name, max(self._fraction, fraction), seconds_left, time.monotonic()
@@ -70,11 +68,10 @@ class LiveProgress:
         self._plain()
 
     def note(self, text: str) -> None:
-        if not self.quiet:
-            self.console.print(f"[dim]note: {escape(text)}[/dim]", highlight=False, soft_wrap=True)
+        self.console.print(f"[dim]note: {escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
     def _plain(self) -> None:
-        if self._live is not None or self.quiet:
+        if self._live is not None:
             return
         now = time.monotonic()
         if self._stage != self._said[0] or now - self._said[1] > PLAIN_SECONDS:

@@ -191,6 +191,7 @@ def test_quiet_says_the_sentence_only(job: Job, task: str, capsys: pytest.Captur
     ("--metric joy", "no built-in metric 'joy'. Choose one of top1"),
     ("--resume --force", "Give one of them"),
     ("--out task.py", "--out task.py is a file"),
+    ("--out .", ". is not empty. Give another --out"),
     ("--weights w.pt", "is a pickle"),
     ("--data none.py", "none.py does not exist"),
 ])  # fmt: skip

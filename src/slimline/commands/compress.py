@@ -13,6 +13,7 @@ from slimline.commands._options import budget_options, labels, mlflow_option, mo
 from slimline.commands._request import carry_out, load_task, make_request, targets_of
 from slimline.core.whole import written
 from slimline.errors import OutputError, UsageError
+from slimline.store.journal import check_free
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,8 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, 
         raise UsageError("--resume goes on with what is in --out, --force throws it away.", hint="Give one of them.")
     if options["out"].exists() and not options["out"].is_dir():
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
+    if not options["resume"] and not options["dry_run"]:
+        check_free(options["out"], force=options["force"])  # before a model is trained or data are loaded
     check_logging(mlflow)
     with reserved_stdout(as_json) as stdout:
         with waiting(f"opening {options['model']}", as_json, quiet):

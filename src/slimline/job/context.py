@@ -31,7 +31,7 @@ from slimline.report.finished import added
 from slimline.search.schedule import Clock
 from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
-from slimline.store.journal import Journal, busy
+from slimline.store.journal import FILE, Journal, check_free
 from slimline.store.private import STATE as STATE
 from slimline.targets._device import on_device
 
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 
 CALIBRATION = 512
 NOT_ASKED = {"out", "shared", "resume", "force", "command", "started", "dry_run", "model_name", "workers", "ray", "reference"}  # may differ when a run goes on
+SPELLED = {
+    "seconds": "time", "size_bytes": "max-size", "download_bytes": "max-download", "memory_bytes": "max-memory", "latency_ms": "max-latency", "macs": "max-macs",
+    "references_full": "references",
+}  # fmt: skip
 ASKED = ("SLIMLINE_ONNXRUNTIME_PROVIDER", "SLIMLINE_TORCH_COMPILE")
 PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2", "stored.pt2")
 
@@ -140,15 +144,10 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
     if request.plan is not None:
         check_replayable(request.plan, mark)
-    header = {
-        "model": mark.model_dump(),
-        "task": source.name,
-        "request": request.model_dump(mode="json", exclude=NOT_ASKED),
-    }
     check_directory(request)
     made_folder = not request.out.exists()
     request.out.mkdir(parents=True, exist_ok=True)
-    journal = Journal.open(request.out / STATE, header, resume=request.resume)
+    journal = Journal.open(request.out / STATE, _header(source, request, mark), resume=request.resume)
     clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
     job = Job(
         request=request,
@@ -173,6 +172,17 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     for text in (*getattr(source, "notes", ()), *_whose_latency(device)):
         job.note(text)
     return job
+
+
+def _header(source: Source, request: Request, mark: Fingerprint) -> dict[str, Any]:
+    """What a run that goes on must have been asked for, too, in the words of who asks."""
+    fields = request.model_dump(mode="json", exclude=NOT_ASKED)
+    fields |= fields.pop("budget")
+    return {
+        "model": {"the model": mark.architecture, "its weights": mark.weights, "the data": mark.data},
+        "task": source.name,
+        "request": {f"--{SPELLED.get(name, name.replace('_', '-'))}": value for name, value in fields.items()},
+    }
 
 
 def _whose_latency(device: Device) -> tuple[str, ...]:
@@ -230,19 +240,14 @@ def _thumb(samples: Samples) -> torch.Tensor:
 def check_directory(request: Request) -> None:
     """An output folder is empty, or ours to resume or to replace."""
     out = request.out
-    if not out.exists():
-        return
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file.", hint="Give a folder to --out.")
-    held = [p.name for p in out.iterdir()]
-    if not held or request.resume:
-        if request.resume and not (out / STATE / "journal.jsonl").exists():
+    if request.resume:
+        if not (out / STATE / FILE).exists():
             raise UsageError(f"There is no run to resume in {out}.", hint="Leave --resume out.")
         return
-    if busy(out / STATE):
-        raise OutputError(f"Another run is writing to {out}.", hint="Wait for it, or give another --out.")
-    if not request.force:
-        raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
+    check_free(out, force=request.force)
+    held = [p.name for p in out.iterdir()] if out.exists() else []
     own = {*PRODUCTS, STATE, *added(out), *_as_written(out), *(n for n in held if n.startswith("model."))}
     foreign = sorted(set(held) - own)
     if foreign and not (out / STATE).exists():

@@ -15,6 +15,7 @@ from slimline.job import compress_request
 from slimline.job.context import STATE, Source, check_directory
 from slimline.report.finished import Finished
 from slimline.report.write import write_comparison
+from slimline.store.journal import FILE
 from slimline.store.private import private
 
 
@@ -40,7 +41,7 @@ def compress_several(source: Source, request: Request, targets: Sequence[str], p
         if finished is not None:
             runs.append(finished)
             continue
-        begun = (out / STATE / "journal.jsonl").exists()
+        begun = (out / STATE / FILE).exists()
         own = request.model_copy(
             update={
                 "target": name,
@@ -72,7 +73,7 @@ def compress_several(source: Source, request: Request, targets: Sequence[str], p
 def _prepare(request: Request, targets: Sequence[str]) -> None:
     out = request.out
     if request.resume:
-        if not any((out / name / STATE / "journal.jsonl").exists() for name in targets):
+        if not any((out / name / STATE / FILE).exists() for name in targets):
             raise UsageError(f"There is no run for {' or '.join(targets)} to resume in {out}.", hint="Leave --resume out.")
         return
     if request.force and out.is_dir():

@@ -123,6 +123,18 @@ def busy(state: Path) -> bool:
     return False
 
 
+def check_free(out: Path, *, force: bool = False) -> None:
+    """Whether a new run may write to ``out``; ``force``: in the place of an earlier one.
+
+    Raises:
+        OutputError: a run is going on there, or it is not empty.
+    """
+    if busy(out / STATE):
+        raise OutputError(f"Another run is writing to {out}.", hint="Wait for it, or give another --out.")
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
+
+
 def _check(first: dict[str, Any], header: dict[str, Any], directory: Path) -> None:
     made = first["data"] if first["kind"] == "header" else {}
     if made != header:

@@ -146,6 +146,7 @@ def _carried_out(job: Job) -> Report:
             return _deliver(job, found, outcome, finalists, interrupted=False)
         except KeyboardInterrupt:
             if found is None or not any(t.measurement for t in found.trials):
+                job.progress.note("interrupted before there was anything to deliver; --resume goes on with what was measured")
                 raise
             job.progress.note("interrupted: writing the best so far")
             return _best_so_far(job, found)
@@ -230,7 +231,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
 
 def _nothing_worked(trials: list[Trial]) -> SlimlineError:
     said = next((t.error for t in trials if t.error), "no candidate met the limits on paper")
-    return BudgetNotMet(f"No candidate could be built: {said}", hint="Loosen the budget, or allow more methods (slimline methods).")
+    return BudgetNotMet(f"No candidate could be built: {said.rstrip('.')}.", hint="Loosen the budget, or allow more methods (slimline methods).")
 
 
 def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:

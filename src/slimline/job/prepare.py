@@ -490,8 +490,8 @@ def _check_reachable(job: Job, space: Space) -> None:
         if quantity in ("size", "macs", "memory") and limit < least:
             unit = "multiply-adds" if quantity == "macs" else "bytes"
             raise BudgetNotMet(
-                f"No plan reaches {quantity} {limit:,.0f} {unit}: with the smallest option everywhere the weights alone take {least:,.0f}."
+                f"No plan reaches a {quantity} of {limit:,.0f} bytes: with the smallest option everywhere the weights alone take {least:,.0f} bytes."
                 if quantity != "macs"
                 else f"No plan reaches {limit:,.0f} multiply-adds: the narrowest takes {least:,.0f}.",
-                hint=f"Allow at least {least:,.0f}, or more methods (slimline methods).",
+                hint=f"Allow at least {least:,.0f} {unit}, or more methods (slimline methods).",
             )

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from slimline.core.budget import Budget
-from slimline.core.contracts import Artifact, Strategy
+from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.registry import find
 from slimline.core.samples import Samples
@@ -48,7 +48,7 @@ def search(job: Job, found: Found) -> None:
             job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")
 
 
-def _sought(job: Job, found: Found, strategy: Strategy) -> Budget:
+def _sought(job: Job, found: Found, strategy: Any) -> Budget:
     """What candidates are looked for by: the budget. Where none keeps it on paper, the quantity that is farthest from its limit is minimised in place of all limits,
     so that the closest is built and delivered with what stood in the way."""
     budget, limits = job.request.budget, job.request.budget.limits()

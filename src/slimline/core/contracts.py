@@ -1,4 +1,4 @@
-"""What targets, strategies, executors and tasks promise each other."""
+"""What targets and tasks promise each other, and what passes between them."""
 
 from __future__ import annotations
 

@@ -41,7 +41,9 @@ from slimline.model.sites import find_sites
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
+from slimline.sources.batches import made, samples_of, tensors
 from slimline.sources.onnx import check_artefact
+from slimline.sources.splits import HoldoutSource, Origin, Splits
 from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
@@ -368,33 +370,47 @@ class _PythonTask:
         self.name = type(model).__name__
         self.has_metric = hasattr(task, "metric")
         self.has_sample_weights = hasattr(task, "sample_weights")
-        self._splits: dict[str, Samples | None] = {}
+        self._given: dict[str, Samples | None] = {}
+        self._splits = Splits(self.given)
 
     def model(self) -> nn.Module:
         return self._model
 
     def example(self) -> Samples:
-        return self._task.example()
+        found: Any = self._task.example()
+        return found if isinstance(found, Samples) else made("example()", tensors(found))
+
+    def given(self, split: str) -> Samples | None:
+        """The task's own samples, asked for once; a pair or batches become ``Samples``, as in a task file."""
+        if split not in self._given:
+            found: Any = self._task.data(split)
+            self._given[split] = found if found is None or isinstance(found, Samples) else samples_of(found, f"data({split!r})")
+        return self._given[split]
 
     def data(self, split: str) -> Samples | None:
-        if split not in self._splits:
-            self._splits[split] = self._task.data(split)
-        return self._splits[split]
+        return self._splits.data(split)
+
+    def origin(self, split: str) -> Origin:
+        """Where the samples of a split stand in what the task gave."""
+        return self._splits.origin(split)
 
     @property
-    def holdout_source(self) -> str | None:
-        return "user" if self.data("holdout") is not None else None
+    def holdout_source(self) -> HoldoutSource | None:
+        return self._splits.source
 
     def slices(self, split: str) -> dict[str, tuple[str, ...]]:
-        samples = self.data(split)
-        given = self._task.slices(split) if hasattr(self._task, "slices") and samples is not None else None
-        return check_slices(given, f"slices({split!r})", 0 if samples is None else len(samples))
+        if self.data(split) is None or not hasattr(self._task, "slices"):
+            return {}
+        origin = self.origin(split)
+        labels = check_slices(self._task.slices(origin.split), f"slices({origin.split!r})", len(self.given(origin.split) or ()))
+        return {name: origin.picked(column) for name, column in labels.items()}
 
     def sample_weights(self, split: str) -> torch.Tensor | None:
-        samples = self.data(split)
-        if samples is None or not hasattr(self._task, "sample_weights"):
+        if self.data(split) is None or not hasattr(self._task, "sample_weights"):
             return None
-        return check_sample_weights(self._task.sample_weights(split), f"sample_weights({split!r})", len(samples))
+        origin = self.origin(split)
+        weights = check_sample_weights(self._task.sample_weights(origin.split), f"sample_weights({origin.split!r})", len(self.given(origin.split) or ()))
+        return weights if origin.index is None else weights[origin.index]
 
     def metric(self, outputs: Any, targets: Any) -> Any:
         return self._task.metric(outputs, targets)

@@ -70,7 +70,6 @@ class Job:
         terminal.__dict__.update(
             LiveProgress=self.progress,
             print_verdict=lambda report, directory, console: console.print(f"VERDICT {report.verdict}"),
-            read=lambda directory: directory,
             explain=lambda report, console: console.print("BECAUSE"),
         )
         monkeypatch.setitem(sys.modules, "slimline.job", job)
@@ -300,9 +299,9 @@ def test_analyze_and_explain(job: Job, task: str, capsys: pytest.CaptureFixture[
     assert run("analyze", task, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"lines": ["sites of task"]}
     assert run("explain", "build") == 2
-    assert "no report in build" in capsys.readouterr().err
+    assert "no finished run in build" in capsys.readouterr().err
     Path("build").mkdir()
-    Path("build/report.json").write_text("{}")
+    Path("build/report.json").write_text(report().model_dump_json())
     assert run("explain", "build") == 0
     assert "BECAUSE" in capsys.readouterr().out
 

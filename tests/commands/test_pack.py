@@ -55,3 +55,9 @@ def test_a_place_that_cannot_be_written_ends_with_2(tmp_path: Path, capsys: pyte
 def test_pack_names_a_folder_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pack", str(tmp_path)]) == 2
     assert "no model" in capsys.readouterr().err
+
+
+def test_pack_names_the_folders_of_several_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text('{"schema": 1, "runs": [{"target": "torch"}]}')
+    assert cli.main(["pack", str(tmp_path)]) == 2
+    assert f"Give one of them: {tmp_path / 'torch'}." in capsys.readouterr().err

@@ -38,6 +38,7 @@ def command(directory: Path, as_json: bool) -> int:
 def _artefact(path: Path) -> Path:
     """The model file that is meant."""
     from slimline.core.registry import registered
+    from slimline.report.finished import read_report
 
     if path.is_file():
         return path
@@ -45,6 +46,8 @@ def _artefact(path: Path) -> Path:
     if any(getattr(target, "beside", ()) and path / f"model{target.suffix}" in found for target in registered("targets").values()):
         raise UsageError(f"The model in {path} is several files, and an archive holds one.", hint="Give each of them: slimline pack DIR/model.bin.")
     if not found:
+        if (path / "report.json").is_file():
+            read_report(path)  # which names the folders of a run for several targets
         raise UsageError(f"There is no model in {path}.", hint="Give the --out folder of `slimline compress`, or a model file.")
     return found[0]
 

@@ -22,7 +22,7 @@ from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.core.whole import written
-from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
+from slimline.errors import BudgetNotMet, SlimlineError, UsageError
 from slimline.job.cautious import SURE, add_cautious, chance_of
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, methods_of, open_job, take_away
@@ -38,6 +38,7 @@ from slimline.job.specialised import elsewhere, specialised
 from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
+from slimline.report.finished import read_run
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
@@ -325,20 +326,13 @@ def load(directory: str | Path) -> nn.Module:
         UsageError: there is no finished run there.
         ModelError: the file is not the one that the run wrote.
     """
-    import json
+    import io
 
-    from slimline.job.context import sha256
-
-    folder = Path(directory)
-    file, manifest = folder / "program.pt2", folder / "manifest.json"
-    if not file.is_file() or not manifest.is_file():
-        raise UsageError(f"There is no finished run in {folder}.", hint="Give the --out folder of `slimline compress`.")
-    if json.loads(manifest.read_text())["files"].get("program.pt2") != sha256(file.read_bytes()):
-        raise ModelError(f"{file} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")
     from slimline.model.trace import quiet
 
+    (content,) = read_run(Path(directory), ("program.pt2",)).values()
     with quiet():
-        return torch.export.load(file).module()
+        return torch.export.load(io.BytesIO(content)).module()
 
 
 def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1) -> dict[str, Any]:

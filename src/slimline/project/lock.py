@@ -18,6 +18,7 @@ from slimline.errors import UsageError
 from slimline.project.file import Item, Project, validated
 from slimline.project.inputs import Made, sha256, stale
 from slimline.project.lines import read_yaml
+from slimline.report.finished import read_report
 
 HEAD = "# Written by `slimline accept`; review it like code, and change it by accepting again.\n"
 
@@ -74,14 +75,9 @@ def result_of(folder: Path) -> tuple[Report, dict[str, Any]]:
     Raises:
         UsageError: there is none, or it is of another version.
     """
-    try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
-        plan = json.loads((folder / "plan.json").read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"There is no finished run in {folder}.", hint="Make it with `slimline run`.") from None
-    except pydantic.ValidationError as error:
-        raise UsageError(f"{folder / 'report.json'} is not a report of this version.", hint="Run again with this version.") from error
-    return report, plan
+    if not (folder / "report.json").is_file() or not (folder / "plan.json").is_file():
+        raise UsageError(f"There is no finished run in {folder}.", hint="Make it with `slimline run`.")
+    return read_report(folder), json.loads((folder / "plan.json").read_bytes())
 
 
 def artefact_files(folder: Path, main: str) -> dict[str, str]:

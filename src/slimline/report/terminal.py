@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import pydantic
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -17,7 +16,6 @@ from rich.text import Text
 
 from slimline.core.progress import Best
 from slimline.core.result import Comparison, DecisionRecord, Report
-from slimline.errors import UsageError
 from slimline.report import closeup, comparison, prices, rows
 from slimline.report.sentence import bytes_text, change_text, estimate_text, faster_text, latency_text, points
 
@@ -161,23 +159,6 @@ def print_comparison(found: Comparison, directory: Path, console: Console) -> No
     for stopped in found.stopped:
         console.print(f"[red]{escape(stopped.target)} stopped:[/] {escape(stopped.error)}", highlight=False)
     console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-def read(directory: Path) -> Report:
-    """The report of a finished run.
-
-    Raises:
-        UsageError: ``report.json`` is not a report that this version can read.
-    """
-    file = directory / "report.json"
-    try:
-        return Report.model_validate_json(file.read_text(encoding="utf-8"))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its start"
-        raise UsageError(
-            f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version."
-        ) from error
 
 
 def explain(report: Report, console: Console) -> None:

@@ -66,11 +66,10 @@ class Job:
         self.requests: list[Request] = []
         self.act: Callable[[Any], Any] = lambda source: report()
         job, terminal = ModuleType("slimline.job"), ModuleType("slimline.report.terminal")
-        job.__dict__.update(compress_request=self.compress_request, analyze=lambda source, request: f"sites of {source.name}")
+        job.__dict__.update(compress_request=self.compress_request, analyze_request=lambda source, request: f"sites of {source.name}")
         terminal.__dict__.update(
             LiveProgress=self.progress,
             print_verdict=lambda report, directory, console: console.print(f"VERDICT {report.verdict}"),
-            read=lambda directory: directory,
             explain=lambda report, console: console.print("BECAUSE"),
         )
         monkeypatch.setitem(sys.modules, "slimline.job", job)
@@ -172,11 +171,16 @@ def test_quiet_says_the_sentence_only(job: Job, task: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize(("options", "says"), [
     ("--max-size 3parsecs", "The size '3parsecs' is not understood. Write it like 300KB or 1.5MB."),
+    ("--max-size 0.5", "The size '0.5' must be above zero"),
+    ("--max-macs 1e999", "The number '1e999' is too large"),
+    ("--time 1e999h", "The time '1e999h' is too large"),
+    ("--max-drop 1e999", "The drop '1e999' is too large"),
     ("--max-latency 2", "The latency '2' is not understood"),
     ("--max-drop many", "The drop 'many' is not understood"),
     ("--time 0", "must be above zero"),
     ("--minimize joy", "'joy' is none of size, download, latency, memory, macs"),
     ("--batch 0", "0 is not in the range"),
+    ("--seed 18446744073709551616", "is not in the range"),
     ("--nonsense", "No such option"),
     ("--target tpu", "There is no target 'tpu'. Known: "),
     ("--device phone", "There is no device 'phone'. Known: "),
@@ -186,6 +190,7 @@ def test_quiet_says_the_sentence_only(job: Job, task: str, capsys: pytest.Captur
     ("--metric joy", "no built-in metric 'joy'. Choose one of top1"),
     ("--resume --force", "Give one of them"),
     ("--out task.py", "--out task.py is a file"),
+    ("--out .", ". is not empty. Give another --out"),
     ("--weights w.pt", "is a pickle"),
     ("--data none.py", "none.py does not exist"),
 ])  # fmt: skip
@@ -246,6 +251,7 @@ def raising(error: BaseException) -> Callable[[Any], Any]:
     (OutputError("build/ holds another run.", hint="Give --resume or --force."), 2, "Error: build/ holds another run. Give --resume or --force."),
     (OSError(errno.ENOSPC, "No space left on device", "build/model.onnx.part"), 2, "The disk is full (build/model.onnx.part)"),
     (PermissionError(errno.EACCES, "Permission denied", "build/model.onnx"), 2, "build cannot be written (build/model.onnx): Permission denied"),
+    (PermissionError(errno.EACCES, "Permission denied", "/etc/weights"), 2, "/etc/weights cannot be used: Permission denied"),
     (KeyboardInterrupt(), 130, "Interrupted"),
     (click.Abort(), 130, "Interrupted"),
 ])  # fmt: skip
@@ -293,9 +299,9 @@ def test_analyze_and_explain(job: Job, task: str, capsys: pytest.CaptureFixture[
     assert run("analyze", task, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"lines": ["sites of task"]}
     assert run("explain", "build") == 2
-    assert "no report in build" in capsys.readouterr().err
+    assert "no finished run in build" in capsys.readouterr().err
     Path("build").mkdir()
-    Path("build/report.json").write_text("{}")
+    Path("build/report.json").write_text(report().model_dump_json())
     assert run("explain", "build") == 0
     assert "BECAUSE" in capsys.readouterr().out
 

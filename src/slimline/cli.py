@@ -18,7 +18,8 @@ from types import FrameType
 import click
 
 from slimline import __version__, commands
-from slimline.commands._invocation import DISK_FULL, INTERRUPTED, Invocation
+from slimline.commands._invocation import INTERRUPTED, Invocation
+from slimline.core.whole import DISK_FULL, UNUSABLE
 from slimline.errors import BudgetNotMet, SlimlineError
 
 DEFECT, USAGE = 1, 2
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno in DISK_FULL:
             return _say(f"Error: The disk is full ({error.filename or tempfile.gettempdir()}). Free some space, or name another place with TMPDIR.", USAGE)
+        if error.errno in UNUSABLE and error.filename:
+            return _say(f"Error: {error.filename} cannot be used: {error.strerror}. Mend its permissions, or name another place.", USAGE)
         return _defect(error)
     except Exception as error:  # noqa: BLE001  # the last resort: becomes a record with its traceback
         return _defect(error)

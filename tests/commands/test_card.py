@@ -83,4 +83,4 @@ def test_a_folder_without_a_run_and_one_of_several_targets_are_told_apart(tmp_pa
     (tmp_path / "report.json").write_text('{"schema": 1, "runs": [{"target": "openvino"}]}')
     assert cli.main(["card", str(tmp_path)]) == 2 and str(tmp_path / "openvino") in capsys.readouterr().err
     (tmp_path / "report.json").write_text("{}")
-    assert cli.main(["card", str(tmp_path)]) == 2 and "not a run of this version" in capsys.readouterr().err
+    assert cli.main(["card", str(tmp_path)]) == 2 and "not a report of this version" in capsys.readouterr().err

@@ -44,6 +44,20 @@ def test_unpack_replaces_nothing_unless_forced(tmp_path: Path) -> None:
     assert cli.main([*arguments, "--force"]) == 0
 
 
+def test_a_place_that_cannot_be_written_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"x" * 500)
+    cli.main(["pack", str(tmp_path)])
+    assert cli.main(["unpack", str(tmp_path / "model.slim"), "--out", str(tmp_path / "model.onnx" / "again")]) == 2
+    said = capsys.readouterr().err
+    assert "model.onnx/again cannot be used: Not a directory" in said and said.count("\n") == 1
+
+
 def test_pack_names_a_folder_without_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pack", str(tmp_path)]) == 2
     assert "no model" in capsys.readouterr().err
+
+
+def test_pack_names_the_folders_of_several_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.json").write_text('{"schema": 1, "runs": [{"target": "torch"}]}')
+    assert cli.main(["pack", str(tmp_path)]) == 2
+    assert f"Give one of them: {tmp_path / 'torch'}." in capsys.readouterr().err

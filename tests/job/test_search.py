@@ -1,4 +1,4 @@
-"""What a candidate's loss is."""
+"""What candidates are looked for by, and what their loss is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 import torch
 
+from slimline.core.budget import Budget
 from slimline.core.samples import Samples
-from slimline.job.search import divergence_of
+from slimline.job.search import _sought, divergence_of
 
 REFERENCE = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
@@ -26,3 +27,22 @@ def test_a_candidate_of_an_encoder_loses_relative_squared_error() -> None:
     lost = {c: divergence_of(cast(Any, SimpleNamespace(target=Shifted(), classes=c)), cast(Any, None), samples, REFERENCE) for c in (True, False)}
     assert lost[True] == pytest.approx(0, abs=1e-5)
     assert lost[False] == pytest.approx(REFERENCE.numel() / float((REFERENCE**2).sum()), rel=1e-5)
+
+
+class Unlimited:
+    """A strategy that finds nothing within a limit on the latency."""
+
+    def propose(self, space: Any, budget: Budget, trials: Any) -> str | None:
+        return None if budget.latency_ms is not None else "a plan"
+
+
+def test_where_no_candidate_keeps_the_limits_the_closest_is_looked_for() -> None:
+    said: list[str] = []
+    space = SimpleNamespace(nothing=(), costs=lambda choice: {"size": 1000.0, "latency": 5.0})
+    found = cast(Any, SimpleNamespace(space=space))
+    out_of_reach = Budget(size_bytes=900, latency_ms=0.001, max_drop="2%")
+    for asked in (Budget(size_bytes=900), out_of_reach):
+        job = cast(Any, SimpleNamespace(request=SimpleNamespace(budget=asked), note=said.append))
+        sought = _sought(job, found, cast(Any, Unlimited()))
+        assert sought == (asked if asked != out_of_reach else Budget(max_drop="2%", minimize="latency"))
+    assert len(said) == 1 and "least latency" in said[0]

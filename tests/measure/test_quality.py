@@ -120,10 +120,15 @@ def test_quality_is_the_mean_of_per_sample_scores_or_the_float_itself() -> None:
     assert evaluate(lambda o, t: torch.tensor(0.5), SCORES, LABELS) == (0.5, None)
 
 
-@pytest.mark.parametrize("wrong", [math.nan, "good", torch.zeros(2, 2), None])
+@pytest.mark.parametrize("wrong", [math.nan, -math.inf, torch.full((60,), -math.inf), "good", torch.zeros(2, 2), None])
 def test_a_metric_that_returns_no_number_is_a_data_error(wrong: object) -> None:
     with pytest.raises(DataError, match="metric"):
         evaluate(lambda o, t: wrong, SCORES, LABELS)  # type: ignore[arg-type, return-value]
+
+
+def test_scores_of_classes_are_not_taken_for_those_of_samples() -> None:
+    with pytest.raises(DataError, match="returned 7 scores for 60 samples"):
+        evaluate(lambda outputs, targets: torch.zeros(7), {"logits": SCORES}, LABELS)
 
 
 def test_a_name_goes_before_the_tasks_own_metric_and_that_before_the_default() -> None:

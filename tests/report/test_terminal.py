@@ -10,7 +10,8 @@ from slimline.core.progress import Best
 from slimline.core.result import Report
 from slimline.errors import UsageError
 from slimline.report import json as report_json
-from slimline.report.terminal import LiveProgress, explain, print_verdict, read
+from slimline.report.finished import read_report
+from slimline.report.terminal import LiveProgress, explain, print_verdict
 
 
 def console(terminal: bool = False, width: int = 160) -> tuple[Console, io.StringIO]:
@@ -29,7 +30,7 @@ def test_names_with_brackets_are_no_markup(report: Report, tmp_path: Path) -> No
     hostile = report.model_copy(update={"decisions": (report.decisions[0].model_copy(update={"site": "a[bold]b", "why": "[/red]"}),)})
     (tmp_path / "report.json").write_text(report_json.dumps(hostile), encoding="utf-8")
     to, stream = console()
-    explain(read(tmp_path), to)
+    explain(read_report(tmp_path), to)
     assert "a[bold]b" in stream.getvalue() and "[/red]" in stream.getvalue()
 
 
@@ -51,14 +52,6 @@ def test_without_a_terminal_progress_is_plain_lines_with_the_best_so_far() -> No
         " 40% recovering, 60 s left",
         " 90% certifying, 5 s left; best 215 KB (5.4x smaller), 0.262 ms (2.8x faster), drop 0.36 points on search data",
     ]
-
-
-def test_quiet_says_nothing() -> None:
-    to, stream = console()
-    with LiveProgress(to, quiet=True) as progress:
-        progress.stage("recovering", 0.4, 60.0)
-        progress.note("something")
-    assert stream.getvalue() == ""
 
 
 def test_a_best_that_is_slower_or_gains_or_has_no_points_is_told_so() -> None:
@@ -115,4 +108,4 @@ def test_an_obstacle_is_told_once(reports: dict[str, Report]) -> None:
 def test_explain_refuses_what_is_no_report(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"schema": 1}', encoding="utf-8")
     with pytest.raises(UsageError, match="is not a report of this version"):
-        read(tmp_path)
+        read_report(tmp_path)

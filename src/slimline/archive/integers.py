@@ -44,11 +44,6 @@ def _quarters(value: Array) -> Array:
     return _classes().take(value, mode="clip")
 
 
-def _leading(magnitude: Array) -> Array:
-    """Position of the leading bit of integers of at least 1."""
-    return np.frexp(magnitude.astype(np.float64))[1].astype(np.int64) - 1
-
-
 Tile = tuple[int, slice, slice]
 
 

@@ -75,7 +75,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--without", callback=names, metavar="A,B", help="Never these methods."),
             click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call when latency is measured."),
             click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="The runtime's threads in every measurement."),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+            click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
         )
     ):
         command = option(command)

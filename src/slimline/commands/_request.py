@@ -11,7 +11,6 @@ from slimline.errors import TargetNotInstalled, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from slimline.core.plan import Plan
     from slimline.core.request import Request
     from slimline.core.result import Report
     from slimline.sources.task_file import TaskFile
@@ -50,6 +49,7 @@ def _check_names(options: dict[str, Any]) -> None:
 def make_request(invocation: Invocation, source: TaskFile, options: dict[str, Any], *, several: bool = False) -> Request:
     """``several``: the command can do with more than one target; the request is then for the first."""
     from slimline.core.budget import Budget
+    from slimline.core.plan import Plan
     from slimline.core.request import Reference, Request
 
     targets = targets_of(options["targets"], options["device"])
@@ -70,7 +70,7 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
     return Request(
         target=targets[0],
         budget=Budget(**_with_defaults(asked, options["device"]), batch=options["batch"], threads=options["threads"]),
-        plan=None if options.get("plan") is None else _plan(options["plan"]),
+        plan=None if options.get("plan") is None else Plan.read(options["plan"]),
         references_full=options.get("references") == "full",
         workers=options.get("workers") or 0,
         ray=options.get("ray", ""),
@@ -80,24 +80,6 @@ def make_request(invocation: Invocation, source: TaskFile, options: dict[str, An
         started=invocation.started,
         **same,
     )
-
-
-def _plan(given: Path | dict[str, Any]) -> Plan:
-    """A plan that an earlier run wrote: its file, or its content."""
-    import pydantic
-
-    from slimline.core.plan import Plan
-
-    file = given if isinstance(given, Path) else "The lock's plan"
-    try:
-        return Plan.model_validate_json(given.read_bytes()) if isinstance(given, Path) else Plan.model_validate(given)
-    except OSError as error:
-        raise UsageError(f"The plan {file} cannot be read: {error.strerror}.", hint="Give the plan.json of an earlier run.") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"{file} is not a plan: {first['msg']} at {'.'.join(map(str, first['loc'])) or 'its start'}.", hint="Give the plan.json of an earlier run."
-        ) from error
 
 
 def _with_defaults(limits: dict[str, Any], device: str) -> dict[str, Any]:

@@ -21,12 +21,8 @@ def command(invocation: Invocation, /, as_json: bool, **options: Any) -> int:
     with reserved_stdout(as_json) as stdout:
         source = load_task(options)
         request = make_request(invocation, source, options)
-        from slimline.job import analyze as analyze_model
+        from slimline.job import analyze_request
 
-        found: Any = analyze_model(source, request)
-    if as_json:
-        found = {"lines": str(found).splitlines()} if isinstance(found, str) else found
-        click.echo(found.model_dump_json(indent=2) if hasattr(found, "model_dump_json") else json.dumps(found, indent=2), file=stdout)
-    else:
-        click.echo(str(found), file=stdout)
+        found = analyze_request(source, request)
+    click.echo(json.dumps({"lines": found.splitlines()}, indent=2) if as_json else found, file=stdout)
     return 0

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from slimline.core.whole import write_whole
+
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
@@ -15,12 +17,12 @@ def command(directory: Path) -> int:
     It lists the files with their digests, the packages that made them and the one that runs them, and the measured figures. It is
     checked against the schema before it is written. SOURCE_DATE_EPOCH sets its time.
     """
-    from slimline.report.finished import BILL, Finished, write_beside
+    from slimline.report.finished import BILL, Finished
     from slimline.trust.inventory import bill
 
     run = Finished.read(directory)
     run.check()
     text = bill(run.report, run.files, run.manifest["versions"])
-    write_beside(directory / BILL, text)
+    write_whole(directory / BILL, text.encode())
     click.echo(f"{directory / BILL}: valid CycloneDX 1.6, {len(run.files)} files")
     return 0

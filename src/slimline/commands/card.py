@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from slimline.core.whole import write_whole
 from slimline.errors import OutputError
 
 
@@ -22,7 +23,7 @@ def command(directory: Path, license: str, base_model: str, task: str, force: bo
     Nothing is uploaded. The report names the command that was typed, the machine and its versions: read the card before you publish it.
     """
     from slimline.report.card import render
-    from slimline.report.finished import CARD, Finished, is_card, write_beside
+    from slimline.report.finished import CARD, Finished, is_card
 
     run = Finished.read(directory)
     run.check()
@@ -35,7 +36,7 @@ def command(directory: Path, license: str, base_model: str, task: str, force: bo
         from huggingface_hub import ModelCard
 
         ModelCard(text, ignore_metadata_errors=False)
-    write_beside(file, text)
+    write_whole(file, text.encode())
     click.echo(
         f"{file}: " + ("read back with huggingface_hub" if checked else "not read back, since huggingface_hub is not installed (pip install 'slimline[hub]')")
     )

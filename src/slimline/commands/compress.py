@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, waiting, written
+from slimline.commands._invocation import INTERRUPTED, STATUS_OF_VERDICT, Invocation, console, reserved_stdout, waiting
 from slimline.commands._logging import check_logging, log_run
 from slimline.commands._options import budget_options, labels, mlflow_option, model_options, read_by, worker_options
 from slimline.commands._request import carry_out, load_task, make_request, targets_of
+from slimline.core.whole import written
 from slimline.errors import OutputError, UsageError
+from slimline.store.journal import check_free
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from slimline.core.request import Request
     from slimline.sources.task_file import TaskFile
+
+RESUME = "go on with --resume"
 
 
 @click.command()
@@ -51,6 +55,8 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, 
         raise UsageError("--resume goes on with what is in --out, --force throws it away.", hint="Give one of them.")
     if options["out"].exists() and not options["out"].is_dir():
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
+    if not options["resume"] and not options["dry_run"]:
+        check_free(options["out"], force=options["force"])  # before a model is trained or data are loaded
     check_logging(mlflow)
     with reserved_stdout(as_json) as stdout:
         with waiting(f"opening {options['model']}", as_json, quiet):
@@ -58,9 +64,9 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, 
         request = make_request(invocation, source, options, several=True)
         targets = targets_of(options["targets"], options["device"])
         if len(targets) > 1 and not request.dry_run:
-            with written(request.out):
+            with written(request.out, again=RESUME):
                 return _several(source, request, targets, console(as_json), quiet, stdout if as_json else None, mlflow)
-        with written(request.out):
+        with written(request.out, again=RESUME):
             report = carry_out(source, request, console(as_json), quiet)
         if report is None:  # a dry run has said all that there is
             return 0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from slimline.commands._invocation import table, written
+from slimline.commands._invocation import table
+from slimline.core.whole import write_whole
 
 
 @click.group(invoke_without_command=True)
@@ -63,8 +64,7 @@ def calibrate(name: str, run: str, out: Path | None) -> int:
     LiteRT.require()
     made = calibrate(lambda payload: ask(run, payload), f"calibrated on {datetime.date.today().isoformat()} with `{run}`")
     file = out or Path(f"{device.name}.toml")
-    with written(file):
-        file.write_text(device.model_copy(update={"latency": made}).toml())
+    write_whole(file, device.model_copy(update={"latency": made}).toml().encode())
     table(
         ("operation", "executes", "us per call", "ns per multiply-add or value"),
         [(r.operation, r.executes, f"{r.call_us:.3g}", f"{r.nanoseconds:.3g}") for r in made.rates],

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from slimline.commands._invocation import console
+from slimline.core.whole import write_whole
 from slimline.errors import UsageError
 
 
@@ -28,13 +29,12 @@ def command(directory: Path, task: str | None, weights: Path | None, data: Path 
     Also: the samples, classes and slices that the compressed model gets wrong and the original right, the calibration of both, and the drop
     under mild noise, blur and contrast; with --task, of all holdout samples anew.
     """
-    if not (directory / "report.json").is_file():
-        raise UsageError(f"There is no report in {directory}.", hint="Give the --out folder of an earlier `slimline compress`.")
     if show_samples and (html is None or task is None):
         raise UsageError("--show-samples needs --task and --html.", hint="The images come from the task, and go into the page.")
-    from slimline.report.terminal import explain, read
+    from slimline.report.finished import read_report
+    from slimline.report.terminal import explain
 
-    report, images = read(directory), {}
+    report, images = read_report(directory), {}
     if task is not None:
         from slimline.project.closeup import look_again, pictures
         from slimline.sources.dispatch import open_source
@@ -47,8 +47,7 @@ def command(directory: Path, task: str | None, weights: Path | None, data: Path 
     explain(report, console(False))
     if html is not None:
         from slimline.report.html import render
-        from slimline.report.write import write_page
 
-        write_page(html, render(report, images))
+        write_whole(html, render(report, images).encode())
         click.echo(f"\nThe page: {html}")
     return 0

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from slimline.commands._invocation import reserved_stdout, written
+from slimline.commands._invocation import reserved_stdout
 from slimline.commands._request import check_metric, targets_of
+from slimline.core.whole import written
 from slimline.errors import UsageError
 
 

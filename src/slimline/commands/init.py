@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from slimline.commands._options import project_option
+from slimline.core.whole import write_whole, written
 from slimline.errors import OutputError, UsageError
 
 SCHEMA = "slimline.schema.json"  # beside the file, committed with it: hidden folders are not
@@ -45,10 +46,11 @@ def command(model: str | None, file: Path, weights: Path | None, data: Path | No
     def here(path: str | Path | None) -> str:
         return "" if path is None else os.path.relpath(path, file.parent).replace(os.sep, "/")
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    (file.parent / SCHEMA).write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in task.name).strip("._-") or "model"
-    file.write_text(draft(name, here(model), look, weights=here(weights), data=here(data), metric=metric, schema=f"./{SCHEMA}"), encoding="utf-8")
+    with written(file, "--file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file.parent / SCHEMA, (json.dumps(json_schema(), indent=2) + "\n").encode())
+        write_whole(file, draft(name, here(model), look, weights=here(weights), data=here(data), metric=metric, schema=f"./{SCHEMA}").encode())
     Project.load(file)
     click.echo(
         f"Wrote {file}, and {SCHEMA} beside it, by which editors check it: commit both. Edit its limits, then: slimline run, slimline accept, slimline check."

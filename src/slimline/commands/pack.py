@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slimline.errors import OutputError, UsageError
+from slimline.core.whole import write_whole
+from slimline.errors import UsageError
 
 if TYPE_CHECKING:
     from slimline.archive.container import Packed
@@ -29,14 +30,7 @@ def command(directory: Path, as_json: bool) -> int:
     if unpack(packed.data) != (payload, file.suffix):  # never leave somebody with an archive that does not open
         raise AssertionError(f"the archive of {file} does not give the file back")
     out = file.with_suffix(".slim")
-    part = out.with_name(out.name + ".part")
-    try:
-        part.write_bytes(packed.data)
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.", hint="Check the folder's permissions and the disk.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, packed.data)
     click.echo(_as_json(out, packed) if as_json else _as_text(out, file, packed))
     return 0
 
@@ -44,6 +38,7 @@ def command(directory: Path, as_json: bool) -> int:
 def _artefact(path: Path) -> Path:
     """The model file that is meant."""
     from slimline.core.registry import registered
+    from slimline.report.finished import read_report
 
     if path.is_file():
         return path
@@ -51,6 +46,8 @@ def _artefact(path: Path) -> Path:
     if any(getattr(target, "beside", ()) and path / f"model{target.suffix}" in found for target in registered("targets").values()):
         raise UsageError(f"The model in {path} is several files, and an archive holds one.", hint="Give each of them: slimline pack DIR/model.bin.")
     if not found:
+        if (path / "report.json").is_file():
+            read_report(path)  # which names the folders of a run for several targets
         raise UsageError(f"There is no model in {path}.", hint="Give the --out folder of `slimline compress`, or a model file.")
     return found[0]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from slimline.core.whole import write_whole
 from slimline.errors import OutputError, UsageError
 
 
@@ -22,13 +23,6 @@ def command(archive: Path, out: Path, force: bool) -> int:
     if out.exists() and not force:
         raise OutputError(f"{out} is already there.", hint="Give another --out, or --force.")
     payload, suffix = unpack(archive.read_bytes())
-    part = out.with_name(out.name + ".part")
-    try:
-        part.write_bytes(payload)
-        part.replace(out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror}.", hint="Check the folder and the disk.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(out, payload)
     click.echo(f"{out}: {len(payload):,} bytes" + (f"; it was a {suffix} file" if suffix != out.suffix else ""))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
@@ -26,24 +27,26 @@ _MILLISECONDS = {"US": 1e-3, "MS": 1.0, "S": 1e3}
 _SECONDS = {"": 1.0, "S": 1.0, "M": 60.0, "MIN": 60.0, "H": 3600.0}
 
 
-def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str) -> float:
+def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, example: str, least: float = 0.0) -> float:
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if not found or found[2].upper() not in units:
         raise UsageError(f"{what} {text!r} is not understood.", hint=f"Write it like {example}.")
     value = float(found[1]) * units[found[2].upper()]
-    if value <= 0:
+    if value <= 0 or value < least:
         raise UsageError(f"{what} {text!r} must be above zero.", hint=f"Write it like {example}.")
+    if math.isinf(value):
+        raise UsageError(f"{what} {text!r} is too large.", hint=f"Write it like {example}.")
     return value
 
 
 def parse_bytes(text: str) -> int:
     """``300KB`` -> 300000; KB = 1,000 bytes, KiB = 1,024."""
-    return int(_parse(text, _BYTES, "The size", "300KB or 1.5MB"))
+    return int(_parse(text, _BYTES, "The size", "300KB or 1.5MB", least=1))
 
 
 def parse_count(text: str) -> int:
     """``10M`` -> 10000000."""
-    return int(_parse(text, _COUNTS, "The number", "10M"))
+    return int(_parse(text, _COUNTS, "The number", "10M", least=1))
 
 
 def parse_milliseconds(text: str) -> float:
@@ -78,6 +81,8 @@ class Drop(Data):
         if not found:
             raise UsageError(f"The drop {text!r} is not understood.", hint="Write it like 1%, 0.01 or 2%rel.")
         number, unit = float(found[1]), (found[2] or "").replace(" ", "")
+        if math.isinf(number):
+            raise UsageError(f"The drop {text!r} is too large.", hint="Write it like 1%, 0.01 or 2%rel.")
         return cls(value=number / 100 if unit else number, relative=unit == "%rel", percent=unit == "%")
 
     def allowed(self, baseline: float) -> float:

@@ -1,4 +1,4 @@
-"""What targets, strategies, executors and tasks promise each other."""
+"""What targets and tasks promise each other, and what passes between them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from slimline.core.formats import Format
 from slimline.core.samples import Samples
 from slimline.core.site import Op
+from slimline.core.whole import write_whole
 from slimline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,12 +101,7 @@ class Artifact:
     def write(self, path: Path) -> None:
         """Write its files, ``path`` being the main one; each appears whole or not at all."""
         for name, content in reversed(self.files(path.stem).items()):
-            part = path.with_name(name + ".part")
-            try:
-                part.write_bytes(content)
-                part.replace(path.with_name(name))
-            finally:
-                part.unlink(missing_ok=True)
+            write_whole(path.with_name(name), content)
 
     @classmethod
     def read(cls, target: str, path: Path, beside: Sequence[str] = ()) -> Artifact:

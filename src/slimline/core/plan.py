@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pydantic
 
 from slimline.core.data import Data
 from slimline.core.registry import find
+from slimline.errors import UsageError
 
 if TYPE_CHECKING:
     from slimline.core.edits import Edit
@@ -124,6 +127,23 @@ class Plan(Data):
     decisions: tuple[Decision, ...] = ()
     recovery: Recovery = Recovery()
     seed: int = 0
+
+    @classmethod
+    def read(cls, given: Path | Mapping[str, Any]) -> Plan:
+        """A plan that an earlier run wrote: its ``plan.json``, or the content of one.
+
+        Raises:
+            UsageError: the file cannot be read, or holds something else.
+        """
+        file = given if isinstance(given, Path) else "The given plan"
+        try:
+            return cls.model_validate_json(given.read_bytes()) if isinstance(given, Path) else cls.model_validate(given)
+        except OSError as error:
+            raise UsageError(f"The plan {file} cannot be read: {error.strerror}.", hint="Give the plan.json of an earlier run.") from error
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "its start"
+            raise UsageError(f"{file} is not a plan: {first['msg']} at {where}.", hint="Give the plan.json of an earlier run.") from error
 
     @property
     def digest(self) -> str:

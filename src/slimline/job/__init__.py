@@ -21,10 +21,11 @@ from slimline.core.request import Request
 from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
-from slimline.errors import BudgetNotMet, ModelError, SlimlineError, UsageError
+from slimline.core.whole import written
+from slimline.errors import BudgetNotMet, SlimlineError, UsageError
 from slimline.job.cautious import SURE, add_cautious, chance_of
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
-from slimline.job.context import Job, Source, methods_of, open_job
+from slimline.job.context import Job, Source, methods_of, open_job, take_away
 from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
 from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
@@ -37,11 +38,14 @@ from slimline.job.specialised import elsewhere, specialised
 from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
+from slimline.report.finished import read_run
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
+from slimline.sources.batches import made, samples_of, tensors
 from slimline.sources.onnx import check_artefact
-from slimline.sources.validate import check_sample_weights, check_slices, check_task
+from slimline.sources.splits import HoldoutSource, Origin, Splits
+from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
 
@@ -68,7 +72,7 @@ def compress(
     *,
     target: str = "onnxruntime",
     budget: Budget = Budget(),
-    time: str = "10m",
+    time: str | float = "10m",
     out: str | Path = "build",
     methods: Sequence[str] = (),
     without: Sequence[str] = (),
@@ -80,7 +84,7 @@ def compress(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call.
+    """Compress ``model`` (trained, in eval mode) within ``budget``; ``time`` is the wall clock of the whole call; a number is in seconds.
 
     ``classes``: labels that the plan is for; the report says what it costs on the others.
     Without ``progress`` nothing is shown, but for a line in a notebook's output cell.
@@ -95,7 +99,7 @@ def compress(
     request = Request(
         target=target,
         budget=budget,
-        seconds=parse_seconds(time),
+        seconds=parse_seconds(str(time)),
         methods=tuple(methods),
         without=tuple(without),
         strategy=strategy,
@@ -110,7 +114,8 @@ def compress(
         started=clock.monotonic(),
     )
     shown = progress if progress is not None else NotebookProgress() if in_notebook() else Silent()
-    report = compress_request(source, request, shown)
+    with written(request.out):
+        report = compress_request(source, request, shown)
     assert report is not None
     return Result(report, request.out)
 
@@ -121,9 +126,18 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
     source = specialised(source, request.classes)
     check_task(source.model(), source)
     if request.dry_run:
-        progress.found(tuple(analyze(source, request).splitlines()))
+        progress.found(tuple(analyze_request(source, request).splitlines()))
         return None
     job = open_job(source, request, progress)
+    try:
+        return _carried_out(job)
+    except SlimlineError:
+        if job.journal.last("trial") is None:  # nothing that --resume could go on with
+            take_away(job)
+        raise
+
+
+def _carried_out(job: Job) -> Report:
     found: Found | None = None
     with job.journal, at_work(job):
         try:
@@ -135,8 +149,9 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
             return _deliver(job, found, outcome, finalists, interrupted=False)
         except KeyboardInterrupt:
             if found is None or not any(t.measurement for t in found.trials):
+                job.progress.note("interrupted before there was anything to deliver; --resume goes on with what was measured")
                 raise
-            progress.note("interrupted: writing the best so far")
+            job.progress.note("interrupted: writing the best so far")
             return _best_so_far(job, found)
 
 
@@ -219,7 +234,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
 
 def _nothing_worked(trials: list[Trial]) -> SlimlineError:
     said = next((t.error for t in trials if t.error), "no candidate met the limits on paper")
-    return BudgetNotMet(f"No candidate could be built: {said}", hint="Loosen the budget, or allow more methods (slimline methods).")
+    return BudgetNotMet(f"No candidate could be built: {said.rstrip('.')}.", hint="Loosen the budget, or allow more methods (slimline methods).")
 
 
 def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
@@ -278,8 +293,20 @@ def _best_so_far(job: Job, found: Found) -> Report:
     return _deliver(job, found, outcome, [finalist], interrupted=True)
 
 
-def analyze(source: Source, request: Request) -> str:
-    """Where the model can be compressed and what is offered there, as text; nothing is written."""
+def analyze(model: nn.Module, task: Task, *, methods: Sequence[str] = (), without: Sequence[str] = ()) -> str:
+    """Where ``model`` can be compressed and what is offered there, as text; nothing is measured or written. Of ``task`` only ``example`` is asked.
+
+    Raises:
+        SlimlineError: what must be mended; the message says how.
+
+    Example:
+        ``print(slimline.analyze(model, task))``
+    """
+    return analyze_request(_PythonTask(check_model(model), task), Request(methods=tuple(methods), without=tuple(without)))
+
+
+def analyze_request(source: Source, request: Request) -> str:
+    """``slimline analyze``."""
     model = source.model()
     sites, refused = find_sites(model, source.example())
     methods = methods_of(request)
@@ -299,20 +326,13 @@ def load(directory: str | Path) -> nn.Module:
         UsageError: there is no finished run there.
         ModelError: the file is not the one that the run wrote.
     """
-    import json
+    import io
 
-    from slimline.job.context import sha256
-
-    folder = Path(directory)
-    file, manifest = folder / "program.pt2", folder / "manifest.json"
-    if not file.is_file() or not manifest.is_file():
-        raise UsageError(f"There is no finished run in {folder}.", hint="Give the --out folder of `slimline compress`.")
-    if json.loads(manifest.read_text())["files"].get("program.pt2") != sha256(file.read_bytes()):
-        raise ModelError(f"{file} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")
     from slimline.model.trace import quiet
 
+    (content,) = read_run(Path(directory), ("program.pt2",)).values()
     with quiet():
-        return torch.export.load(file).module()
+        return torch.export.load(io.BytesIO(content)).module()
 
 
 def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1) -> dict[str, Any]:
@@ -344,33 +364,47 @@ class _PythonTask:
         self.name = type(model).__name__
         self.has_metric = hasattr(task, "metric")
         self.has_sample_weights = hasattr(task, "sample_weights")
-        self._splits: dict[str, Samples | None] = {}
+        self._given: dict[str, Samples | None] = {}
+        self._splits = Splits(self.given)
 
     def model(self) -> nn.Module:
         return self._model
 
     def example(self) -> Samples:
-        return self._task.example()
+        found: Any = self._task.example()
+        return found if isinstance(found, Samples) else made("example()", tensors(found))
+
+    def given(self, split: str) -> Samples | None:
+        """The task's own samples, asked for once; a pair or batches become ``Samples``, as in a task file."""
+        if split not in self._given:
+            found: Any = self._task.data(split)
+            self._given[split] = found if found is None or isinstance(found, Samples) else samples_of(found, f"data({split!r})")
+        return self._given[split]
 
     def data(self, split: str) -> Samples | None:
-        if split not in self._splits:
-            self._splits[split] = self._task.data(split)
-        return self._splits[split]
+        return self._splits.data(split)
+
+    def origin(self, split: str) -> Origin:
+        """Where the samples of a split stand in what the task gave."""
+        return self._splits.origin(split)
 
     @property
-    def holdout_source(self) -> str | None:
-        return "user" if self.data("holdout") is not None else None
+    def holdout_source(self) -> HoldoutSource | None:
+        return self._splits.source
 
     def slices(self, split: str) -> dict[str, tuple[str, ...]]:
-        samples = self.data(split)
-        given = self._task.slices(split) if hasattr(self._task, "slices") and samples is not None else None
-        return check_slices(given, f"slices({split!r})", 0 if samples is None else len(samples))
+        if self.data(split) is None or not hasattr(self._task, "slices"):
+            return {}
+        origin = self.origin(split)
+        labels = check_slices(self._task.slices(origin.split), f"slices({origin.split!r})", len(self.given(origin.split) or ()))
+        return {name: origin.picked(column) for name, column in labels.items()}
 
     def sample_weights(self, split: str) -> torch.Tensor | None:
-        samples = self.data(split)
-        if samples is None or not hasattr(self._task, "sample_weights"):
+        if self.data(split) is None or not hasattr(self._task, "sample_weights"):
             return None
-        return check_sample_weights(self._task.sample_weights(split), f"sample_weights({split!r})", len(samples))
+        origin = self.origin(split)
+        weights = check_sample_weights(self._task.sample_weights(origin.split), f"sample_weights({origin.split!r})", len(self.given(origin.split) or ()))
+        return weights if origin.index is None else weights[origin.index]
 
     def metric(self, outputs: Any, targets: Any) -> Any:
         return self._task.metric(outputs, targets)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,7 @@ from slimline.report.finished import added
 from slimline.search.schedule import Clock
 from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
-from slimline.store.journal import Journal
+from slimline.store.journal import FILE, Journal, check_free
 from slimline.store.private import STATE as STATE
 from slimline.targets._device import on_device
 
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
 
 CALIBRATION = 512
 NOT_ASKED = {"out", "shared", "resume", "force", "command", "started", "dry_run", "model_name", "workers", "ray", "reference"}  # may differ when a run goes on
+SPELLED = {
+    "seconds": "time", "size_bytes": "max-size", "download_bytes": "max-download", "memory_bytes": "max-memory", "latency_ms": "max-latency", "macs": "max-macs",
+    "references_full": "references",
+}  # fmt: skip
 ASKED = ("SLIMLINE_ONNXRUNTIME_PROVIDER", "SLIMLINE_TORCH_COMPILE")
 PRODUCTS = ("plan.json", "plan.safetensors", "report.json", "report.md", "report.html", "manifest.json", "operations.json", "program.pt2", "stored.pt2")
 
@@ -77,6 +83,7 @@ class Job:
     truncated: bool = False  # whether the clock cut off something that the schedule held
     spent: dict[str, float] = field(default_factory=dict)
     workers: Shared | None = None  # where there are some
+    made_folder: bool = False  # the output folder was not there before
 
     @property
     def directory(self) -> Path:
@@ -137,14 +144,10 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
     mark = fingerprint(model, {"data": _thumb(splits["search"] or splits["train"] or example)})
     if request.plan is not None:
         check_replayable(request.plan, mark)
-    header = {
-        "model": mark.model_dump(),
-        "task": source.name,
-        "request": request.model_dump(mode="json", exclude=NOT_ASKED),
-    }
     check_directory(request)
+    made_folder = not request.out.exists()
     request.out.mkdir(parents=True, exist_ok=True)
-    journal = Journal.open(request.out / STATE, header, resume=request.resume)
+    journal = Journal.open(request.out / STATE, _header(source, request, mark), resume=request.resume)
     clock = Clock(request.seconds, request.started, journal.spent if request.resume else 0.0)
     job = Job(
         request=request,
@@ -164,16 +167,39 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         cache=Cache((request.shared or request.out) / STATE / "cache"),
         clock=clock,
         methods=methods_of(request),
+        made_folder=made_folder,
     )
-    for text in getattr(source, "notes", ()):
+    for text in (*getattr(source, "notes", ()), *_whose_latency(device)):
         job.note(text)
-    if device.targets:
-        job.note(
-            f"latency on {device.name}: every figure is an estimate from its table ({device.latency.source})"
-            if device.latency is not None
-            else f"latency on {device.name}: the figures are of this machine, for it has no latency table (slimline devices calibrate)"
-        )
     return job
+
+
+def _header(source: Source, request: Request, mark: Fingerprint) -> dict[str, Any]:
+    """What a run that goes on must have been asked for, too, in the words of who asks."""
+    fields = request.model_dump(mode="json", exclude=NOT_ASKED)
+    fields |= fields.pop("budget")
+    return {
+        "model": {"the model": mark.architecture, "its weights": mark.weights, "the data": mark.data},
+        "task": source.name,
+        "request": {f"--{SPELLED.get(name, name.replace('_', '-'))}": value for name, value in fields.items()},
+    }
+
+
+def _whose_latency(device: Device) -> tuple[str, ...]:
+    """What must be said where the latencies are not those of the machine that is compressed for."""
+    if not device.targets:
+        return ()
+    if device.latency is None:
+        return (f"latency on {device.name}: the figures are of this machine, for it has no latency table (slimline devices calibrate)",)
+    return (f"latency on {device.name}: every figure is an estimate from its table ({device.latency.source})",)
+
+
+def take_away(job: Job) -> None:
+    """Remove the traces of a run that came to nothing: the mended command finds the output folder as this one did."""
+    shutil.rmtree(job.directory / STATE, ignore_errors=True)
+    if job.made_folder:
+        with contextlib.suppress(OSError):  # somebody else has put something there
+            job.directory.rmdir()
 
 
 def methods_of(request: Request) -> dict[str, type[Method]]:
@@ -214,17 +240,14 @@ def _thumb(samples: Samples) -> torch.Tensor:
 def check_directory(request: Request) -> None:
     """An output folder is empty, or ours to resume or to replace."""
     out = request.out
-    if not out.exists():
-        return
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file.", hint="Give a folder to --out.")
-    held = [p.name for p in out.iterdir()]
-    if not held or request.resume:
-        if request.resume and not (out / STATE / "journal.jsonl").exists():
+    if request.resume:
+        if not (out / STATE / FILE).exists():
             raise UsageError(f"There is no run to resume in {out}.", hint="Leave --resume out.")
         return
-    if not request.force:
-        raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
+    check_free(out, force=request.force)
+    held = [p.name for p in out.iterdir()] if out.exists() else []
     own = {*PRODUCTS, STATE, *added(out), *_as_written(out), *(n for n in held if n.startswith("model."))}
     foreign = sorted(set(held) - own)
     if foreign and not (out / STATE).exists():
@@ -232,8 +255,6 @@ def check_directory(request: Request) -> None:
     for name in set(held) & own:
         path = out / name
         if path.is_dir():
-            import shutil
-
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -13,8 +13,8 @@ from safetensors.torch import load as load_tensors
 from slimline.core.contracts import Operation, Target, Task
 from slimline.core.registry import find
 from slimline.core.samples import Samples
-from slimline.errors import ModelError, OutputError, UsageError
-from slimline.job.context import as_outputs, flat, sha256
+from slimline.errors import OutputError
+from slimline.job.context import as_outputs, flat
 from slimline.measure import quality
 from slimline.measure.agreement import agreement
 from slimline.measure.fresh import run_fresh
@@ -23,6 +23,7 @@ from slimline.model.between import completed
 from slimline.model.program import Program
 from slimline.model.recover import evaluate
 from slimline.report import operations as operations_json
+from slimline.report.finished import read_run
 
 FILES = ("stored.pt2", "plan.safetensors", "report.json")
 RANGE_SAMPLES = 256  # that set the ranges of values between integer layers
@@ -83,25 +84,6 @@ def export_plan(directory: Path, target: str, out: Path, *, task: Task | None = 
     (out / "operations.json").write_text(operations_json.dumps(target, kind.version(), found, threads))
     (out / "export.json").write_text(json.dumps(figures, indent=2))
     return figures
-
-
-def read_run(directory: Path, files: Sequence[str]) -> dict[str, bytes]:
-    """These files of a finished run, each as the run wrote it.
-
-    Raises:
-        UsageError: there is no finished run.
-        ModelError: a file has changed.
-    """
-    manifest = directory / "manifest.json"
-    missing = [n for n in files if not (directory / n).is_file()]
-    if missing or not manifest.is_file():
-        raise UsageError(f"There is no finished run in {directory} ({', '.join(missing) or 'manifest.json'} is missing).", hint="Give the --out folder of `slimline compress`.")  # fmt: skip
-    digests = json.loads(manifest.read_text())["files"]
-    content = {name: (directory / name).read_bytes() for name in files}
-    for name, payload in content.items():
-        if digests.get(name) != sha256(payload):
-            raise ModelError(f"{directory / name} is not the file that the run wrote (its digest differs from manifest.json).", hint="Compress again, or restore the folder.")  # fmt: skip
-    return content
 
 
 def _completed(runtime: Target, program: Program, task: Task | None) -> tuple[Program, tuple[str, ...]]:

@@ -16,13 +16,13 @@ from slimline.core.samples import Samples
 from slimline.core.site import INPUT
 from slimline.errors import ModelError, OutputError
 from slimline.job.context import flat
-from slimline.job.export import read_run
 from slimline.measure.agreement import agreement
 from slimline.model.apply import tensor_of
 from slimline.model.entry import ENTRY
 from slimline.model.inputs import find_input_sites
 from slimline.model.recover import evaluate
 from slimline.model.trace import quiet
+from slimline.report.finished import read_run
 from slimline.sources._keras_writing import compressed_file, parameters_of
 from slimline.sources.keras import KerasModel
 from slimline.store.cache import fingerprint

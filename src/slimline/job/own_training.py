@@ -262,7 +262,7 @@ def prepare(
 
 def as_plan(plan: Plan | str | Path) -> Plan:
     """The plan, read where it is a file."""
-    return plan if isinstance(plan, Plan) else Plan.model_validate_json(Path(plan).read_bytes())
+    return plan if isinstance(plan, Plan) else Plan.read(Path(plan))
 
 
 def training_of(

@@ -26,7 +26,7 @@ from slimline.job.recovery import CALIBRATION_BATCH, COARSENESS
 from slimline.job.workers import Bench, share
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import Distillation, bf16_pays, evaluate, seconds_per_step
-from slimline.report.sentence import MINIMISED, latency_text, number_of
+from slimline.report.sentence import MINIMISED, bytes_text, count_text, latency_text, number_of
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_CANDIDATES, LEAST_SAMPLES, MOST_CANDIDATES, Probe, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
@@ -254,7 +254,7 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
     data = [f"{len(s):,} samples {use}" for s, use in ((job.train, "to train on"), (job.evaluation, "to choose by")) if s is not None]
     job.progress.found(
         (
-            f"{job.source.name}: {measured.parameters:,} parameters, {measured.macs / 1e6:.1f} M multiply-adds, {measured.size_bytes / 1000:,.0f} KB, {latency_text(measured.latency_ms.median, measured.latency_ms.estimated)}, {'; '.join([quality, *data])}",
+            f"{job.source.name}: {measured.parameters:,} parameters, {count_text(measured.macs)} multiply-adds, {bytes_text(measured.size_bytes)}, {latency_text(measured.latency_ms.median, measured.latency_ms.estimated)}, {'; '.join([quality, *data])}",
             f"{number_of(kinds['weight'], 'weight')} to quantize, {number_of(kinds['channels'], 'set of channels', 'sets of channels')} to prune, {number_of(kinds['block'], 'block')} to drop; {number_of(len(refused), 'place')} left alone, with reasons",
             f"minimising {MINIMISED[job.request.budget.minimize]} for {job.target.name} {job.target.version()}, in {job.clock.seconds:.0f} s: {number_of(schedule.candidates, 'candidate')}, {recovery}, {number_of(schedule.finalists, 'finalist')}{narrowed}",
         )
@@ -490,8 +490,8 @@ def _check_reachable(job: Job, space: Space) -> None:
         if quantity in ("size", "macs", "memory") and limit < least:
             unit = "multiply-adds" if quantity == "macs" else "bytes"
             raise BudgetNotMet(
-                f"No plan reaches {quantity} {limit:,.0f} {unit}: with the smallest option everywhere the weights alone take {least:,.0f}."
+                f"No plan reaches a {quantity} of {limit:,.0f} bytes: with the smallest option everywhere the weights alone take {least:,.0f} bytes."
                 if quantity != "macs"
                 else f"No plan reaches {limit:,.0f} multiply-adds: the narrowest takes {least:,.0f}.",
-                hint=f"Allow at least {least:,.0f}, or more methods (slimline methods).",
+                hint=f"Allow at least {least:,.0f} {unit}, or more methods (slimline methods).",
             )

@@ -64,7 +64,7 @@ def build_report(
     interrupted: bool,
     elsewhere: Elsewhere | None = None,
 ) -> Report:
-    """Everything together; pure but for reading the runtime's profile of the result."""
+    """Everything together. The runtime's profile of the result is read, prices are solved for, and what cannot be said is noted in ``job``."""
     obstacles = _obstacles(job, outcome, result)
     verdict: Verdict = "inconclusive" if interrupted else outcome.verdict
     if not interrupted and [v for v in job.request.budget.violations(result) if v.quantity != "drop"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from slimline.core.budget import Budget
 from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.registry import find
@@ -29,13 +30,14 @@ def search(job: Job, found: Found) -> None:
     found.trials += resumed
     given = job.request.plan
     strategy = Replay(plan=given) if given is not None else find("strategies", job.request.strategy)(found.schedule.candidates)
+    budget = _sought(job, found, strategy)
     samples = loss_samples(job, found)
     reference = evaluate(job.model, samples)
     while True:
         if job.clock.over(0.8) and sum(t.measurement is not None for t in found.trials) >= LEAST_TRIALS:
             job.cut(f"candidates: {len(found.trials)} of at most {found.schedule.candidates} were tried before their time was up")
             break
-        plan = strategy.propose(found.space, job.request.budget, [t for t in found.trials if t.origin != CAUTIOUS])  # those came after the strategy's end
+        plan = strategy.propose(found.space, budget, [t for t in found.trials if t.origin != CAUTIOUS])  # those came after the strategy's end
         if plan is None:
             break
         with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):
@@ -44,6 +46,18 @@ def search(job: Job, found: Found) -> None:
         job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
         if trial.status == "failed":
             job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")
+
+
+def _sought(job: Job, found: Found, strategy: Any) -> Budget:
+    """What candidates are looked for by: the budget. Where none keeps it on paper, the quantity that is farthest from its limit is minimised in place of all limits,
+    so that the closest is built and delivered with what stood in the way."""
+    budget, limits = job.request.budget, job.request.budget.limits()
+    if not limits or strategy.propose(found.space, budget, []) is not None:
+        return budget
+    costs = found.space.costs(found.space.nothing)
+    farthest = max(limits, key=lambda quantity: costs[quantity] / limits[quantity])
+    job.note(f"candidates: none keeps every limit on paper, so the least {farthest} was looked for")
+    return Budget(max_drop=budget.max_drop, minimize=farthest, batch=budget.batch, threads=budget.threads)
 
 
 def loss_samples(job: Job, found: Found) -> Samples:

@@ -13,7 +13,9 @@ from slimline.core.result import Comparison, Report, Stopped
 from slimline.errors import OutputError, SlimlineError, UsageError
 from slimline.job import compress_request
 from slimline.job.context import STATE, Source, check_directory
+from slimline.report.finished import Finished
 from slimline.report.write import write_comparison
+from slimline.store.journal import FILE
 from slimline.store.private import private
 
 
@@ -39,7 +41,7 @@ def compress_several(source: Source, request: Request, targets: Sequence[str], p
         if finished is not None:
             runs.append(finished)
             continue
-        begun = (out / STATE / "journal.jsonl").exists()
+        begun = (out / STATE / FILE).exists()
         own = request.model_copy(
             update={
                 "target": name,
@@ -55,6 +57,10 @@ def compress_several(source: Source, request: Request, targets: Sequence[str], p
         except SlimlineError as error:
             stopped.append(Stopped(target=name, error=str(error), exit_code=error.exit_code))
             continue
+        except KeyboardInterrupt:  # before this target has anything to deliver
+            if runs:
+                write_comparison(request.out, Comparison(runs=tuple(runs), stopped=tuple(stopped)))
+            raise
         assert report is not None
         runs.append(report)
         if report.interrupted:
@@ -67,7 +73,7 @@ def compress_several(source: Source, request: Request, targets: Sequence[str], p
 def _prepare(request: Request, targets: Sequence[str]) -> None:
     out = request.out
     if request.resume:
-        if not any((out / name / STATE / "journal.jsonl").exists() for name in targets):
+        if not any((out / name / STATE / FILE).exists() for name in targets):
             raise UsageError(f"There is no run for {' or '.join(targets)} to resume in {out}.", hint="Leave --resume out.")
         return
     if request.force and out.is_dir():
@@ -80,8 +86,7 @@ def _prepare(request: Request, targets: Sequence[str]) -> None:
 
 def _finished(out: Path) -> Report | None:
     """The report of a run that came to its end."""
-    file = out / "report.json"
-    if not file.is_file() or not (out / "manifest.json").is_file():
+    if not (out / "report.json").is_file() or not (out / "manifest.json").is_file():
         return None
-    report = Report.model_validate_json(file.read_text(encoding="utf-8"))
+    report = Finished.read(out).report
     return None if report.interrupted else report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -206,10 +207,16 @@ def evaluate(metric: Metric, outputs: Any, targets: Any) -> tuple[float, torch.T
     """``(quality, per-sample scores [N] or None)``.
 
     Raises:
-        DataError: the metric returned something else, or NaN.
+        DataError: the metric returned something else (a score for each class, say), or no finite number.
     """
     value = metric(outputs, targets)
     if isinstance(value, torch.Tensor) and value.ndim == 1:
+        samples = next((len(t) for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)), len(value))
+        if len(value) != samples:  # a paired test would take them for samples
+            raise DataError(
+                f"metric(outputs, targets) returned {len(value)} scores for {samples} samples.",
+                hint="Return one score per sample [N], or one number for all: scores.mean().",
+            )
         scores = value.detach().double()
         quality = float(scores.mean())
     elif isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.ndim == 0):
@@ -217,6 +224,6 @@ def evaluate(metric: Metric, outputs: Any, targets: Any) -> tuple[float, torch.T
     else:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
         raise DataError(f"metric(outputs, targets) returned {what}.", hint="Return a float, or per-sample scores [N].")
-    if quality != quality:
-        raise DataError("metric(outputs, targets) is NaN.", hint="Check the targets, and the outputs for NaN.")
+    if not math.isfinite(quality):
+        raise DataError(f"metric(outputs, targets) is {quality}.", hint="Check the targets, and the outputs for NaN and infinities.")
     return quality, scores

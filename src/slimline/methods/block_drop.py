@@ -23,7 +23,7 @@ class BlockDrop(Method):
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("block",)
     needs: ClassVar[tuple[str, ...]] = ()
-    summary: ClassVar[str] = "Removes whole residual blocks: the surest way to less latency, since every layer costs time whatever its width."
+    summary: ClassVar[str] = "Removes whole residual blocks: the surest way to less latency, since every layer costs time whatever its width"
     reference: ClassVar[str] = "Veit et al., Residual Networks Behave Like Ensembles of Relatively Shallow Networks, NeurIPS 2016"
 
     @classmethod

@@ -32,7 +32,7 @@ class BlockSparse(Compact):
     """
 
     name: ClassVar[str] = "block_sparse"
-    summary: ClassVar[str] = "zeros blocks of 4 outputs at an input: a mask of a quarter of the bytes; for hardware with block kernels, elsewhere bytes alone"
+    summary: ClassVar[str] = "Zeros blocks of 4 outputs at an input: a mask of a quarter of the bytes; for hardware with block kernels, elsewhere bytes alone"
     reference: ClassVar[str] = "Narang et al. 2017 (block sparsity); Elsen et al., Fast Sparse ConvNets, CVPR 2020 (blocks of outputs); Hassibi and Stork 1992"
 
     sparsity: float = pydantic.Field(default=0.75, gt=0, lt=1)

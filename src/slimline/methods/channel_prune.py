@@ -37,7 +37,7 @@ class ChannelPrune(Method):
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("channels",)
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
-    summary: ClassVar[str] = "Removes whole channels everywhere they are made and read: fewer bytes and multiply-adds on any runtime."
+    summary: ClassVar[str] = "Removes whole channels everywhere they are made and read: fewer bytes and multiply-adds on any runtime"
     reference: ClassVar[str] = "Fang et al., DepGraph, CVPR 2023; scores: Li 2017, Molchanov 2019, Theis 2018, Kurtic 2023 (ZipLM)"
 
     keep: float = pydantic.Field(default=0.5, gt=0, lt=1)

@@ -30,7 +30,7 @@ class DynamicInt8(Method):
 
     name: ClassVar[str] = "dynamic_int8"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
-    summary: ClassVar[str] = "integer linear and LSTM layers without ranges from calibration data; robust for transformers; 4 stored bits for bytes"
+    summary: ClassVar[str] = "Integer linear and LSTM layers without ranges from calibration data; robust for transformers; 4 stored bits for bytes"
     reference: ClassVar[str] = "Krishnamoorthi 2018, section 2; Frantar et al. 2023 (second-order rounding)"
 
     bits: Literal[4, 8] = 8

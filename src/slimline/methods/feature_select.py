@@ -32,7 +32,7 @@ class FeatureSelect(Method):
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("input",)
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
-    summary: ClassVar[str] = "Leaves out uninformative inputs of tabular and sensor models: a narrower first layer; the artefact still takes all inputs."
+    summary: ClassVar[str] = "Leaves out uninformative inputs of tabular and sensor models: a narrower first layer; the artefact still takes all inputs"
     reference: ClassVar[str] = (
         "Guyon et al., Gene selection for cancer classification, Machine Learning 2002 (elimination); Hassibi and Stork, NIPS 1992 (its score)"
     )

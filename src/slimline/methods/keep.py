@@ -19,7 +19,7 @@ class Keep(Method):
 
     name: ClassVar[str] = "keep"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
-    summary: ClassVar[str] = "leaves a layer in float32; for the few that lose too much otherwise"
+    summary: ClassVar[str] = "Leaves a layer in float32; for the few that lose too much otherwise"
     reference: ClassVar[str] = "none needed"
 
     @classmethod

@@ -39,7 +39,7 @@ class LowRank(Method):
     name: ClassVar[str] = "low_rank"
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
-    summary: ClassVar[str] = "splits a layer into two thinner ones: fewer bytes and multiply-adds for wide layers, at the price of one more call"
+    summary: ClassVar[str] = "Splits a layer into two thinner ones: fewer bytes and multiply-adds for wide layers, at the price of one more call"
     reference: ClassVar[str] = "Jaderberg et al. 2014 (spatial); Zhang et al. 2016 (channel); Wang et al. 2025, SVD-LLM (activation-aware)"
 
     rank: int = pydantic.Field(gt=0)

@@ -30,7 +30,7 @@ class NM(Compact):
     """
 
     name: ClassVar[str] = "n_m"
-    summary: ClassVar[str] = "zeros half of the weights in a 2:4 or 4:8 pattern, for hardware that executes it; elsewhere fewer bytes, no time"
+    summary: ClassVar[str] = "Zeros half of the weights in a 2:4 or 4:8 pattern, for hardware that executes it; elsewhere fewer bytes, no time"
     reference: ClassVar[str] = "Mishra et al. 2021; Frantar and Alistarh 2023 (SparseGPT)"
 
     n: int = pydantic.Field(default=2, gt=0)

@@ -38,7 +38,7 @@ class Projection(Method):
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("input",)
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
-    summary: ClassVar[str] = "Reads few combinations of the inputs in place of all of them: for many correlated features and wide first layers."
+    summary: ClassVar[str] = "Reads few combinations of the inputs in place of all of them: for many correlated features and wide first layers"
     reference: ClassVar[str] = "Pearson 1901 and Hotelling 1933 (principal components); Jolliffe, Principal Component Analysis, 2002, section 2.3 (units)"
 
     dimensions: int = pydantic.Field(gt=0)

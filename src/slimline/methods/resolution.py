@@ -49,7 +49,7 @@ class Resolution(Method):
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("input",)
     needs: ClassVar[tuple[str, ...]] = ()
-    summary: ClassVar[str] = "Shows an image model smaller images: less time in every layer, the same weights; the resize is part of the artefact."
+    summary: ClassVar[str] = "Shows an image model smaller images: less time in every layer, the same weights; the resize is part of the artefact"
     reference: ClassVar[str] = (
         "Howard et al., MobileNets, 2017, section 3.4 (resolution multiplier); Touvron et al., NeurIPS 2019 (why norms are measured again)"
     )

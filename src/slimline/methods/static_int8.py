@@ -47,7 +47,7 @@ class StaticInt8(Method):
     name: ClassVar[str] = "static_int8"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
     needs: ClassVar[tuple[str, ...]] = ("calibration",)
-    summary: ClassVar[str] = "integer convolutions and linear layers: smaller and faster; 4 or 2 stored bits for bytes"
+    summary: ClassVar[str] = "Integer convolutions and linear layers: smaller and faster; 4 or 2 stored bits for bytes"
     reference: ClassVar[str] = (
         "Jacob et al. 2018; Nagel et al. 2019 (bias correction); Frantar et al. 2023 (second-order rounding); Conzelmann and Bamler 2025 (rate-aware rounding)"
     )

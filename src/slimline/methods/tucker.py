@@ -38,7 +38,7 @@ class Tucker(Method):
     name: ClassVar[str] = "tucker"
     stage: ClassVar[Stage] = "structure"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
-    summary: ClassVar[str] = "splits a wide convolution into three (Tucker-2 or CP): fewer bytes and multiply-adds where its channels are correlated"
+    summary: ClassVar[str] = "Splits a wide convolution into three (Tucker-2 or CP): fewer bytes and multiply-adds where its channels are correlated"
     reference: ClassVar[str] = "Kim et al., ICLR 2016 (Tucker-2, VBMF ranks); Lebedev et al., ICLR 2015 (CP)"
 
     kind: Literal["tucker", "cp"] = "tucker"

@@ -31,7 +31,7 @@ class Unstructured(Compact):
 
     name: ClassVar[str] = "unstructured"
     summary: ClassVar[str] = (
-        "zeros single weights: the fewest bytes per lost accuracy, above all in the download; not faster, since runtimes here have no sparse kernels"
+        "Zeros single weights: the fewest bytes per lost accuracy, above all in the download; not faster, since runtimes here have no sparse kernels"
     )
     reference: ClassVar[str] = "Han et al. 2015; Hassibi and Stork 1992 (OBS); Frantar and Alistarh 2023 (SparseGPT); Sanh et al. 2020 (movement)"
 

@@ -35,7 +35,7 @@ class WeightOnly(Method):
 
     name: ClassVar[str] = "weight_only"
     kinds: ClassVar[tuple[Kind, ...]] = ("weight",)
-    summary: ClassVar[str] = "smaller files for any layer, embeddings and recurrent ones included; needs no data; not faster"
+    summary: ClassVar[str] = "Smaller files for any layer, embeddings and recurrent ones included; needs no data; not faster"
     reference: ClassVar[str] = "Krishnamoorthi 2018; Frantar et al. 2023 (second-order rounding); Conzelmann and Bamler 2025 (rate-aware rounding)"
 
     bits: Literal[2, 4, 8] = 8

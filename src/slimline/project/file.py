@@ -118,7 +118,7 @@ class BudgetEntry(Data):
     )
     batch: int = pydantic.Field(default=1, gt=0, description="Samples per call when latency is measured.")
     threads: int = pydantic.Field(default=1, gt=0, description="The runtime's threads in every measurement.")
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: int = pydantic.Field(default=0, ge=0, lt=2**32)
 
 
 class ModelEntry(Data):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slimline.core.data import Data
+from slimline.core.whole import write_whole
 from slimline.project.file import Item
 from slimline.store.private import private
 
@@ -79,9 +80,7 @@ class Made(Data):
         """It appears whole or not at all."""
         path = out / MADE
         private(path.parent)
-        part = path.with_suffix(".part")
-        part.write_text(self.model_dump_json(indent=1))
-        os.replace(part, path)
+        write_whole(path, self.model_dump_json(indent=1).encode())
 
 
 def stale(item: Item, made: Made | None) -> str:

@@ -33,7 +33,9 @@ def read_yaml(path: Path, hint: str) -> tuple[Any, Lines]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError(f"There is no {path}.", hint=hint) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", hint="It must be a text file in UTF-8.") from error
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} cannot be read: {error}.", hint="It must be a text file in UTF-8.") from error
     loader = yaml.SafeLoader(text)
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +13,12 @@ import yaml
 from slimline.core.data import Data
 from slimline.core.result import DropInterval, Report
 from slimline.core.trial import Measurement
+from slimline.core.whole import write_whole
 from slimline.errors import UsageError
 from slimline.project.file import Item, Project, validated
 from slimline.project.inputs import Made, sha256, stale
 from slimline.project.lines import read_yaml
+from slimline.report.finished import read_report
 
 HEAD = "# Written by `slimline accept`; review it like code, and change it by accepting again.\n"
 
@@ -66,9 +66,7 @@ class Lock(Data):
 
     def write(self, path: Path) -> None:
         """It appears whole or not at all."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(self.text(), encoding="utf-8")
-        os.replace(part, path)
+        write_whole(path, self.text().encode())
 
 
 def result_of(folder: Path) -> tuple[Report, dict[str, Any]]:
@@ -77,14 +75,9 @@ def result_of(folder: Path) -> tuple[Report, dict[str, Any]]:
     Raises:
         UsageError: there is none, or it is of another version.
     """
-    try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
-        plan = json.loads((folder / "plan.json").read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"There is no finished run in {folder}.", hint="Make it with `slimline run`.") from None
-    except pydantic.ValidationError as error:
-        raise UsageError(f"{folder / 'report.json'} is not a report of this version.", hint="Run again with this version.") from error
-    return report, plan
+    if not (folder / "report.json").is_file() or not (folder / "plan.json").is_file():
+        raise UsageError(f"There is no finished run in {folder}.", hint="Make it with `slimline run`.")
+    return read_report(folder), json.loads((folder / "plan.json").read_bytes())
 
 
 def artefact_files(folder: Path, main: str) -> dict[str, str]:
@@ -142,13 +135,8 @@ def accept(project: Project, items: list[Item], *, whatever: bool = False, dry_r
     if not dry_run:
         for item in items:
             for file in entries[item.name].files:
-                _keep(item.out / file, project.locked / item.name / file)
+                copy = project.locked / item.name / file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(copy, (item.out / file).read_bytes())
         after.write(project.lock)
     return change
-
-
-def _keep(source: Path, copy: Path) -> None:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    part = copy.with_name(copy.name + ".part")
-    shutil.copyfile(source, part)
-    os.replace(part, copy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 
 from slimline.core.result import Report
-from slimline.errors import OutputError, UsageError
+from slimline.errors import ModelError, UsageError
 
 CARD, BILL, SIGNATURE = "README.md", "bom.cdx.json", "model.sig"
 CARD_MARK = "<!-- written by slimline card -->"
@@ -38,20 +38,7 @@ class Finished:
         Raises:
             UsageError: there is no finished run in the folder, or it is of another version.
         """
-        report_file, manifest_file = directory / "report.json", directory / "manifest.json"
-        try:
-            content = json.loads(report_file.read_bytes())
-            if isinstance(content, dict) and "runs" in content:
-                names = [str(r.get("target")) for r in content["runs"]]
-                raise UsageError(f"{directory} holds a run for several targets.", hint=f"Give one of them: {', '.join(str(directory / n) for n in names)}.")
-            report, manifest = Report.model_validate(content), json.loads(manifest_file.read_bytes())
-        except FileNotFoundError as error:
-            raise UsageError(f"There is no finished run in {directory}.", hint="Give the --out folder of `slimline compress`.") from error
-        except (pydantic.ValidationError, ValueError) as error:
-            raise UsageError(f"{directory} is not a run of this version.", hint="Run again with this version.") from error
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-            raise UsageError(f"{manifest_file} is not a manifest.", hint="Run again, or restore the folder.")
-        return cls(directory, report, manifest)
+        return cls(directory, read_report(directory), read_manifest(directory))
 
     def check(self) -> None:
         """Compare every file with the manifest.
@@ -60,11 +47,9 @@ class Finished:
             UsageError: one is missing or another than the run wrote.
         """
         for name, digest in self.files.items():
-            file = self.directory / name
-            if not file.is_file():
-                raise UsageError(f"{file} is missing, which the run wrote.", hint="Restore the folder, or run again.")
-            if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-                raise UsageError(f"{file} is not the file that the run wrote (its digest differs from manifest.json).", hint="Restore it, or run again.")
+            if not (self.directory / name).is_file():
+                raise UsageError(f"{self.directory / name} is missing, which the run wrote.", hint="Restore the folder, or run again.")
+            _as_written(self.directory / name, digest)
 
 
 def added(directory: Path) -> set[str]:
@@ -77,17 +62,64 @@ def is_card(file: Path) -> bool:
     return CARD_MARK in file.read_text(encoding="utf-8", errors="replace")
 
 
-def write_beside(file: Path, text: str) -> None:
-    """Write a text; it appears whole or not at all.
+def read_report(directory: Path) -> Report:
+    """The report of a run.
 
     Raises:
-        OutputError: the folder cannot be written.
+        UsageError: there is none, it is of another version, or of several targets, which are named.
     """
-    part = file.with_name(f".{file.name}.part")
+    file = directory / "report.json"
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror}.", hint="Check the folder's permissions and the disk.") from error
-    finally:
-        part.unlink(missing_ok=True)
+        content = json.loads(file.read_bytes())
+        if isinstance(content, dict) and "runs" in content:
+            names = [str(directory / str(r.get("target"))) for r in content["runs"]]
+            raise UsageError(f"{directory} holds a run for several targets.", hint=f"Give one of them: {', '.join(names)}.")
+        return Report.model_validate(content)
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no finished run in {directory}.", hint="Give the --out folder of `slimline compress`.") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its start"
+        raise UsageError(f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Run again with this version.") from error
+    except ValueError as error:
+        raise UsageError(f"{file} is not a report: {error}.", hint="Run again, or restore the folder.") from error
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What ``manifest.json`` holds.
+
+    Raises:
+        UsageError: there is none, or it holds something else.
+    """
+    file = directory / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no finished run in {directory}.", hint="Give the --out folder of `slimline compress`.") from error
+    except ValueError as error:
+        raise UsageError(f"{file} is not a manifest: {error}.", hint="Run again, or restore the folder.") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise UsageError(f"{file} is not a manifest.", hint="Run again, or restore the folder.")
+    return manifest
+
+
+def read_run(directory: Path, files: Sequence[str]) -> dict[str, bytes]:
+    """These files of a finished run, each as the run wrote it.
+
+    Raises:
+        UsageError: there is no finished run.
+        ModelError: a file has changed.
+    """
+    missing = [n for n in (*files, "manifest.json") if not (directory / n).is_file()]
+    if missing:
+        raise UsageError(f"There is no finished run in {directory} ({', '.join(missing)} is missing).", hint="Give the --out folder of `slimline compress`.")
+    digests = read_manifest(directory)["files"]
+    return {name: _as_written(directory / name, digests.get(name)) for name in files}
+
+
+def _as_written(file: Path, digest: str | None) -> bytes:
+    """The content of a file that is as the manifest has it."""
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(f"{file} is not the file that the run wrote (its digest differs from manifest.json).", hint="Restore it, or run again.")
+    return content

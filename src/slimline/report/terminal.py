@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import pydantic
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -17,7 +16,6 @@ from rich.text import Text
 
 from slimline.core.progress import Best
 from slimline.core.result import Comparison, DecisionRecord, Report
-from slimline.errors import UsageError
 from slimline.report import closeup, comparison, prices, rows
 from slimline.report.sentence import bytes_text, change_text, estimate_text, faster_text, latency_text, points
 
@@ -35,15 +33,14 @@ class LiveProgress:
          40% recovering, 3:12 left
     """
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self.quiet = quiet
         self._stage, self._fraction, self._left, self._best = "starting", 0.0, 0.0, ""
         self._at = time.monotonic()
         self._said = ("", 0.0)
         self._live = (
             Live(console=console, get_renderable=self._line, refresh_per_second=4, transient=True)
-            if console.is_terminal and not console.is_jupyter and not console.is_dumb_terminal and not quiet
+            if console.is_terminal and not console.is_jupyter and not console.is_dumb_terminal
             else None
         )
 
@@ -57,9 +54,8 @@ class LiveProgress:
             self._live.stop()
 
     def found(self, lines: tuple[str, ...]) -> None:
-        if not self.quiet:
-            for line in lines:
-                self.console.print(escape(line), highlight=False, soft_wrap=True)
+        for line in lines:
+            self.console.print(escape(line), highlight=False, soft_wrap=True)
 
     def stage(self, name: str, fraction: float, seconds_left: float) -> None:
         self._stage, self._fraction, self._left, self._at = name, max(self._fraction, fraction), seconds_left, time.monotonic()
@@ -70,11 +66,10 @@ class LiveProgress:
         self._plain()
 
     def note(self, text: str) -> None:
-        if not self.quiet:
-            self.console.print(f"[dim]note: {escape(text)}[/dim]", highlight=False, soft_wrap=True)
+        self.console.print(f"[dim]note: {escape(text)}[/dim]", highlight=False, soft_wrap=True)
 
     def _plain(self) -> None:
-        if self._live is not None or self.quiet:
+        if self._live is not None:
             return
         now = time.monotonic()
         if self._stage != self._said[0] or now - self._said[1] > PLAIN_SECONDS:
@@ -164,23 +159,6 @@ def print_comparison(found: Comparison, directory: Path, console: Console) -> No
     for stopped in found.stopped:
         console.print(f"[red]{escape(stopped.target)} stopped:[/] {escape(stopped.error)}", highlight=False)
     console.print(f"The report: {directory / 'report.html'}", highlight=False, soft_wrap=True)
-
-
-def read(directory: Path) -> Report:
-    """The report of a finished run.
-
-    Raises:
-        UsageError: ``report.json`` is not a report that this version can read.
-    """
-    file = directory / "report.json"
-    try:
-        return Report.model_validate_json(file.read_text(encoding="utf-8"))
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its start"
-        raise UsageError(
-            f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Give the --out folder of a run of this version."
-        ) from error
 
 
 def explain(report: Report, console: Console) -> None:

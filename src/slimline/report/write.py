@@ -57,22 +57,6 @@ def write_comparison(directory: Path, found: Comparison) -> None:
     )
 
 
-def write_page(file: Path, page: str) -> None:
-    """One file, whole or not at all.
-
-    Raises:
-        OutputError: the disk is full or the folder not writable.
-    """
-    payload, part = page.encode(), file.with_name(f".{file.name}.part")
-    try:
-        part.write_bytes(payload)
-        os.replace(part, file)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror}.", hint="Check its folder, or give another --html.") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _replace(directory: Path, whole: Mapping[str, bytes]) -> None:
     parts = {name: directory / f".{name}.part" for name in whole}
     try:

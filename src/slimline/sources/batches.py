@@ -42,6 +42,19 @@ def pairs(returned: Any, origin: str) -> list[tuple[Any, Any]]:
     return [(batch[0], batch[1]) for batch in batches]
 
 
+def samples_of(returned: Any, origin: str) -> Samples:
+    """What ``data(split)`` returned, whole: arrays and numbers become tensors on the CPU without gradients.
+
+    Raises:
+        DataError: it is something else, or its batches do not fit together.
+
+    Example:
+        >>> len(samples_of([(torch.zeros(2, 3), [0, 1]), (torch.zeros(1, 3), [1])], "data('train')"))
+        3
+    """
+    return concatenated([made(origin, tensors(inputs), signed(tensors(targets))) for inputs, targets in pairs(returned, origin)], origin)
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, torch.Tensor) or hasattr(value, "__array__")
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree
 
 from slimline.core.samples import Samples
-from slimline.errors import DataError, ModelError, UsageError
+from slimline.errors import DataError, ModelError
 from slimline.numerics.scores import are_probabilities, logits
 from slimline.sources import validate
-from slimline.sources.batches import concatenated, made, pairs, signed, tensors
-from slimline.sources.splits import Origin, are_labels, shares
+from slimline.sources.batches import made, samples_of, tensors
+from slimline.sources.splits import HoldoutSource, Origin, Splits, are_labels
 from slimline.sources.user_code import Source, explained, importable
 from slimline.sources.weights import put_weights
 
-HoldoutSource = Literal["user", "from_search", "from_train"]
 FUNCTIONS = ("data", "metric", "loss", "example", "slices", "sample_weights")
 EXAMPLES = 2  # samples of the default example; the exporter specialises a batch of one
-TENTH = 10
 SHOWN = 5  # names in a message
 
 
@@ -41,8 +40,6 @@ class TaskFile:
     weights: Mapping[str, torch.Tensor] | None = field(repr=False)
     metric_name: str
     _given: dict[str, Samples | None] = field(default_factory=dict, repr=False)
-    _splits: dict[str, Samples | None] = field(default_factory=dict, repr=False)
-    _origins: dict[str, Origin] = field(default_factory=dict, repr=False)
     _model: list[nn.Module] = field(default_factory=list, repr=False)
 
     @classmethod
@@ -64,6 +61,10 @@ class TaskFile:
     @property
     def path(self) -> Path:
         return self.source.path
+
+    @functools.cached_property
+    def _splits(self) -> Splits:
+        return Splits(self.given)
 
     @property
     def name(self) -> str:
@@ -114,7 +115,9 @@ class TaskFile:
         found = self._function("example")
         if found is not None:
             source, function = found
-            samples = made("example()", self._converted(source, "example()", source.call("example", function, kind=DataError)))
+            returned = source.call("example", function, kind=DataError)
+            with explained(source.path, f"example() in {source.path}", DataError):
+                samples = made("example()", tensors(returned))
             validate.check_samples(samples, f"example() in {source.path}")
             return samples
         for split in ("search", "train", "holdout"):
@@ -134,24 +137,12 @@ class TaskFile:
         return self._given[split]
 
     def data(self, split: str) -> Samples | None:
-        """The samples of a split, where the user gave none a share of another one.
-
-        A missing ``holdout`` is half of ``search``; a missing ``search`` is a tenth of ``train`` (or half of
-        the holdout, if that is all there is); if both are missing each is a tenth of ``train``. Stratified by class, seeded.
-        """
-        if split not in validate.SPLITS:
-            raise UsageError(f"There is no split {split!r}.", hint=f"Splits are {', '.join(validate.SPLITS)}.")
-        if split not in self._splits:
-            for name, origin in self._divide(split).items():
-                whole = self.given(origin.split)
-                self._origins[name] = origin
-                self._splits[name] = whole if whole is None or origin.index is None else whole[origin.index]
-        return self._splits[split]
+        """The samples of a split, where the user gave none a share of another one: see ``splits.Splits``."""
+        return self._splits.data(split)
 
     def origin(self, split: str) -> Origin:
         """Where the samples of a split stand in what the user gave."""
-        self.data(split)
-        return self._origins[split]
+        return self._splits.origin(split)
 
     def slices(self, split: str) -> dict[str, tuple[str, ...]]:
         """The file's own labels for the samples of a split, by way of slicing: its ``slices(split)``, asked for the split that the samples come from.
@@ -168,8 +159,7 @@ class TaskFile:
         whole = self.given(origin.split)
         given = source.call("slices", function, origin.split, kind=DataError)
         labels = validate.check_slices(given, f"slices({origin.split!r}) in {source.path}", len(whole if whole is not None else samples))
-        places = range(len(samples)) if origin.index is None else origin.index.tolist()
-        return {name: tuple(column[i] for i in places) for name, column in labels.items()}
+        return {name: origin.picked(column) for name, column in labels.items()}
 
     @property
     def has_sample_weights(self) -> bool:
@@ -196,11 +186,7 @@ class TaskFile:
     @property
     def holdout_source(self) -> HoldoutSource | None:
         """Where the certificate's samples come from; ``None`` without any data."""
-        if self.given("holdout") is not None:
-            return "user"
-        if self.given("search") is not None:
-            return "from_search"
-        return "from_train" if self.given("train") is not None else None
+        return self._splits.source
 
     def metric(self, outputs: Any, targets: Any) -> float | torch.Tensor:
         """The file's own metric.
@@ -244,31 +230,6 @@ class TaskFile:
         if returned is None:
             return None
         with importable(source.paths), explained(source.path, f"{origin} in {source.path}", DataError):
-            found = pairs(returned, origin)
-        parts = [made(origin, self._converted(source, origin, inputs), signed(self._converted(source, origin, targets))) for inputs, targets in found]
-        samples = concatenated(parts, origin)
+            samples = samples_of(returned, origin)
         validate.check_samples(samples, split)
         return samples
-
-    def _converted(self, source: Source, origin: str, tree: Any) -> Any:
-        """Arrays and numbers become tensors on the CPU without gradients; anything else stays for the checks to name."""
-        with explained(source.path, f"{origin} in {source.path}", DataError):
-            return tensors(tree)
-
-    def _divide(self, split: str) -> dict[str, Origin]:
-        """``split``, and what its absence in the user's data divides along with it."""
-        if split == "train":
-            return self._divide("search") if self.given("train") is not None and self.given("search") is None else {"train": Origin("train")}
-        search, holdout = self.given("search"), self.given("holdout")
-        if search is not None:
-            if holdout is not None:
-                return {"search": Origin("search"), "holdout": Origin("holdout")}
-            return shares(search, "search", 2, ("search", "holdout"))
-        train = self.given("train")
-        if train is None:
-            if holdout is None:
-                return {"train": Origin("train"), "search": Origin("search"), "holdout": Origin("holdout")}
-            return {"train": Origin("train"), **shares(holdout, "holdout", 2, ("search", "holdout"))}
-        if holdout is not None:
-            return {**shares(train, "train", TENTH, ("search",), "train"), "holdout": Origin("holdout")}
-        return shares(train, "train", TENTH, ("search", "holdout"), "train")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from slimline.store.journal import busy
 from slimline.store.private import STATE
 
 CACHES = ("cache", "finalists", "workers")  # measured options and trained weights; working copies of the last candidates' files; what workers printed
-JOURNAL = "journal.jsonl"
 DEPTH = 8  # folders below the one that is cleaned
 
 
@@ -31,7 +30,7 @@ def find(root: Path) -> Iterator[Found]:
     for state in _states(root, DEPTH):
         files = tuple(sorted(f for name in CACHES for f in _files(state / name)))
         if files:
-            yield Found(state, files, sum(f.stat(follow_symlinks=False).st_size for f in files), _busy(state))
+            yield Found(state, files, sum(f.stat(follow_symlinks=False).st_size for f in files), busy(state))
 
 
 def remove(found: Found) -> None:
@@ -62,16 +61,3 @@ def _files(folder: Path) -> list[Path]:
     if folder.is_symlink() or not folder.is_dir():
         return []
     return [Path(e.path) for e in os.scandir(folder) if e.is_file(follow_symlinks=False)]
-
-
-def _busy(state: Path) -> bool:
-    """Whether a run holds the journal's lock: its own, or for a cache that several targets share, one of theirs."""
-    for journal in (state / JOURNAL, *state.parent.glob(f"*/{STATE}/{JOURNAL}")):
-        if not journal.is_file():
-            continue
-        with journal.open("rb") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-    return False

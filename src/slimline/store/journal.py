@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slimline.errors import JournalError, OutputError
-from slimline.store.private import private
+from slimline.store.private import STATE, private
 
 FILE = "journal.jsonl"
 
@@ -108,6 +108,31 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def busy(state: Path) -> bool:
+    """Whether a run holds the lock of the journal in ``state``: its own, or for a cache that several targets share, one of theirs."""
+    for journal in (state / FILE, *state.parent.glob(f"*/{STATE}/{FILE}")):
+        if not journal.is_file():
+            continue
+        with journal.open("rb") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    return False
+
+
+def check_free(out: Path, *, force: bool = False) -> None:
+    """Whether a new run may write to ``out``; ``force``: in the place of an earlier one.
+
+    Raises:
+        OutputError: a run is going on there, or it is not empty.
+    """
+    if busy(out / STATE):
+        raise OutputError(f"Another run is writing to {out}.", hint="Wait for it, or give another --out.")
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise OutputError(f"{out} is not empty.", hint="Give another --out, --resume to go on with an interrupted run, or --force to replace it.")
 
 
 def _check(first: dict[str, Any], header: dict[str, Any], directory: Path) -> None:

@@ -171,7 +171,7 @@ def test_quiet_says_the_sentence_only(job: Job, task: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize(("options", "says"), [
     ("--max-size 3parsecs", "The size '3parsecs' is not understood. Write it like 300KB or 1.5MB."),
-    ("--max-size 0.5", "The size '0.5' must be above zero"),
+    ("--max-size 0.5", "The size '0.5' must be at least 1"),
     ("--max-macs 1e999", "The number '1e999' is too large"),
     ("--time 1e999h", "The time '1e999h' is too large"),
     ("--max-drop 1e999", "The drop '1e999' is too large"),

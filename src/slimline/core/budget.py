@@ -33,7 +33,7 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, examp
         raise UsageError(f"{what} {text!r} is not understood.", hint=f"Write it like {example}.")
     value = float(found[1]) * units[found[2].upper()]
     if value <= 0 or value < least:
-        raise UsageError(f"{what} {text!r} must be above zero.", hint=f"Write it like {example}.")
+        raise UsageError(f"{what} {text!r} must be {'at least 1' if least else 'above zero'}.", hint=f"Write it like {example}.")
     if math.isinf(value):
         raise UsageError(f"{what} {text!r} is too large.", hint=f"Write it like {example}.")
     return value

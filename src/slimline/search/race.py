@@ -135,15 +135,14 @@ def _stay(entries: Sequence[Entry], count: int, steps: int, allowed: float, *, l
     expected = {id(e): drop for e, drop in zip(entries, forecast(entries, steps), strict=True)}
     back = [e for e in entries if e.drops and e.drops[-1][1] <= SETTLED * allowed]
     ranked = sorted((e for e in entries if e.drops or back or not last), key=lambda e: e.objective)
-    good = [i for i, e in enumerate(ranked) if expected[id(e)] <= allowed]
+    good = [e for e in ranked if expected[id(e)] <= allowed]
     if not good:
         return sorted(ranked, key=lambda e: expected[id(e)])[:count]
-    daring = [i for i in (good[0] - 1,) if i >= 0 and expected[id(ranked[i])] <= DARING * allowed]
-    if not back:  # something has to come home
-        order = [good[0], *(i for i in good[1:] if ranked[i].drops), *(i for i in good[1:] if not ranked[i].drops)]
-        order = [*order, *daring] if count < 3 else [good[0], *daring, *order[1:]]
-    else:
-        home = min((i for i in good if ranked[i] in back), default=len(ranked))
-        order = [*(i for i in good if i < home), *daring, *(i for i in good if i >= home)]
-        order = order if good[0] == home else [order[0], *daring, *(i for i in order[1:] if i not in daring)]
-    return [ranked[i] for i in order][:count]
+    place = ranked.index(good[0])
+    daring = [e for e in ranked[max(place - 1, 0) : place] if expected[id(e)] <= DARING * allowed]
+    if back:
+        after = 0 if good[0] in back else 1
+    else:  # something has to come home
+        good = [good[0], *sorted(good[1:], key=lambda e: not e.drops)]
+        after = 1 if count > 2 else len(good)
+    return [*good[:after], *daring, *good[after:]][:count]

@@ -55,9 +55,9 @@ def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, 
         raise UsageError("--resume goes on with what is in --out, --force throws it away.", hint="Give one of them.")
     if options["out"].exists() and not options["out"].is_dir():
         raise OutputError(f"--out {options['out']} is a file.", hint="Name a folder.")
+    check_logging(mlflow)
     if not options["resume"] and not options["dry_run"]:
         check_free(options["out"], force=options["force"])  # before a model is trained or data are loaded
-    check_logging(mlflow)
     with reserved_stdout(as_json) as stdout:
         with waiting(f"opening {options['model']}", as_json, quiet):
             source = load_task(options)

@@ -259,3 +259,10 @@ def test_images_are_in_the_page_only_when_they_were_asked_for(report: Report) ->
     assert drawn.shape == (4, 5, 3) and np.array_equal(drawn, np.round(255 * pixels).astype(np.uint8).transpose(1, 2, 0))
     gray = np.asarray(Image.open(io.BytesIO(png(pixels[:1]))))
     assert gray.shape == (4, 5) and gray.min() == 0 and gray.max() == 255
+
+
+def test_the_first_figure_is_of_what_was_minimised(make_report: Callable[..., Report]) -> None:
+    asked = make_report().budget
+    for minimize, name in (("latency", "file"), ("download", "download"), ("macs", "multiply-adds")):
+        (first, second, *_) = html._tiles(make_report(budget={**asked, "minimize": minimize}))
+        assert (first.name, second.name) == (name, "latency")

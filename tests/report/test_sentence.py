@@ -126,3 +126,11 @@ def test_a_latency_within_the_noise_is_no_gain(report: Report) -> None:
     assert "; as fast as the original, " in sentence(report.verdict, report.baseline, near, report.drop)
     clear = report.compressed.model_copy(update={"latency_ms": before.model_copy(update={"median": 0.97 * before.median})})
     assert "faster (97 % of the original)" in sentence(report.verdict, report.baseline, clear, report.drop)
+
+
+def test_what_was_minimised_leads_where_it_is_neither_the_file_nor_the_latency(report: Report) -> None:
+    small = report.baseline.model_copy(update={"download_bytes": 43_700, "macs": report.baseline.macs // 2})
+    base = report.baseline.model_copy(update={"download_bytes": 1_440_000})
+    assert sentence("pass", base, small, None, minimize="download").startswith("Pass: download 33x smaller (3 % of the original), 43.7 KB; file unchanged, ")
+    assert sentence("pass", base, small, None, minimize="macs").startswith("Pass: multiply-adds 2.0x fewer (50 % of the original), ")
+    assert sentence("pass", base, small, None, minimize="size") == sentence("pass", base, small, None)

@@ -73,7 +73,8 @@ def build_report(
     return Report(
         slimline=environment()["slimline"],
         verdict=verdict,
-        sentence=sentence(verdict, base, result, outcome.interval, obstacles) + (f" {only_text(elsewhere, base.quality)}" if elsewhere is not None else ""),
+        sentence=sentence(verdict, base, result, outcome.interval, obstacles, job.request.budget.minimize)
+        + (f" {only_text(elsewhere, base.quality)}" if elsewhere is not None else ""),
         interrupted=interrupted,
         model=job.source.name,
         target=job.target.name,

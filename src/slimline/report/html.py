@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from slimline.core.budget import Budget
+from slimline.core.budget import Budget, Quantity
 from slimline.core.result import DecisionRecord, Point, Report
 from slimline.core.trial import Measurement
 from slimline.errors import UsageError
@@ -22,6 +22,8 @@ from slimline.report.layers import BITS, layers_of
 from slimline.report.pages import file, script_and_digest, template
 from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, placed
 from slimline.report.sentence import (
+    SHRINKS,
+    amount_of,
     amount_text,
     bytes_text,
     change_text,
@@ -81,8 +83,11 @@ def _tiles(report: Report) -> list[Tile]:
     if result is None:
         return []
     before, after = base.latency_ms, result.latency_ms
+    first: Quantity = Budget.model_validate(report.budget).minimize
+    first = "size" if first == "latency" else first
+    then, now = base.cost(first), result.cost(first)
     tiles = [
-        Tile("file", change_text(base.size_bytes, result.size_bytes, "smaller", "larger"), f"{bytes_text(base.size_bytes)} → {bytes_text(result.size_bytes)}, {percent_text(result.size_bytes / base.size_bytes)} of the original"),
+        Tile(prices.NAMES[first], change_text(then, now, *SHRINKS[first]), f"{amount_of(first, base)} → {amount_of(first, result)}, {percent_text(now / then)} of the original"),
         Tile(estimate_text("latency", after.estimated), faster_text(before.median, after.median), f"{time_text(before.median)} → {time_text(after.median)}, {percent_text(after.median / before.median)} of the original"),
     ]  # fmt: skip
     if drop is not None:

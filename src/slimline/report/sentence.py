@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from slimline.core.budget import Quantity
 from slimline.core.result import DropInterval, Elsewhere, Verdict
 from slimline.core.trial import Measurement
 
 MINIMISED = {"size": "file size", "download": "download size", "latency": "latency", "memory": "memory", "macs": "multiply-adds"}
+SHRINKS: dict[str, tuple[str, str]] = {
+    "size": ("smaller", "larger"),
+    "download": ("smaller", "larger"),
+    "memory": ("smaller", "larger"),
+    "macs": ("fewer", "more"),
+}
 NOISE = 0.02  # of a latency: two rounds of one file differ by as much
 
 
@@ -112,12 +119,28 @@ def least_text(lower: float, quality: float | None) -> str:
     return f"at most {difference_text(-lower, quality)} gained" if is_gain(lower, quality) else f"at least {difference_text(lower, quality)} lost"
 
 
-def sentence(verdict: Verdict, baseline: Measurement, compressed: Measurement | None, drop: DropInterval | None, obstacles: Sequence[str] = ()) -> str:
-    """One sentence of verdict."""
+def amount_of(quantity: Quantity, measured: Measurement) -> str:
+    """What a measurement has of bytes or multiply-adds: ``217 KB``, ``378 k``."""
+    return (count_text if quantity == "macs" else bytes_text)(measured.cost(quantity))
+
+
+def sentence(
+    verdict: Verdict,
+    baseline: Measurement,
+    compressed: Measurement | None,
+    drop: DropInterval | None,
+    obstacles: Sequence[str] = (),
+    minimize: Quantity = "latency",
+) -> str:
+    """One sentence of verdict: file and latency, and before them what was minimised where that is something else."""
     if compressed is None:
         return "; ".join([f"{verdict.capitalize()}: nothing was delivered", *obstacles]) + "."
+    lead = ""
+    if minimize not in ("size", "latency"):
+        name = "multiply-adds" if minimize == "macs" else minimize
+        lead = f"{name} {ratio_text(baseline.cost(minimize), compressed.cost(minimize), *SHRINKS[minimize])}, {amount_of(minimize, compressed)}; file "
     gains = (
-        f"{ratio_text(baseline.size_bytes, compressed.size_bytes, 'smaller', 'larger')}, {bytes_text(compressed.size_bytes)}; "
+        f"{lead}{ratio_text(baseline.size_bytes, compressed.size_bytes, *SHRINKS['size'])}, {bytes_text(compressed.size_bytes)}; "
         f"{_latency(baseline, compressed)}, {latency_text(compressed.latency_ms.median, compressed.latency_ms.estimated)}"
     )
     why = f" In the way: {'; '.join(obstacles)}." if verdict == "fail" and obstacles else ""

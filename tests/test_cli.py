@@ -18,12 +18,12 @@ import click
 import numpy as np
 import pytest
 import torch
+from support.reports import report
 
 from slimline import cli
 from slimline.core.progress import Silent
 from slimline.core.request import Request
-from slimline.core.result import Report, Schedule
-from slimline.core.trial import Latency, Measurement
+from slimline.core.result import Report
 from slimline.errors import BudgetNotMet, OutputError
 
 SOURCE = str(Path(cli.__file__).parents[1])
@@ -39,24 +39,6 @@ def data(split):
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(len(split)))
     return x, x[:, 0].gt(0).long()
 """
-
-
-def report(**changed: Any) -> Report:
-    measured = Measurement(
-        size_bytes=1000,
-        download_bytes=900,
-        download_codec="zstd -19",
-        memory_bytes=2000,
-        parameters=100,
-        macs=100,
-        latency_ms=Latency(median=0.1, p95=0.2, runs=20),
-    )
-    values: dict[str, Any] = {
-        "slimline": "0", "verdict": "pass", "sentence": "It is smaller.", "model": "task", "target": "onnxruntime", "device": "host", "metric": "top1", "minimize": "latency",
-        "seed": 0, "command": "", "schedule": Schedule(seconds=1, samples_loss=1, candidates=1, recovery_steps=0, finalists=1), "budget": {}, "baseline": measured, "compressed": measured,
-        "drop": None, "certificate": None, "agreement": None, "fidelity": None, "artefact": None,
-    }  # fmt: skip
-    return Report(**values | changed)
 
 
 class Job:

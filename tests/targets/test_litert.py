@@ -157,3 +157,16 @@ def test_average_pooling_beyond_the_edge_is_refused() -> None:
     with pytest.raises(LoweringError, match="ceil_mode"):
         TARGET.lower(exported(Pooled(3, 2), images()), images())
     assert apart(TARGET, exported(Pooled(2, 2), images()), images()) < 1e-5  # nothing reaches beyond
+
+
+def test_plain_int8_is_of_its_own_quantizer_and_stands_in_line() -> None:
+    pytest.importorskip("ai_edge_quantizer", reason="LiteRT's own quantizer is not installed (pip install ai-edge-quantizer)")
+    torch.manual_seed(0)
+    program = exported(Residual(), images())
+    whole = TARGET.lower(program, images())
+    (made,) = TARGET.plain_int8(whole, images())
+    assert made.artifact is not None, made.error
+    assert made.artifact.size_bytes < 0.6 * whole.size_bytes and Reading.of(made.artifact.payload).outside == 0
+    assert {o.executes for o in TARGET.untimed(made.artifact) if o.weight} == {"integer"}
+    got, expected = TARGET.run(made.artifact, images())[0], program.run(images()).outputs[0].detach()
+    assert float((got - expected).abs().max() / (expected.max() - expected.min())) < 0.05

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,18 @@ def test_the_header_holds_the_file_and_the_arena(tmp_path: Path) -> None:
 def test_claims_are_integers_or_nothing() -> None:
     assert TARGET.executes(Affine(), "conv2d", "integer") and TARGET.executes(Float(), "linear", "float")
     assert not TARGET.executes(Affine(), "linear", "float") and not TARGET.executes(Affine(), "linear", "dynamic")
+
+
+def test_constants_out_of_line_are_refused_and_read_in_line() -> None:
+    """As ai-edge-quantizer writes them: behind the model, by offset, which the micro interpreter does not know."""
+    torch.manual_seed(0)
+    samples = Samples.of(torch.randn(4, 32))
+    artifact = TARGET.lower(Program.export(nn.Sequential(nn.Linear(32, 32)).eval(), samples), samples)
+    reading = Reading.of(artifact.payload)
+    weight = next(b for b in reading.model.buffers if b.data is not None and len(b.data) == 4 * 32 * 32)
+    content, weight.data, weight.offset, weight.size = bytes(weight.data), None, 1 << 20, 4 * 32 * 32
+    moved = replace(artifact, payload=reading.pack().ljust(1 << 20, b"\0") + content)
+    with pytest.raises(LoweringError, match="1 of the file's constants stand out of line"):
+        TARGET.run(moved, samples)
+    again = replace(artifact, payload=Reading.of(moved.payload).pack())
+    assert torch.equal(TARGET.run(again, samples)[0], TARGET.run(artifact, samples)[0])

@@ -136,14 +136,14 @@ def _operation(file: File, graph: Graph, delegate: int, place: int, kind: str, h
     return Operation(f"{delegate}_{place}", kind, how, name, taken, "XNNPACK", sum(map(graph.nbytes, constants)), graph.work(place))
 
 
-def memory(file: File) -> int:
-    """Bytes: constants, the plan's own buffers (sized for the largest batch), and for one sample the inputs and what the largest delegate works in.
+def memory_parts(file: File) -> tuple[int, int]:
+    """Bytes of constants; of the plan's own buffers (sized for the largest batch) with, for one sample, the inputs and what the largest delegate works in.
 
     XNNPACK's graphs share one workspace, planned as here: the largest value first, each at the lowest place that is free while it lives.
     """
     constants = sum(len(graph.constants) for graph in file.graphs.values()) + sum(len(b.storage) for b in file.program.constant_buffer)
     inputs = sum(int(np.prod(file.tensor(v).sizes[1:])) * 4 for v in file.plan.inputs)
-    return constants + inputs + sum(map(int, file.plan.non_const_buffer_sizes)) + max((peak(lives(g), ALIGNMENT) for g in file.graphs.values()), default=0)
+    return constants, inputs + sum(map(int, file.plan.non_const_buffer_sizes)) + max((peak(lives(g), ALIGNMENT) for g in file.graphs.values()), default=0)
 
 
 def lives(graph: Graph) -> tuple[Buffer, ...]:

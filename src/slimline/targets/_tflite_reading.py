@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from slimline.core.contracts import Operation, Port
 from slimline.core.trial import Latency
 from slimline.errors import LoweringError
-from slimline.targets._tflite_file import CHANNELS_LAST
+from slimline.targets._tflite_file import CHANNELS_LAST, IDENTIFIER
 
 SIZES = {"FLOAT32": 4, "INT32": 4, "INT8": 1, "UINT8": 1, "INT16": 2, "INT64": 8, "BOOL": 1, "INT4": 0.5, "FLOAT16": 2}
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "GATHER")
@@ -31,9 +33,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Reading:
-    """A parsed file."""
+    """A parsed file. ``outside``: how many of its constants stood behind the model, out of line; here they are in line."""
 
     model: Any
+    outside: int = 0
 
     @classmethod
     def of(cls, payload: bytes) -> Reading:
@@ -47,9 +50,22 @@ class Reading:
         if payload[4:8] != b"TFL3":
             raise LoweringError("This is no .tflite file: it does not say TFL3 at its fourth byte.")
         try:
-            return cls(schema.ModelT.InitFromPackedBuf(payload, 0))
+            model = schema.ModelT.InitFromPackedBuf(payload, 0)
+            outside = [b for b in model.buffers if b.offset > 1]
+            for buffer in outside:
+                buffer.data = np.frombuffer(payload, np.uint8, buffer.size, buffer.offset)
+                buffer.offset = buffer.size = 0
         except Exception as error:  # the flatbuffers reader raises whatever a wrong offset leads to
             raise LoweringError(f"The .tflite file is damaged: {error}") from error
+        return cls(model, len(outside))
+
+    def pack(self) -> bytes:
+        """The file's bytes, every constant in line."""
+        import flatbuffers
+
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(self.model.Pack(builder), IDENTIFIER)
+        return bytes(builder.Output())
 
     @property
     def graph(self) -> Any:
@@ -152,16 +168,12 @@ class Reading:
 
     def until(self, operator: int) -> bytes:
         """The file that ends after an operator, whose value is its output."""
-        import flatbuffers
-
         model = copy.copy(self.model)
         graph = copy.copy(self.graph)
         graph.operators = graph.operators[: operator + 1]
         graph.outputs = graph.operators[-1].outputs
         model.subgraphs = [graph]
-        builder = flatbuffers.Builder(1024)
-        builder.Finish(model.Pack(builder), b"TFL3")
-        return bytes(builder.Output())
+        return Reading(model).pack()
 
 
 def layer_times(reading: Reading, latency: Callable[[list[bytes]], Sequence[Latency]]) -> dict[int, float]:

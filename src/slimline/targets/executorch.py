@@ -142,11 +142,14 @@ class ExecuTorch:
         return interleaved(calls, seconds=seconds, threads=threads, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
-        """Constants, what the file plans for its outputs and between delegates, and the delegates' values at batch 1."""
+        return sum(self.memory_parts(artifact, example))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """Bytes of the constants; what the file plans for its outputs and between delegates, with the inputs and the delegates' values at batch 1."""
         from slimline.targets import _executorch_profile
         from slimline.targets._executorch_file import File
 
-        return _executorch_profile.memory(File.of(artifact.payload))
+        return _executorch_profile.memory_parts(File.of(artifact.payload))
 
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """Nothing: ExecuTorch's quantizer works on a PyTorch program, which a .pte file no longer is."""

@@ -159,12 +159,21 @@ class LiteRT:
         return interleaved(calls, seconds=seconds, threads=threads, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
-        """Constants, and the planned values, at batch 1. What XNNPACK packs for itself is in ``rss_bytes`` only."""
+        return sum(self.memory_parts(artifact, example))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """Bytes of the constants, and of the planned values at batch 1. What XNNPACK packs for itself is in ``rss_bytes`` only."""
         from slimline.targets._tflite_reading import Reading, peak
 
         reading = Reading.of(artifact.payload)
-        return reading.constant_bytes + peak(reading.lives, 64)
+        return reading.constant_bytes, peak(reading.lives, 64)
 
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
-        """Nothing: LiteRT's own quantizer is a package apart, and converts models of TensorFlow."""
-        return iter(())
+        """ai-edge-quantizer's static int8; nothing where it is not installed."""
+        if importlib.util.find_spec("ai_edge_quantizer") is not None:
+            from slimline.targets import _litert_plain
+
+            try:
+                yield Quantized(_litert_plain.LABEL, self.opened(replace(artifact, payload=_litert_plain.quantized(artifact, calibration))))
+            except Exception as error:  # noqa: BLE001 - the quantizer raises anything; it becomes this setting's record
+                yield Quantized(_litert_plain.LABEL, None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}")

@@ -98,7 +98,11 @@ class LiteRTMicro:
         from slimline.targets._tflite_reading import Reading
 
         self.require()
-        Reading.of(artifact.payload)
+        if count := Reading.of(artifact.payload).outside:
+            raise LoweringError(
+                f"{count} of the file's constants stand out of line, which the micro interpreter reads as garbage without a word.",
+                hint="Write the file anew with its constants in line.",
+            )
         try:
             return Runner(artifact.payload)
         except (RuntimeError, ValueError) as error:
@@ -145,11 +149,14 @@ class LiteRTMicro:
         return interleaved(calls, seconds=seconds, threads=1, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
-        """The arena, computed by the planner that is checked against the interpreter's own."""
+        return sum(self.memory_parts(artifact, example))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """No bytes of weights, which stay in flash, and the arena, computed by the planner that is checked against the interpreter's own."""
         from slimline.targets._micro_arena import arena
         from slimline.targets._tflite_reading import Reading
 
-        return arena(Reading.of(artifact.payload)).nbytes
+        return 0, arena(Reading.of(artifact.payload)).nbytes
 
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """Nothing: the micro interpreter has no quantizer."""

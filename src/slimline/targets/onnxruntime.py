@@ -10,10 +10,10 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -209,15 +209,23 @@ class OnnxRuntime:
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
         """Of the graph as the CPU provider optimises it, whichever runs it: only that one's can be counted value by value."""
+        return sum(self.memory_parts(artifact, example))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """Bytes of the weights as loaded with the call's inputs and outputs, and of what the runtime allocates for the values between. Kernels' scratch is in ``rss_bytes`` only."""
         import onnx
         from onnx import numpy_helper
 
+        from slimline.targets import _onnx_memory
+
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "optimised.onnx")
-            self.session(artifact, optimised=path, on=(CPU,))
+            session = self.session(artifact, optimised=path, on=(CPU,))
             model = onnx.load(path)
-        weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
-        return weights + peak_activations(model, feed(artifact, example[:1]))
+        given = feed(artifact, example[:1])
+        held = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
+        held += sum(np.asarray(v).nbytes for v in (*given.values(), *session.run(None, given)))
+        return held, _onnx_memory.pattern(_onnx_memory.values(model, given))
 
     def plain_int8(self, artifact: Artifact, calibration: Samples, variants: Sequence[Variant] | None = None) -> Iterator[Quantized]:
         """Plain int8: the float32 baseline through ONNX Runtime's own quantizer, one variant after the other.
@@ -296,37 +304,3 @@ def with_names(artifact: Artifact) -> tuple[Artifact, dict[str, str]]:
 def _original(name: str) -> str:
     """The name that a node had before ONNX Runtime fused or re-laid it."""
     return re.sub(r"(_token_\d+|_nchwc|_quant)$", "", name.removeprefix("fused "))
-
-
-def peak_activations(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
-    """Most bytes of values alive at once, in the graph's own order; sizes from a run that exposes every value."""
-    import onnxruntime
-
-    graph = model.graph
-    sizes = {name: array.nbytes for name, array in inputs.items()}
-    exposed = type(model)()
-    exposed.CopyFrom(model)
-    present = {o.name for o in graph.output}
-    for node in graph.node:
-        exposed.graph.output.extend([_value(o) for o in node.output if o and o not in present])
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=[CPU])
-    names = [o.name for o in session.get_outputs()]
-    sizes |= {n: int(np.asarray(v).nbytes) for n, v in zip(names, session.run(names, dict(inputs)), strict=True)}
-    last = {name: place for place, node in enumerate(graph.node) for name in (*node.input, *node.output)}
-    last |= dict.fromkeys((o.name for o in graph.output), len(graph.node))
-    alive = {n: b for n, b in sizes.items() if n in inputs}
-    peak = 0
-    for place, node in enumerate(graph.node):
-        alive |= {o: sizes[o] for o in node.output if o in sizes}
-        peak = max(peak, sum(alive.values()))
-        alive = {n: b for n, b in alive.items() if last.get(n, -1) > place}
-    return peak
-
-
-def _value(name: str) -> Any:
-    import onnx
-
-    return onnx.helper.make_empty_tensor_value_info(name)

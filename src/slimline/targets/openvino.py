@@ -159,7 +159,10 @@ class OpenVino:
         return interleaved(calls, seconds=seconds, threads=threads, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
-        """Constants as the plug-in holds them, and the peak of live values of the executed graph for one sample."""
+        return sum(self.memory_parts(artifact, example))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """Bytes of the constants as the plug-in holds them, and the peak of live values of the executed graph for one sample."""
         graph = self._compiled(artifact, batch=1).get_runtime_model().get_ordered_ops()
         weights = sum(_constant_bytes(node) for node in graph)
         last = {i.get_source_output().get_node().get_friendly_name(): place for place, node in enumerate(graph) for i in node.inputs()}
@@ -170,7 +173,7 @@ class OpenVino:
                 alive[node.get_friendly_name()] = _bytes(node)
             peak = max(peak, sum(alive.values()))
             alive = {n: b for n, b in alive.items() if last.get(n, len(graph)) > place}
-        return weights + peak
+        return weights, peak
 
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """NNCF's post-training quantization, which is OpenVINO's own; nothing where NNCF is not installed."""

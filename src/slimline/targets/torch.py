@@ -143,11 +143,15 @@ class Torch:
             return interleaved([lambda c=c: c(few) for c in calls], seconds=seconds, threads=threads, batch=batch)  # type: ignore[misc]  # mypy cannot type a default argument of a lambda
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
+        return sum(self.memory_parts(artifact, example))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """Bytes of the weights, and the peak of live values."""
         from slimline.targets import _torch_graph
 
         program, module = self._load(artifact)
         weights = sum(int(t.nbytes) for t in (*program.state_dict.values(), *program.constants.values()) if hasattr(t, "nbytes"))
-        return weights + _torch_graph.peak_activations(module, self._ordered(artifact, example[:1]))
+        return weights, _torch_graph.peak_activations(module, self._ordered(artifact, example[:1]))
 
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """None: the x86 quantizer of torch 2.13 gives graphs that its own compiler refuses."""

@@ -18,6 +18,7 @@ from slimline.model.quantizers import mangled
 from slimline.targets._onnx_compact import declare, dense
 from slimline.targets._onnx_export import export
 from slimline.targets._onnx_names import detached, name_transposed, tidy
+from slimline.targets._onnx_picks import pick_ahead
 from slimline.targets._onnx_recurrent import dynamic_layers, name_layers
 
 OPSET_INT2, IR_VERSION_INT2 = 25, 13
@@ -41,6 +42,7 @@ def lower(program: Program, example: Samples, *, integer_biases: bool = True) ->
         realise(graph, parameter, encode)
     keep_float(graph)
     graph.finish()
+    pick_ahead(model.graph)
     name_transposed(model.graph, program)
     tidy(model, tuple(program.encoded), example)
     declare(model)

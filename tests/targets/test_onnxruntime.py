@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -557,6 +558,20 @@ def test_a_reduced_range_is_exact_on_processors_that_saturate_and_plain_int8_the
     assert (errors[False] > 0.1) == TARGET.saturates(), errors
     labels = [q.label for q in TARGET.plain_int8(TARGET.lower(freeze(largest), samples[:2]), samples)]
     assert len(labels) == 12 and all(("reduced range" in label) == TARGET.saturates() for label in labels)
+
+
+def test_plain_int8_of_a_graph_without_convolutions_begins_with_the_dynamic_settings() -> None:
+    torch.manual_seed(0)
+    samples = Samples.of(torch.randn(16, 64))
+    program = Program.export(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32)).eval(), samples[:2])
+    baseline = TARGET.lower(freeze(program), samples[:2])
+    made = list(itertools.islice(TARGET.plain_int8(baseline, samples), 3))
+    assert [q.label.split(", ")[0] for q in made] == ["dynamic", "dynamic", "QDQ"]
+    assert made[0].artifact is not None, made[0].error
+    assert made[0].artifact.size_bytes < 0.5 * baseline.size_bytes
+    assert types(TARGET.operations(made[0].artifact, samples, runs=1))["DynamicQuantizeMatMul"] == 2
+    (got,) = TARGET.run(made[0].artifact, samples)
+    assert torch.nn.functional.cosine_similarity(got, program.run(samples).outputs[0].detach()).min() > 0.99
 
 
 def test_plain_int8_records_what_the_quantizer_refuses() -> None:

@@ -19,7 +19,7 @@ from slimline.core.samples import Samples
 from slimline.model.trace import quiet
 from slimline.targets._feed import feed
 
-Structure = Literal["QDQ", "QOperator"]
+Structure = Literal["QDQ", "QOperator", "dynamic"]
 Calibration = Literal["MinMax", "Entropy", "Percentile"]
 EXACT = 200  # 255 * 127 * 32 / 5181.6, rounded
 BATCH = 8  # samples per calibration call: the histograms hold every activation of one call at once
@@ -29,23 +29,31 @@ BATCH = 8  # samples per calibration call: the histograms hold every activation 
 class Variant:
     """One setting of the quantizer; activations unsigned and weights signed 8 bits in all of them.
 
-    ``reduce_range``: one bit of the weights stays free, as the quantizer's documentation advises for processors without VNNI.
+    ``calibration``: ``None`` for ``dynamic``, which rounds activations as the model runs. ``reduce_range``: one bit of the weights stays free, as the quantizer's documentation advises for processors without VNNI.
     """
 
     structure: Structure
-    calibration: Calibration
+    calibration: Calibration | None
     per_channel: bool
     reduce_range: bool = False
 
     @property
     def label(self) -> str:
-        return f"{self.structure}, {self.calibration}, {'per channel' if self.per_channel else 'per tensor'}{', reduced range' if self.reduce_range else ''}"
+        parts = (self.structure, self.calibration, "per channel" if self.per_channel else "per tensor", "reduced range" if self.reduce_range else None)
+        return ", ".join(p for p in parts if p)
 
 
 # In calibration order: the four variants of one calibration share its ranges. Min-max is by far the cheapest.
 _CALIBRATIONS: tuple[Calibration, ...] = ("MinMax", "Percentile", "Entropy")
 _STRUCTURES: tuple[Structure, ...] = ("QDQ", "QOperator")
 VARIANTS = tuple(Variant(s, c, per_channel) for c, s, per_channel in itertools.product(_CALIBRATIONS, _STRUCTURES, (True, False)))
+DYNAMIC = tuple(Variant("dynamic", None, per_channel) for per_channel in (True, False))
+
+
+def fitting(artifact: Artifact) -> tuple[Variant, ...]:
+    """The settings that come into question for a graph: without convolutions, whose dynamic kernels run several times slower than float32, the dynamic ones first."""
+    nodes = onnx.load_from_string(artifact.payload).graph.node
+    return VARIANTS if any(n.op_type.startswith("Conv") for n in nodes) else (*DYNAMIC, *VARIANTS)
 
 
 class Reader:
@@ -118,24 +126,27 @@ def _preprocess(artifact: Artifact, folder: Path) -> Path:
 
 
 def _one(artifact: Artifact, source: Path, calibration: Samples, variant: Variant, folder: Path) -> Artifact:
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
     made = folder / "quantized.onnx"
     made.unlink(missing_ok=True)
     with _silent(), quiet():
-        quantize_static(
-            str(source),
-            str(made),
-            Reader(artifact, calibration),
-            quant_format=QuantFormat[variant.structure],
-            per_channel=variant.per_channel,
-            reduce_range=variant.reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[variant.calibration],
-            calibration_cache_path=folder / f"{variant.calibration}.json",
-            extra_options={"CalibStridedMinMax": 1},
-        )
+        if variant.calibration is None:
+            quantize_dynamic(str(source), str(made), per_channel=variant.per_channel, reduce_range=variant.reduce_range, weight_type=QuantType.QInt8)
+        else:
+            quantize_static(
+                str(source),
+                str(made),
+                Reader(artifact, calibration),
+                quant_format=QuantFormat[variant.structure],
+                per_channel=variant.per_channel,
+                reduce_range=variant.reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod[variant.calibration],
+                calibration_cache_path=folder / f"{variant.calibration}.json",
+                extra_options={"CalibStridedMinMax": 1},
+            )
     model = onnx.load(made)
     strip(model)
     return replace(artifact, payload=model.SerializeToString(deterministic=True))

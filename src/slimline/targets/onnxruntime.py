@@ -231,14 +231,14 @@ class OnnxRuntime:
         """Plain int8: the float32 baseline through ONNX Runtime's own quantizer, one variant after the other.
 
         ``variants``: ``None`` is all twelve of ``_onnx_plain.VARIANTS`` (QDQ and QOperator, min-max,
-        percentile and entropy, per channel and per tensor; U8S8), with a reduced range where the processor ``saturates``. Which of them counts: ``measure.plain.choose``.
+        percentile and entropy, per channel and per tensor; U8S8), before them the dynamic ones for a graph without convolutions, with a reduced range where the processor ``saturates``. Which of them counts: ``measure.plain.choose``.
 
         Example:
             ``[q.label for q in OnnxRuntime().plain_int8(baseline, calibration) if q.artifact]``
         """
         from slimline.targets import _onnx_plain
 
-        wanted = [replace(v, reduce_range=self.saturates()) for v in _onnx_plain.VARIANTS] if variants is None else variants
+        wanted = [replace(v, reduce_range=self.saturates()) for v in _onnx_plain.fitting(artifact)] if variants is None else variants
         for made in _onnx_plain.quantize(artifact, calibration, wanted):
             if made.artifact is not None:
                 try:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from slimline.numerics.entropy import coded_bytes, float_bits, integer_bits
+from slimline.numerics.entropy import NARROW, coded_bytes, float_bits, integer_bits
 
 
 def test_independent_integers_take_their_entropy_and_a_little_to_learn_it() -> None:
@@ -51,3 +51,10 @@ def test_parts_are_summed_in_bytes() -> None:
 def test_an_empty_or_constant_tensor_takes_next_to_nothing() -> None:
     assert integer_bits(torch.zeros(0, 4)) == 0
     assert integer_bits(torch.full((30, 30), 3)) < 10
+
+
+def test_integers_of_a_wide_span_are_sorted_and_take_the_same() -> None:
+    torch.manual_seed(0)
+    narrow = torch.randint(-7, 8, (40, 30))
+    wide = narrow * 2 * NARROW
+    assert integer_bits(wide) == pytest.approx(integer_bits(narrow), rel=1e-3)

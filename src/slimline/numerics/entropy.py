@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 
 CLASSES = 12  # of expected magnitude, two to an octave
+NARROW = 2**16  # of a span of integers: up to it they are counted as they are, without sorting them first
 
 
 def magnitude_classes(values: torch.Tensor) -> torch.Tensor:
@@ -78,7 +79,8 @@ def integer_bits(values: torch.Tensor) -> float:
     flat = values.reshape(len(values), -1) if values.ndim > 1 else values.reshape(1, -1)
     numbers = flat.long()
     numbers = numbers - numbers.min() if not (numbers < 0).any() else numbers
-    symbols = torch.unique(numbers, return_inverse=True)[1]
+    low, high = numbers.aminmax()
+    symbols = numbers - low if high - low < NARROW else torch.unique(numbers, return_inverse=True)[1]
     alphabet = int(symbols.max()) + 1
     classes = magnitude_classes(numbers)
     together = _adaptive(torch.bincount(symbols.reshape(-1), minlength=alphabet)[None])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from slimline.search.schedule import CANDIDATES, LEAST_CANDIDATES, LEAST_SAMPLES, RECOVERY, SENSITIVITY, Clock, Probe, make_schedule
+from slimline.search.schedule import CANDIDATES, LEAST_CANDIDATES, LEAST_SAMPLES, RECOVERY, SENSITIVITY, Clock, Probe, batch_size, make_schedule
 
 PROBES = [Probe(1e-5, 0.002, 1.0), Probe(1e-4, 0.15, 4.0), Probe(1e-2, 3.0, 20.0)]
 
@@ -35,6 +35,16 @@ def test_small_noise_of_the_probe_changes_nothing() -> None:
 
 def test_without_training_data_nothing_is_trained() -> None:
     assert make_schedule(600, 600, PROBES[0], options=10, samples=100, train=0, batch=64).recovery_steps == 0
+
+
+def test_steps_of_a_slow_model_take_fewer_samples_and_there_are_more_of_them() -> None:
+    forward = 0.02  # a MiniLM on two cores
+    small, large = batch_size(60_000, forward, 570), 128
+    steps = [
+        make_schedule(600, 570, Probe(forward, 4 * forward * b, 20.0), options=150, samples=512, train=60_000, batch=b).recovery_steps for b in (small, large)
+    ]
+    assert small < large and steps[0] > 3 * steps[1]
+    assert batch_size(60_000, forward / 100, 570) == large and batch_size(900, forward / 100, 570) == 64
 
 
 @pytest.mark.parametrize("seconds", [1, 20, 45, 90, 600, 3600])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,6 @@ import torch
 from slimline.archive.container import download
 from slimline.core.budget import QUANTITIES
 from slimline.core.contracts import Artifact, saturates
-from slimline.core.formats import Affine
 from slimline.core.plan import Decision, Method, Recovery
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
@@ -27,7 +27,7 @@ from slimline.job.workers import Bench, share
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import Distillation, bf16_pays, evaluate, seconds_per_step
 from slimline.report.sentence import MINIMISED, bytes_text, count_text, latency_text, number_of
-from slimline.search.schedule import FEWEST_SAMPLES, LEAST_CANDIDATES, LEAST_SAMPLES, MOST_CANDIDATES, Probe, make_schedule
+from slimline.search.schedule import FEWEST_SAMPLES, LEAST_CANDIDATES, LEAST_SAMPLES, MOST_CANDIDATES, Probe, batch_size, make_schedule
 from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place, Space, layers_of
 from slimline.search.strategies.replay import planned
@@ -41,9 +41,9 @@ BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is
 PROBE_SHARE = 0.05  # of the time; a candidate that takes longer is not made twice only to be timed
 MEASURED = 0.6  # of a forward pass, that an option computes: what lies downstream of it
 OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
+SLOW_KIND = 0.5  # of that, which encoding all weights in one way may take where there is no time for everything
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
 REPAIR_SAMPLES, REPAIR_PASSES = 256, 4  # an option that builds the model anew is repaired and its norms measured: forwards of calibration samples
-SMALL_BATCH = 4_000  # training samples: below, batches of 64
 CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, where there is no training data
 
 
@@ -131,17 +131,21 @@ def offers(job: Job, site: Site) -> list[Method]:
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured at the start. Seconds: of one forward sample, and of second-order rounding for each unit of ``_work``."""
+    """Measured at the start. Seconds: of one forward sample, and of what each ``_kind`` of numeric option does to a weight, for each unit of ``_work``."""
 
     forward: float
-    rounding: float
+    encoding: Mapping[str, float]
+
+    def seconds(self, site: Site, methods: Iterable[Method]) -> float:
+        """Of encoding a weight in all these ways."""
+        return _work(site) * sum(self.encoding.get(kind, 0.0) for kind in {_kind(site, m) for m in methods})
 
 
 def _speed(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> Speed:
     """From the journal if it is there (a resumed run measures the same options), else probed."""
     kept = job.journal.last("speed")
     if kept is not None:
-        return Speed(float(kept["forward"]), float(kept["rounding"]))
+        return Speed(float(kept["forward"]), {kind: float(seconds) for kind, seconds in kept["encoding"].items()})
     with timed(job, "probing throughput", 0.03):
         source = job.calibration if job.calibration is not None else job.example
         few = source[: min(len(source), 64)]
@@ -149,24 +153,30 @@ def _speed(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> Sp
             workshop.program.run(few)
             start = time.perf_counter()
             workshop.program.run(few)
-        speed = Speed((time.perf_counter() - start) / len(few), _rounding_seconds(workshop, offered))
-    job.journal.append("speed", {"forward": speed.forward, "rounding": speed.rounding}, job.clock.elapsed)
+        speed = Speed((time.perf_counter() - start) / len(few), _encoding_seconds(workshop, offered))
+    job.journal.append("speed", {"forward": speed.forward, "encoding": dict(speed.encoding)}, job.clock.elapsed)
     return speed
 
 
-def _rounding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> float:
-    """Of the site in the middle, in 4 bits, which the option database asks for anyway."""
-    sites = {s.id: s for s in workshop.sites}
-    known = sorted((s for s, options in offered.items() if any(map(_is_second_order, options))), key=lambda s: _work(sites[s]))
-    for site in known[len(known) // 2 :] if workshop.statistics is not None else ():
-        assert workshop.statistics is not None
-        start = time.perf_counter()
-        try:
-            workshop.statistics.encoded(workshop.program, site, Affine(bits=4, axis=workshop.program.use(site).axis), "second_order")
-        except SlimlineError:  # no moments, or outputs along another dimension
-            continue
-        return (time.perf_counter() - start) / _work(sites[site])
-    return 0.0
+def _encoding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> dict[str, float]:
+    """Of each kind, at the site in the middle of those of its operation. What is made there is kept: the option database asks for it anyway."""
+    sites = sorted((s for s in workshop.sites if s.kind == "weight" and offered.get(s.id)), key=_work)
+    found: dict[str, float] = {}
+    for op in dict.fromkeys(s.op for s in sites):
+        same = [s for s in sites if s.op == op]
+        site = same[len(same) // 2]
+        for method in (m for m in offered[site.id] if m.stage == "numerics" and _kind(site, m) not in found):
+            start = time.perf_counter()
+            with contextlib.suppress(SlimlineError):  # a refusal takes its time, too
+                workshop.numeric_edits(workshop.program, site.id, method, workshop.statistics)
+            found[_kind(site, method)] = (time.perf_counter() - start) / _work(site)
+    return found
+
+
+def _kind(site: Site, method: Method) -> str:
+    """Numeric options that take as long as each other at weights of the same size. Second-order rounding to some bits is made once for all methods that ask for it."""
+    bits, rounding = getattr(method, "bits", None), getattr(method, "rounding", "")
+    return f"{site.op}: {bits} bits by second order" if bits and _is_second_order(method) else f"{site.op}: {method.name}, {bits}, {rounding}, {method.gains}"
 
 
 def _is_second_order(method: Method) -> bool:
@@ -181,15 +191,15 @@ def _work(site: Site) -> int:
 def _fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed) -> tuple[dict[str, list[Method]], int]:
     """The offers that there is time to measure, and on how many samples at least; what is left out is said in the report.
 
-    First go every second width and all but one setting of each number of bits; then once more every second width, 2 bits, and second-order rounding of 8 bits, which gains least by it.
+    First go every second width and all but one setting of each number of bits; then once more every second width, 2 bits, and second-order rounding of 8 bits, which gains least by it; at last
+    what takes long to encode.
     """
     kinds, allowed = {s.id: s.kind for s in sites}, OPTIONS_SHARE * job.clock.seconds
     apart = {s.id for s in sites if s.kind in ("input", "model")}  # these have a share of their own
 
     def seconds(part: dict[str, list[Method]], samples: int) -> float:
         count = sum(sum(m.stage == "numerics" or kinds[s] != "weight" for m in options) for s, options in part.items() if s not in apart)
-        rounded = sum(_work(s) * len({getattr(m, "bits", 0) for m in part[s.id] if _is_second_order(m)}) for s in sites if s.kind == "weight")
-        return count * speed.forward * MEASURED * samples + rounded * speed.rounding
+        return count * speed.forward * MEASURED * samples + sum(speed.seconds(s, part[s.id]) for s in sites if s.kind == "weight")
 
     def thinned(part: dict[str, list[Method]], few: Callable[[list[Method]], list[Method]]) -> dict[str, list[Method]]:
         return {s: options[1::2] if kinds[s] == "channels" and len(options) > 2 else few(options) for s, options in part.items()}
@@ -199,9 +209,21 @@ def _fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], 
         return offered, LEAST_SAMPLES
     half = thinned(offered, _first_of_each)
     few = half if seconds(half, LEAST_SAMPLES) <= allowed else thinned(half, _fewest)
+    if seconds(few, LEAST_SAMPLES) > allowed:
+        few = _quick(sites, few, speed, SLOW_KIND * allowed)
     said = "half of all options" if few is half else f"{1 - sum(map(len, few.values())) / sum(map(len, offered.values())):.0%} of all options"
     job.note(f"{said}: measuring them would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")
     return few, LEAST_SAMPLES if seconds(few, LEAST_SAMPLES) <= allowed else FEWEST_SAMPLES
+
+
+def _quick(sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed, most: float) -> dict[str, list[Method]]:
+    """Without the kinds of numeric options that take more than ``most`` seconds to encode all weights: masks and codebooks of wide layers."""
+    weights = [s for s in sites if s.kind == "weight"]
+    taken: dict[str, float] = {}
+    for site in weights:
+        for kind in {_kind(site, m) for m in offered[site.id]}:
+            taken[kind] = taken.get(kind, 0.0) + _work(site) * speed.encoding.get(kind, 0.0)
+    return offered | {s.id: [m for m in offered[s.id] if taken[_kind(s, m)] <= most] for s in weights}
 
 
 def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed, samples: int) -> dict[str, list[Method]]:
@@ -269,7 +291,7 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
     if kept is not None:
         return Schedule.model_validate(kept["schedule"]), bool(kept["bf16"]), int(kept["batch"]), float(kept.get("candidate", 0.0))
     with timed(job, "probing throughput", 0.04):
-        batch = 128 if job.train is not None and len(job.train) >= SMALL_BATCH else 64
+        batch = batch_size(len(job.train) if job.train is not None else 0, speed.forward, job.clock.left)
         bf16, step, device = False, 1.0, job.request.train_device
         if job.train is not None:
             how = Distillation(steps=0, batch=batch, learning_rate=1e-6, device=device)
@@ -278,7 +300,7 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
             half = seconds_per_step(copy.deepcopy(job.model).train(), job.model, job.train, replace(how, bf16=True)) if halved else step
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
-        candidate = _candidate_seconds(job, workshop, offered)
+        candidate = _candidate_seconds(job, workshop, offered, speed)
     schedule = make_schedule(
         job.clock.seconds,
         job.clock.left,
@@ -295,17 +317,18 @@ def _schedule(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
     return schedule, bf16, batch, candidate
 
 
-def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> float:
-    """What one candidate takes: the mildest structure of one place with the first numerics of every weight, built, lowered, run on the evaluation samples and packed.
+def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Method]], speed: Speed) -> float:
+    """What one candidate takes: the mildest structure of one place with plain numerics of every weight, built, lowered, run on the evaluation samples and packed.
 
-    The first is built twice as slow as those after it (what is observed once, modules that are loaded), so a second one is timed, unless that takes too long.
+    The first is built twice as slow as those after it (what is observed once, modules that are loaded), so a second one is timed, unless that takes too long. Second-order rounding,
+    which a new structure asks for again, is added as it was probed.
     """
     kinds = {s.id: s.kind for s in workshop.sites}
     none: tuple[Decision, ...] = ()
     structures = [(Decision(site=s, method=m),) for s, options in offered.items() if kinds[s] in ("channels", "block") for m in options[:1]][:2]
-    numerics = tuple(
-        Decision(site=s, method=m) for s, options in offered.items() if kinds[s] == "weight" for m in [m for m in options if m.stage == "numerics"][:1]
-    )
+    weights = {s: [m for m in offered.get(s.id, ()) if not workshop.refused(s.op, m)] for s in workshop.sites if s.kind == "weight"}
+    numerics = tuple(Decision(site=s.id, method=m) for s, options in weights.items() for m in _plain(options))
+    again = sum(max((speed.seconds(s, [m]) for m in options if _is_second_order(m)), default=0.0) for s, options in weights.items() if structures)
     seconds = 0.0
     for structure in [*structures, none, none][:2]:
         start = time.perf_counter()
@@ -321,7 +344,14 @@ def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Met
         seconds = time.perf_counter() - start
         if seconds > PROBE_SHARE * job.clock.seconds:
             break
-    return seconds
+    return seconds + again
+
+
+def _plain(options: list[Method]) -> list[Method]:
+    """The first option in 8 bits, rounded to the nearest; else the first: masks and codebooks of a MiniLM's weights took ten times as long as all else that a candidate takes."""
+    numeric = [m for m in options if m.stage == "numerics"]
+    eight = [type(m).model_validate({**m.model_dump(), "rounding": "nearest"}) for m in numeric if getattr(m, "bits", None) == 8 and not m.gains]
+    return (eight or numeric)[:1]
 
 
 def _calibration_steps(job: Job, forward: float) -> int:

@@ -18,6 +18,9 @@ FEWEST_SAMPLES = 16  # where even the fewest options would take too long on 32
 FINISHING = 0.2  # share of the time that finishing and certifying the finalists may take, by what candidates take
 LEAST_CANDIDATES, MOST_CANDIDATES = 4, 24
 STEP = 4  # of candidates: what a disturbed probe may not change
+BATCH, SMALL_BATCH, SMALL = 128, 64, 4_000  # samples of a training step: of much data, and of less than the third
+LEAST_BATCH, ENOUGH_STEPS = 16, 100  # below so many steps in all, fewer samples a step
+STEP_PASSES = 4  # of one sample, that a step takes for each of its own: the teacher's forward pass, and the student's forward and backward
 SLACK = 1.10  # of the time budget, after which everything that is left is cut off
 
 
@@ -47,6 +50,21 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     steps = min(RECOVERY * left, max(left - others, LEAST_RECOVERY * left)) / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
     return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=coarse(steps), finalists=finalists)
+
+
+def batch_size(train: int, forward: float, left: float) -> int:
+    """Samples of a training step, where ``forward`` seconds are a forward pass of one of ``train`` samples and ``left`` are not yet spent.
+
+    Of a slow model they are fewer: thirty steps of 128 samples teach less than a hundred of 32.
+
+    Example:
+        >>> batch_size(45_000, 1e-3, 570), batch_size(45_000, 0.02, 570)
+        (128, 32)
+    """
+    batch = BATCH if train >= SMALL else SMALL_BATCH
+    while batch > LEAST_BATCH and ENOUGH_STEPS * STEP_PASSES * forward * batch > RECOVERY * left:
+        batch //= 2
+    return batch
 
 
 def coarse(count: float) -> int:

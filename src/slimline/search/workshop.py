@@ -14,7 +14,7 @@ from slimline.core.contracts import Artifact, Target
 from slimline.core.edits import Encode, Numerics, Prepend, Structure
 from slimline.core.plan import Decision, Fingerprint, Method, Plan
 from slimline.core.samples import Samples
-from slimline.core.site import Site
+from slimline.core.site import Op, Site
 from slimline.errors import UnsupportedSite
 from slimline.model.apply import apply_structure
 from slimline.model.between import completing
@@ -53,6 +53,7 @@ class Workshop:
     classes: bool = True
     _structures: dict[tuple[Decision, ...], nn.Module] = field(default_factory=dict)
     _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
+    _refused: set[tuple[Op, Method]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._retrace = Retrace(self.example)
@@ -137,13 +138,20 @@ class Workshop:
         site = Site(id=parameter, kind="weight", op=use.op, shape=use.shape)
         if "calibration" in method.needs and statistics is None:
             raise UnsupportedSite(f"{method.name} at {parameter}: it needs calibration samples.")
+        if self.refused(use.op, method):
+            raise UnsupportedSite(f"{method.label} at {parameter}: {self.target.name} does not execute {use.op} so.")
         edits: list[Numerics] = list(method.rewrite(program, site, statistics))  # type: ignore[arg-type]
         for edit in edits:
             if isinstance(edit, Encode) and not self.target.executes(edit.format, use.op, edit.execute):
+                self._refused.add((use.op, method))
                 raise UnsupportedSite(f"{method.label} at {parameter}: {self.target.name} does not execute {edit.format.name} {use.op} as {edit.execute}.")
         if program is self.program:  # the option database and every candidate of this structure ask for the same
             self._edits[parameter, method] = edits
         return edits
+
+    def refused(self, op: Op, method: Method) -> bool:
+        """Whether the target has refused it at a layer of this operation, so that it need not be made for another: masks take seconds to find."""
+        return (op, method) in self._refused
 
     def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:
         """A (trained) structure as a program, with statistics of its own, from fewer samples than the original's: every candidate asks for them."""

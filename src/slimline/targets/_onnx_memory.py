@@ -54,6 +54,21 @@ def pattern(buffers: tuple[Buffer, ...]) -> int:
     return total
 
 
+def peak_activations(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
+    """Most bytes of values alive at once, in the graph's own order, inputs and outputs of the graph included: what every target counts, whatever gaps its allocator leaves."""
+    graph = model.graph
+    sizes = {name: int(array.nbytes) for name, array in inputs.items()} | _sizes(model, inputs)
+    last = {name: place for place, node in enumerate(graph.node) for name in (*node.input, *node.output)}
+    last |= dict.fromkeys((o.name for o in graph.output), len(graph.node))
+    alive = {n: b for n, b in sizes.items() if n in inputs}
+    peak = 0
+    for place, node in enumerate(graph.node):
+        alive |= {o: sizes[o] for o in node.output if o in sizes}
+        peak = max(peak, sum(alive.values()))
+        alive = {n: b for n, b in alive.items() if last.get(n, -1) > place}
+    return peak
+
+
 def _sizes(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, int]:
     import onnx
     import onnxruntime

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -208,24 +208,35 @@ class OnnxRuntime:
         return interleaved(calls, seconds=seconds, threads=threads, batch=batch)
 
     def memory(self, artifact: Artifact, example: Samples) -> int:
-        """Of the graph as the CPU provider optimises it, whichever runs it: only that one's can be counted value by value."""
-        return sum(self.memory_parts(artifact, example))
-
-    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
-        """Bytes of the weights as loaded with the call's inputs and outputs, and of what the runtime allocates for the values between. Kernels' scratch is in ``rss_bytes`` only."""
-        import onnx
+        """Weights as loaded, and the peak of live values. Of the graph as the CPU provider optimises it, whichever runs it: only that one's can be counted value by value."""
         from onnx import numpy_helper
 
         from slimline.targets import _onnx_memory
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "optimised.onnx")
-            session = self.session(artifact, optimised=path, on=(CPU,))
-            model = onnx.load(path)
+        model, _ = self._optimised(artifact)
+        weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
+        return weights + _onnx_memory.peak_activations(model, feed(artifact, example[:1]))
+
+    def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
+        """Bytes of the weights as loaded with the call's inputs and outputs, and of what the runtime allocates for the values between, gaps included. Kernels' scratch is in ``rss_bytes`` only."""
+        from onnx import numpy_helper
+
+        from slimline.targets import _onnx_memory
+
+        model, session = self._optimised(artifact)
         given = feed(artifact, example[:1])
         held = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
         held += sum(np.asarray(v).nbytes for v in (*given.values(), *session.run(None, given)))
         return held, _onnx_memory.pattern(_onnx_memory.values(model, given))
+
+    def _optimised(self, artifact: Artifact) -> tuple[Any, Any]:
+        """The graph that the CPU provider runs, and a session of it."""
+        import onnx
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "optimised.onnx")
+            session = self.session(artifact, optimised=path, on=(CPU,))
+            return onnx.load(path), session
 
     def plain_int8(self, artifact: Artifact, calibration: Samples, variants: Sequence[Variant] | None = None) -> Iterator[Quantized]:
         """Plain int8: the float32 baseline through ONNX Runtime's own quantizer, one variant after the other.

@@ -264,7 +264,7 @@ def test_end_of_a_file_that_cannot_be_expressed_stays_and_goes_behind_the_artefa
 
 def test_end_that_differs_behind_the_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = way_in.Rest.cut
-    monkeypatch.setattr(way_in.Rest, "cut", lambda model, lifted, values, given: real(model, lifted, values, [g + 0.7 for g in given]))
+    monkeypatch.setattr(way_in.Rest, "cut", lambda model, lifted, values, given: real(model, lifted, values, [-g for g in given]))
     with pytest.raises(ModelError, match=r"its output y (differs|is) "):
         open_source(str(boxes(tmp_path / "boxes.onnx"))).model()
 

@@ -50,7 +50,7 @@ def save(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
         initializer=list(stored),
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
     return path
 
 
@@ -132,6 +132,7 @@ CASES: dict[str, tuple[list[Any], list[onnx.TensorProto], tuple[int | str, ...],
         ("N", 3, 4, 4),
         17,
     ),
+    "attention": ([("MatMul", ["x", "w"], ["a"], {}), ("Attention", ["a", "x", "a"], ["y"], {"q_num_heads": 2, "kv_num_heads": 2})], weights(w=(8, 8)), ("N", 5, 8), 23),
     "layer_norm": ([("LayerNormalization", ["x", "g", "b"], ["a"], {}), ("MatMul", ["a", "w"], ["y"], {})], weights(g=(8,), b=(8,), w=(8, 4)), ("N", 5, 8), 17),
     "lstm": (
         [("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]}), ("LSTM", ["t", "w", "r", "b"], ["s", "h", "c"], {"hidden_size": 5, "direction": "bidirectional"}),

@@ -370,10 +370,11 @@ def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixt
     ("empty", ("", ""), "no model in empty"),
     ("task.py", ("", ""), "No target runs a .py file"),
     ("bad.onnx", ("", ""), "bad.onnx: this is no ONNX file"),
-    ("unknown.onnx", ("", ""), "unknown.onnx: ONNX Runtime refuses it"),
+    ("unknown.onnx", ("", ""), "unknown.onnx: onnxruntime refuses it"),
     ("outside.onnx", ("", ""), "tensor w is stored in another file; an artefact is one file"),
     ("lying.onnx", ("", ""), "tensor w claims [4, 3] and 48 bytes, but holds 12"),
     ("large.onnx", ("", ""), "large.onnx: "),
+    ("program.pt2", ("", ""), "program.pt2 is a torch.export program: opening it can run code that it holds."),
     ("model.onnx", ("randn(40, 4", "randn(40, 5"), "takes x as float32 [N, 4], the data gives float32 [N, 5]"),
     ("model.onnx", ("return x,", "return x.double(),"), "the data gives float64 [N, 4]"),
     ("model.onnx", ("return x,", "return (x, x),"), "takes the inputs x, the data gives 2"),
@@ -384,6 +385,7 @@ def test_measure_says_what_is_wrong(task: str, capsys: pytest.CaptureFixture[str
     onnx_file(Path("model.onnx"))
     Path("bad.onnx").write_bytes(b"no graph at all")
     hostile_onnx_files()
+    Path("program.pt2").write_bytes(b"")
     Path("empty").mkdir()
     Path("data_of_mine.py").write_text(TASK.replace(*change) if change[0] else TASK)
     if says == "returned":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -16,7 +18,7 @@ from torch import nn
 
 from slimline.errors import DataError, ModelError, UsageError
 from slimline.model.sites import find_sites
-from slimline.sources import _lift
+from slimline.sources import _child, _lift
 from slimline.sources import onnx as way_in
 from slimline.sources.dispatch import open_source
 
@@ -48,7 +50,7 @@ def save(
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
         initializer=list(stored),
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
     return path
 
 
@@ -130,6 +132,7 @@ CASES: dict[str, tuple[list[Any], list[onnx.TensorProto], tuple[int | str, ...],
         ("N", 3, 4, 4),
         17,
     ),
+    "attention": ([("MatMul", ["x", "w"], ["a"], {}), ("Attention", ["a", "x", "a"], ["y"], {"q_num_heads": 2, "kv_num_heads": 2})], weights(w=(8, 8)), ("N", 5, 8), 23),
     "layer_norm": ([("LayerNormalization", ["x", "g", "b"], ["a"], {}), ("MatMul", ["a", "w"], ["y"], {})], weights(g=(8,), b=(8,), w=(8, 4)), ("N", 5, 8), 17),
     "lstm": (
         [("Transpose", ["x"], ["t"], {"perm": [1, 0, 2]}), ("LSTM", ["t", "w", "r", "b"], ["s", "h", "c"], {"hidden_size": 5, "direction": "bidirectional"}),
@@ -196,10 +199,111 @@ def test_a_classifier_of_scikit_learn(tmp_path: Path) -> None:
     assert set(labels.tolist()) <= {7, 8, 9} and torch.equal(labels, 7 + scores.argmax(1))
 
 
+def test_size_of_minus_one_is_a_free_one(tmp_path: Path) -> None:
+    model = open_source(str(save(tmp_path / "old.onnx", [("MatMul", ["x", "w"], ["y"], {})], weights(w=(4, 3)), (-1, 4)))).model()
+    assert model(torch.zeros(5, 4)).shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"), [((2, "N", 4), r"its input state \[2, N, 4\] does not have the samples in its first"), ((), r"its input state \[\] does not")]
+)
+def test_states_and_settings_among_the_inputs_are_refused(tmp_path: Path, shape: tuple[int | str, ...], says: str) -> None:
+    path = save(tmp_path / "state.onnx", [("MatMul", ["x", "w"], ["a"], {}), ("Add", ["a", "state"], ["y"], {})], weights(w=(4, 4)), ("N", 4))
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("state", TensorProto.FLOAT, shape))
+    onnx.save(model, path)
+    data = tmp_path / "data.py"
+    data.write_text("import torch\n\ndef example():\n    return torch.zeros(2, 4), torch.zeros(2, 3, 4)\n")
+    with pytest.raises(ModelError, match=says):
+        open_source(str(path), data=data).model()
+
+
 def test_all_missing_operations_are_listed(tmp_path: Path) -> None:
     nodes = [("NonMaxSuppression", ["x", "x"], ["a"], {}), ("Bernoulli", ["x"], ["b"], {}), ("Bernoulli", ["b"], ["y"], {})]
     with pytest.raises(ModelError, match=r"Bernoulli \(2\), NonMaxSuppression \(1\)"):
         open_source(str(save(tmp_path / "odd.onnx", nodes, []))).model()
+
+
+NETWORK_OF_BOXES = [
+    ("MatMul", ["x", "wb"], ["b"], {}),
+    ("MatMul", ["x", "ws"], ["t"], {}),
+    ("Sigmoid", ["t"], ["compressed_1"], {}),  # a name that is given on the way
+    ("Transpose", ["compressed_1"], ["c"], {"perm": [0, 2, 1]}),
+]
+
+
+def boxes(path: Path, opset: int = 17) -> Path:
+    """A network that gives boxes and scores, and what picks some of them by their overlap: how many depends on the values."""
+    nodes = [*NETWORK_OF_BOXES, ("NonMaxSuppression", ["b", "c", "most", "overlap"], ["p"], {}), ("Cast", ["p"], ["y"], {"to": TensorProto.FLOAT})]
+    limits = [*integers(most=[3]), numpy_helper.from_array(np.array([0.5], np.float32), "overlap")]
+    save(path, nodes, [*weights(wb=(8, 4), ws=(8, 2)), *limits], ("N", 6, 8), opset=opset)
+    return with_outputs(path, "compressed_1", "y")
+
+
+def with_outputs(path: Path, *names: str) -> Path:
+    model = onnx.load(path)
+    model.graph.ClearField("output")
+    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("opset", [10, 17])
+def test_end_of_a_file_that_cannot_be_expressed_stays_and_goes_behind_the_artefact(tmp_path: Path, opset: int) -> None:
+    path = boxes(tmp_path / "boxes.onnx", opset)
+    source = open_source(str(path))
+    assert [tuple(y.shape) for y in source.model()(*source.example().args)] == [(2, 6, 2), (2, 6, 4), (2, 2, 6)]
+    assert source.notes == ["the end of boxes.onnx stays as it is: NonMaxSuppression (1), Cast (1); what is compressed and measured ends before it"]  # type: ignore[attr-defined]
+    stored = [t for t in onnx.load(path).graph.initializer if t.name in ("wb", "ws")]
+    artefact = with_outputs(save(tmp_path / "artefact.onnx", NETWORK_OF_BOXES, stored, ("N", 6, 8)), "compressed_1", "b", "c")
+    (whole,) = source.made_of(".onnx", artefact.read_bytes()).values()  # type: ignore[attr-defined]
+    x = np.random.default_rng(1).normal(size=(5, 6, 8)).astype(np.float32)
+    theirs, ours = (onnxruntime.InferenceSession(f).run(["compressed_1", "y"], {"x": x}) for f in (str(path), whole))
+    assert len(theirs[1]) > 5 and all(np.array_equal(a, b) for a, b in zip(theirs, ours, strict=True))
+    assert source.made_of(".tflite", b"") == {}  # type: ignore[attr-defined]
+
+
+def test_end_that_differs_behind_the_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = way_in.Rest.cut
+    monkeypatch.setattr(way_in.Rest, "cut", lambda model, lifted, values, given: real(model, lifted, values, [-g for g in given]))
+    with pytest.raises(ModelError, match=r"its output y (differs|is) "):
+        open_source(str(boxes(tmp_path / "boxes.onnx"))).model()
+
+
+def test_end_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_child, "parse", functools.partial(_child.parse, seconds=3))
+    value, flag = (helper.make_tensor_value_info("v", 1, None), helper.make_tensor_value_info("go", TensorProto.BOOL, ()))
+    outputs = [helper.make_tensor_value_info("on", TensorProto.BOOL, ()), helper.make_tensor_value_info("u", 1, None)]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Relu", ["v"], ["u"])], "b",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, ()), flag, value], outputs,
+    )  # fmt: skip
+    nodes = [("MatMul", ["x", "w"], ["a"], {}), ("Loop", ["", "yes", "a"], ["y"], {"body": body})]
+    path = save(tmp_path / "loop.onnx", nodes, [*weights(w=(4, 4)), numpy_helper.from_array(np.array(True), "yes")], ("N", 4))
+    with pytest.raises(ModelError, match="stopped after 3 s of processor time"):
+        open_source(str(path)).model()
+
+
+def test_list_of_dictionaries_stays_as_it_is(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["b"]),
+        helper.make_node("ZipMap", ["b"], ["y"], domain="ai.onnx.ml", classlabels_strings=["cat", "dog", "cow"]),
+    ]
+    kind = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, [])))
+    inputs, outputs = [helper.make_tensor_value_info("x", 1, ["N", 4])], [helper.make_value_info("y", kind)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=weights(w=(4, 3)))
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "zip.onnx")
+    source = open_source(str(tmp_path / "zip.onnx"))
+    assert source.model()(torch.zeros(3, 4)).shape == (3, 3) and "ZipMap (1)" in source.notes[0]  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_expressed_before_the_network_is_refused(tmp_path: Path) -> None:
+    nodes = [("Bernoulli", ["x"], ["a"], {}), ("MatMul", ["x", "v"], ["b"], {}), ("Add", ["a", "b"], ["c"], {}), ("MatMul", ["c", "w"], ["y"], {})]
+    with pytest.raises(ModelError, match=r"cannot be expressed in torch: Bernoulli \(1\)") as caught:
+        open_source(str(save(tmp_path / "first.onnx", nodes, weights(v=(8, 8), w=(8, 4)), ("N", 8)))).model()
+    assert "Only at a file's end" in caught.value.hint
 
 
 def test_quantized_file_says_so(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,24 @@ class Payload:
         return os.system, ("touch CODE_RAN",)
 
 
+PICKLE = pickle.dumps(Payload())
+
+
 def raw(folder: Path, content: bytes, name: str = "model.onnx") -> Path:
     (folder / name).write_bytes(content)
     return folder / name
+
+
+def zipped(entries: Mapping[str, str | bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def hole(path: Path, nbytes: int) -> Path:
+    """A file that claims so many bytes and has none on the disk."""
+    with path.open("wb") as file:
+        file.truncate(nbytes)
+    return path

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
-from support.hostile import Corpus, Payload, raw
+from support.hostile import PICKLE, Corpus, hole, raw
 
 CORPUS = Corpus()
 SAYS: dict[str, str] = {}
@@ -104,12 +103,12 @@ def configuration_that_is_a_link(folder: Path) -> Path:
 
 @refused("holds no model.safetensors and no .*, but pytorch_model.bin.* Pickled weights can run code")
 def pickle_as_pytorch_model(folder: Path) -> Path:
-    return made(folder, pytorch_model__bin=pickle.dumps(Payload()))
+    return made(folder, pytorch_model__bin=PICKLE)
 
 
 @refused("is no safetensors file, or cut off")
 def pickle_as_safetensors(folder: Path) -> Path:
-    return one(folder, pickle.dumps(Payload()))
+    return one(folder, PICKLE)
 
 
 @refused("holds no model.safetensors")
@@ -223,7 +222,7 @@ def shard_by_a_way_round(folder: Path) -> Path:
 @refused("names 'pytorch_model.bin'")
 def shard_that_is_a_pickle(folder: Path) -> Path:
     inner = sharded(folder, w="pytorch_model.bin")
-    raw(inner, pickle.dumps(Payload()), "pytorch_model.bin")
+    raw(inner, PICKLE, "pytorch_model.bin")
     return inner
 
 
@@ -276,6 +275,5 @@ def vocabulary_that_is_a_pipe(folder: Path) -> Path:
 @refused("have more than 67,108,864 bytes")
 def tokenizer_that_is_too_large(folder: Path) -> Path:
     inner = one(folder, safetensors(GOOD))
-    with (inner / "tokenizer.json").open("wb") as file:
-        file.truncate(2**27)
+    hole(inner / "tokenizer.json", 2**27)
     return inner

@@ -10,7 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from support.hostile import Corpus
+from support.hostile import PICKLE, Corpus, raw, zipped
 
 FILES = Path(__file__).parents[1] / "sources" / "keras_files"
 CORPUS = Corpus()
@@ -27,12 +27,10 @@ def changed(folder: Path, config: Callable[[dict[str, Any]], Any] = lambda c: No
     inner.write_bytes(content["model.weights.h5"])
     with h5py.File(inner, "r+") as file:
         weights(file)
-    with zipfile.ZipFile(folder / "model.keras", "w") as archive:
-        archive.writestr("config.json", json.dumps(described) if replaced is None else replaced)
-        archive.writestr("metadata.json", content["metadata.json"])
-        archive.write(inner, "model.weights.h5")
+    parts = {"config.json": json.dumps(described) if replaced is None else replaced, "metadata.json": content["metadata.json"]}
+    payload = zipped({**parts, "model.weights.h5": inner.read_bytes()})
     inner.unlink()
-    return folder / "model.keras"
+    return raw(folder, payload, "model.keras")
 
 
 def layer(config: dict[str, Any], number: int) -> dict[str, Any]:
@@ -142,36 +140,24 @@ def groups_in_a_ring(folder: Path) -> Path:
 
 @case
 def zip_bomb(folder: Path) -> Path:
-    path = changed(folder)
-    with zipfile.ZipFile(path) as archive:
-        content = {n: archive.read(n) for n in archive.namelist() if n != "model.weights.h5"}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, held in content.items():
-            archive.writestr(name, held)
-        with archive.open("model.weights.h5", "w") as file:
-            for _ in range(64):
-                file.write(bytes(2**20))
-    return path
+    with zipfile.ZipFile(changed(folder)) as archive:
+        content = {n: archive.read(n) for n in archive.namelist()}
+    return raw(folder, zipped({**content, "model.weights.h5": bytes(2**26)}, zipfile.ZIP_DEFLATED), "model.keras")
 
 
 @case
 def archive_cut_off(folder: Path) -> Path:
-    (folder / "model.keras").write_bytes((FILES / "dense.keras").read_bytes()[:9000])
-    return folder / "model.keras"
+    return raw(folder, (FILES / "dense.keras").read_bytes()[:9000], "model.keras")
 
 
 @case
 def archive_without_weights(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "model.keras", "w") as archive:
-        archive.writestr("config.json", "{}")
-        archive.writestr("../CODE_RAN", "x")
-    return folder / "model.keras"
+    return raw(folder, zipped({"config.json": "{}", "../CODE_RAN": "x"}), "model.keras")
 
 
 @case
 def hdf5_cut_off(folder: Path) -> Path:
-    (folder / "model.h5").write_bytes((FILES / "dense.h5").read_bytes()[:9000])
-    return folder / "model.h5"
+    return raw(folder, (FILES / "dense.h5").read_bytes()[:9000], "model.h5")
 
 
 @case
@@ -183,8 +169,7 @@ def hdf5_of_weights_alone(folder: Path) -> Path:
 
 @case
 def pickle_by_another_name(folder: Path) -> Path:
-    (folder / "model.h5").write_bytes(b"\x80\x04cos\nsystem\n(S'touch CODE_RAN'\ntR.")
-    return folder / "model.h5"
+    return raw(folder, PICKLE, "model.h5")
 
 
 def ring() -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from support.hostile import Corpus, Payload, raw
+from support.hostile import PICKLE, Corpus, hole, raw, zipped
 
 CORPUS = Corpus()
 case = CORPUS.case
@@ -32,8 +29,7 @@ def write(folder: Path, nodes: Sequence[onnx.NodeProto] = (), tensors: Sequence[
     listed = list(nodes) or [helper.make_node("MatMul", ["x", "w"], ["y"])]
     graph = helper.make_graph(listed, "g", options.pop("inputs", [info("x")]), [info("y", None)], initializer=list(tensors))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)], ir_version=9, **options)
-    (folder / "model.onnx").write_bytes(model.SerializeToString())
-    return folder / "model.onnx"
+    return raw(folder, model.SerializeToString())
 
 
 def good(folder: Path) -> bytes:
@@ -48,7 +44,10 @@ def claimed(folder: Path, dims: Sequence[int], **stored: Any) -> Path:
     return write(folder, tensors=[tensor])
 
 
-def external(folder: Path, location: str, offset: str = "0", length: str = "64", dims: Sequence[int] = (4, 4)) -> Path:
+def external(folder: Path, location: str, offset: str = "0", length: str = "64", dims: Sequence[int] = (4, 4), held: int | None = None) -> Path:
+    """``held``: bytes that there are at the location."""
+    if held is not None:
+        raw(folder, bytes(held), location)
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=value)
@@ -81,25 +80,22 @@ def cut_by_one_byte(folder: Path) -> Path:
 
 @case
 def pickle_by_another_name(folder: Path) -> Path:
-    return raw(folder, pickle.dumps(Payload()))
+    return raw(folder, PICKLE)
 
 
 @case
 def pickle_by_its_name(folder: Path) -> Path:
-    return raw(folder, pickle.dumps(Payload()), "model.pt")
+    return raw(folder, PICKLE, "model.pt")
 
 
 @case
 def pickle_as_checkpoint(folder: Path) -> Path:
-    return raw(folder, pickle.dumps(Payload()), "model.ckpt")
+    return raw(folder, PICKLE, "model.ckpt")
 
 
 @case
 def zip_by_another_name(folder: Path) -> Path:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("../CODE_RAN", "x")
-    return raw(folder, buffer.getvalue())
+    return raw(folder, zipped({"../CODE_RAN": "x"}))
 
 
 @case
@@ -137,22 +133,17 @@ def missing(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-@case
-def flatbuffer(folder: Path) -> Path:
-    return raw(folder, b"\x1c\0\0\0TFL3" + b"\0" * 20, "model.tflite")
-
-
 # -- tensors -----------------------------------------------------------------------------------------------
 
 
 @case
 def negative_shape(folder: Path) -> Path:
-    return claimed(folder, [-4, 4], raw_data=b"\0" * 64)
+    return claimed(folder, [-4, 4], raw_data=bytes(64))
 
 
 @case
 def enormous_shape(folder: Path) -> Path:
-    return claimed(folder, [2**40, 4], raw_data=b"\0" * 64)
+    return claimed(folder, [2**40, 4], raw_data=bytes(64))
 
 
 @case
@@ -162,12 +153,12 @@ def shape_that_overflows_to_nothing(folder: Path) -> Path:
 
 @case
 def too_few_bytes(folder: Path) -> Path:
-    return claimed(folder, [4, 4], raw_data=b"\0" * 60)
+    return claimed(folder, [4, 4], raw_data=bytes(60))
 
 
 @case
 def too_many_bytes(folder: Path) -> Path:
-    return claimed(folder, [4, 4], raw_data=b"\0" * 68)
+    return claimed(folder, [4, 4], raw_data=bytes(68))
 
 
 @case
@@ -182,7 +173,7 @@ def no_data(folder: Path) -> Path:
 
 @case
 def unknown_type(folder: Path) -> Path:
-    return claimed(folder, [4, 4], kind=99, raw_data=b"\0" * 64)
+    return claimed(folder, [4, 4], kind=99, raw_data=bytes(64))
 
 
 @case
@@ -215,14 +206,14 @@ def absolute_path(folder: Path) -> Path:
 
 @case
 def parent_path(folder: Path) -> Path:
-    raw(folder.parent, b"\0" * 64, "secret")
+    raw(folder.parent, bytes(64), "secret")
     return external(folder, "../secret")
 
 
 @case
 def parent_path_from_within(folder: Path) -> Path:
     (folder / "a").mkdir()
-    raw(folder.parent, b"\0" * 64, "secret")
+    raw(folder.parent, bytes(64), "secret")
     return external(folder, "a/../../secret")
 
 
@@ -238,14 +229,13 @@ def no_location(folder: Path) -> Path:
 
 @case
 def link(folder: Path) -> Path:
-    raw(folder.parent, b"\0" * 64, "secret")
-    (folder / "data").symlink_to(folder.parent / "secret")
+    (folder / "data").symlink_to(raw(folder.parent, bytes(64), "secret"))
     return external(folder, "data")
 
 
 @case
 def linked_folder(folder: Path) -> Path:
-    raw(folder.parent, b"\0" * 64, "secret")
+    raw(folder.parent, bytes(64), "secret")
     (folder / "sub").symlink_to(folder.parent)
     return external(folder, "sub/secret")
 
@@ -275,38 +265,32 @@ def external_missing(folder: Path) -> Path:
 
 @case
 def external_too_short(folder: Path) -> Path:
-    raw(folder, b"\0" * 32, "data")
-    return external(folder, "data")
+    return external(folder, "data", held=32)
 
 
 @case
 def external_negative_offset(folder: Path) -> Path:
-    raw(folder, b"\0" * 64, "data")
-    return external(folder, "data", offset="-64")
+    return external(folder, "data", offset="-64", held=64)
 
 
 @case
 def external_offset_beyond(folder: Path) -> Path:
-    raw(folder, b"\0" * 64, "data")
-    return external(folder, "data", offset=str(2**63))
+    return external(folder, "data", offset=str(2**63), held=64)
 
 
 @case
 def external_length_no_number(folder: Path) -> Path:
-    raw(folder, b"\0" * 64, "data")
-    return external(folder, "data", length="64; rm -rf /")
+    return external(folder, "data", length="64; rm -rf /", held=64)
 
 
 @case
 def external_length_differs(folder: Path) -> Path:
-    raw(folder, b"\0" * 640, "data")
-    return external(folder, "data", length="640")
+    return external(folder, "data", length="640", held=640)
 
 
 @case
 def external_hole_of_terabytes(folder: Path) -> Path:
-    with (folder / "data").open("wb") as file:
-        file.truncate(2**43)
+    hole(folder / "data", 2**43)
     return external(folder, "data", length=str(2**43), dims=(2**20, 2**21))
 
 

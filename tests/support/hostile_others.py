@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-import zipfile
 from pathlib import Path
 
-from support.hostile import Corpus, Payload, raw
+from support.hostile import PICKLE, Corpus, raw, zipped
 
 CORPUS = Corpus()
 case = CORPUS.case
@@ -35,22 +32,19 @@ def flatbuffer_as_keras_file(folder: Path) -> Path:
 
 @case
 def program_that_is_a_pickle(folder: Path) -> Path:
-    return raw(folder, pickle.dumps(Payload()), "model.pt2")
+    return raw(folder, PICKLE, "model.pt2")
 
 
 @case
 def program_that_holds_pickles(folder: Path) -> Path:
     """The archive of ``torch.export``, in which every part that can be pickled is."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("archive_format", "models/model.json", "data/constants/tensor_0", "data/weights/model.pt", "data/sample_inputs/model.pt", "data.pkl"):
-            archive.writestr(f"model/{name}", pickle.dumps(Payload()))
-    return raw(folder, buffer.getvalue(), "model.pt2")
+    parts = ("archive_format", "models/model.json", "data/constants/tensor_0", "data/weights/model.pt", "data/sample_inputs/model.pt", "data.pkl")
+    return raw(folder, zipped({f"model/{name}": PICKLE for name in parts}), "model.pt2")
 
 
 @case
 def checkpoint_of_a_trainer(folder: Path) -> Path:
-    return raw(folder, pickle.dumps(Payload()), "pytorch_model.bin")
+    return raw(folder, PICKLE, "pytorch_model.bin")
 
 
 @case

@@ -19,6 +19,7 @@ from slimline.errors import LoweringError
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.weight_only import WeightOnly
+from slimline.model.entry import Gather
 from slimline.targets._tflite_reading import Reading
 from slimline.targets.litert import LiteRT
 
@@ -68,6 +69,15 @@ def test_every_window_reads_what_pytorch_reads(kernel: int | tuple[int, int], st
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Conv2d(3, 4, kernel, stride, pads), nn.MaxPool2d(2, 1, 0 if padding == 0 else 1), nn.Conv2d(4, 8, 1, groups=4))
     assert apart(TARGET, exported(layer, images()), images()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dim", "layers"), [(3, (nn.Flatten(), nn.Linear(3 * 12 * 3, 4))), (1, (nn.Conv2d(2, 4, 3),)), (2, (nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(24, 4)))]
+)
+def test_inputs_that_are_not_read_are_gathered_away(dim: int, layers: tuple[nn.Module, ...]) -> None:
+    torch.manual_seed(0)
+    program = exported(nn.Sequential(Gather(dim, [0, 2] if dim == 1 else [1, 4, 5]), *layers), images())
+    assert apart(TARGET, program, images()) < 1e-5 and apart(TARGET, stored(program, images(), StaticInt8()), images()) < 0.02
 
 
 class Joins(nn.Module):

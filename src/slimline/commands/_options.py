@@ -56,7 +56,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.argument("model", metavar="MODEL"),
             click.option("--weights", type=click.Path(path_type=Path), metavar="FILE.safetensors", help="A state dict to load into the model."),
             click.option("--data", type=click.Path(path_type=Path), metavar="FILE.py", help="Take data, metric, loss and example from another file."),
-            click.option("--trust", is_flag=True, help="Open MODEL.pt2, a torch.export program, although it can run code."),
+            click.option("--trust", is_flag=True, help="Open MODEL.pt2 or a SavedModel folder, which can run code."),
             click.option(
                 "--metric",
                 default="",

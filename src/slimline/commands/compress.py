@@ -45,7 +45,7 @@ RESUME = "go on with --resume"
 def command(invocation: Invocation, /, as_json: bool, quiet: bool, mlflow: str, **options: Any) -> int:
     """Compress MODEL: a task file (FILE.py, FILE.py:function) or another tool's model with its task in --data FILE.py:
 
-    MODEL.onnx, MODEL.keras, MODEL.h5, MODEL.pt2 (with --trust), a Hugging Face folder, timm:NAME, torchvision:NAME (with --weights).
+    MODEL.onnx, MODEL.keras, MODEL.h5, MODEL.pt2 or a SavedModel folder (with --trust), a Hugging Face folder, timm:NAME, torchvision:NAME (with --weights).
 
     \b
     Exit status: 0 pass; 2 something to mend; 3 a budget is missed;

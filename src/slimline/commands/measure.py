@@ -11,7 +11,7 @@ import click
 
 from slimline.commands._invocation import reserved_stdout
 from slimline.commands._request import check_metric
-from slimline.errors import LoweringError, TargetNotInstalled, UsageError
+from slimline.errors import LoweringError, ModelError, SlimlineError, TargetNotInstalled, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -28,35 +28,34 @@ if TYPE_CHECKING:
 @click.option("--metric", default="", metavar="NAME", help="A built-in metric.")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per call when latency is measured.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="The runtime's threads.")
+@click.option("--trust", is_flag=True, help="Open a .pt2 file, a torch.export program, although it can run code.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(artefact: Path, data: Path, metric: str, batch: int, threads: int, as_json: bool) -> int:
+def command(artefact: Path, data: Path, metric: str, batch: int, threads: int, trust: bool, as_json: bool) -> int:
     """Measure ARTEFACT, a model file or the folder that holds it, in its runtime and on any data."""
     with reserved_stdout(as_json) as stdout:
         from slimline.sources.task_file import TaskFile
 
         check_metric(metric)
-        figures = _figures(artefact, TaskFile.load(str(data), metric=metric), batch, threads)
+        figures = _figures(artefact, TaskFile.load(str(data), metric=metric), batch, threads, trusted=trust)
         click.echo(json.dumps(figures, indent=2) if as_json else _as_lines(figures), file=stdout)
     return 0
 
 
-def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, Any]:
+def _figures(path: Path, task: TaskFile, batch: int, threads: int, *, trusted: bool) -> dict[str, Any]:
     """Everything that can be measured of an artefact with nothing but its file and data."""
     from slimline.archive.container import download
     from slimline.measure.fresh import run_fresh
     from slimline.measure.quality import chosen, evaluate
+    from slimline.sources.artefact import check_artefact
     from slimline.sources.validate import check_labels
 
-    file, artifact, target = _opened(path)
+    file, artifact, target = _opened(path, trusted)
     split = next((s for s in ("holdout", "search") if task.given(s) is not None), None)
     samples = None if split is None else task.given(split)
     if samples is None:
         raise UsageError(f"{task.path} gives neither holdout nor search samples.", hint="Let data('holdout') return (inputs, targets).")
     given = _check_inputs(file, target.ports(artifact), samples[:1])
-    if file.suffix == ".onnx":
-        from slimline.sources.onnx import run_file
-
-        run_file(file, [{"name": n} for n in given], list(given.values()), None)  # one sample, in a child process with limits
+    check_artefact(file, target.runner, target.name, given)
     outputs, rss_bytes = run_fresh(target, file, artifact.inputs, samples, threads=threads)
     tree = _as_the_model_gives(outputs, task)
     targets = samples.targets if samples.targets is not None else _original_outputs(task, samples)
@@ -72,10 +71,11 @@ def _figures(path: Path, task: TaskFile, batch: int, threads: int) -> dict[str, 
     }  # fmt: skip
 
 
-def _opened(path: Path) -> tuple[Path, Artifact, Any]:
+def _opened(path: Path, trusted: bool) -> tuple[Path, Artifact, Any]:
     """The file, its artefact and its runtime, by the suffix."""
     from slimline.core.contracts import Artifact
     from slimline.core.registry import registered
+    from slimline.sources.artefact import check_artefact, check_trust
 
     known: dict[str, list[Any]] = {}
     for one in registered("targets").values():
@@ -92,18 +92,16 @@ def _opened(path: Path) -> tuple[Path, Artifact, Any]:
     if not kinds:
         kind = known[file.suffix][0]
         raise TargetNotInstalled(f"The target {kind.name} is not installed.", hint=f"Install it with: {kind.install}")
-    if file.suffix == ".onnx":
-        from slimline.sources.onnx import check_artefact
-
-        check_artefact(file)
-    refused: LoweringError | None = None
+    check_trust(file, trusted)
+    refused: SlimlineError | None = None
     for kind in kinds:  # several runtimes share a suffix: the first that takes the file
         try:
+            check_artefact(file, kind.runner, kind.name)
             return file, kind().opened(Artifact.read(kind.name, file, kind.beside)), kind()
-        except LoweringError as error:
+        except (LoweringError, ModelError) as error:
             refused = refused or error
     assert refused is not None
-    raise UsageError(f"{kinds[0].name} refuses {file}: {refused.message[:300]}", hint="The file is damaged, or made for another version.") from refused
+    raise refused
 
 
 def _check_inputs(file: Path, ports: Sequence[Port], samples: Samples) -> dict[str, torch.Tensor]:

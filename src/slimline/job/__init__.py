@@ -31,7 +31,7 @@ from slimline.job.full_references import recover_references
 from slimline.job.prepare import prepare
 from slimline.job.recovery import Finalist, finish, for_archive, objective, recover, tune_ahead
 from slimline.job.references import Compared, final_round, references
-from slimline.job.reporting import build_report, files_of
+from slimline.job.reporting import around, build_report, files_of
 from slimline.job.search import search
 from slimline.job.small_archive import train_for_archive
 from slimline.job.specialised import elsewhere, specialised
@@ -42,8 +42,8 @@ from slimline.report.finished import read_run
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
+from slimline.sources.artefact import check_artefact, check_trust
 from slimline.sources.batches import made, samples_of, tensors
-from slimline.sources.onnx import check_artefact
 from slimline.sources.splits import HoldoutSource, Origin, Splits
 from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
 
@@ -241,8 +241,9 @@ def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist]
     compared = [] if interrupted else references(job, found, outcome)
     base, result, measured = final_round(job, found, outcome, compared)
     aside = None if interrupted else elsewhere(job, found, outcome)
+    kept = around(job, outcome)
     report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted, elsewhere=aside)
-    files = files_of(job, found, outcome)
+    files = kept | files_of(job, found, outcome)
     write_outputs(job.directory, report, files)
     if job.request.references_full and not interrupted:
         report = _with_full_references(job, found, outcome, compared, report)
@@ -315,7 +316,7 @@ def analyze_request(source: Source, request: Request) -> str:
         stage = "numerics" if site.kind == "weight" else "structure"
         options = [o.label for n, m in methods.items() if site.kind in m.kinds and m.stage == stage for o in m.candidates(site)]
         lines.append(f"  {site.id:44} {site.op:10} {' x '.join(map(str, site.shape)):16} {'; '.join(options) or 'nothing is offered'}")
-    lines += [f"  left alone: {r.where}: {r.reason}" for r in refused]
+    lines += [f"  left alone: {r.where}: {r.reason}" for r in refused] + [f"  {note}" for note in getattr(source, "notes", ())]
     return "\n".join(lines)
 
 
@@ -335,15 +336,24 @@ def load(directory: str | Path) -> nn.Module:
         return torch.export.load(io.BytesIO(content)).module()
 
 
-def measure(artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1) -> dict[str, Any]:
-    """Bytes, latency and quality of an artefact file on a task's holdout (else search) samples, in its runtime."""
+def measure(
+    artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1, trusted: bool = False
+) -> dict[str, Any]:
+    """Bytes, latency and quality of an artefact file on a task's holdout (else search) samples, in its runtime.
+
+    ``trusted``: a ``.pt2`` file, which can run code, may be opened.
+
+    Raises:
+        UsageError: there is no such file or no samples, or it is not said that the file is trusted.
+        ModelError: the runtime refuses the file.
+    """
     runtime = find("targets", target)()
     path = Path(artefact)
     path = path / f"model{runtime.suffix}" if path.is_dir() else path
     if not path.is_file():
         raise UsageError(f"There is no artefact {path}.", hint="Give a model file, or the --out folder of `slimline compress`.")
-    if path.suffix == ".onnx":
-        check_artefact(path)
+    check_trust(path, trusted)
+    check_artefact(path, runtime.runner, runtime.name)
     whole = runtime.opened(Artifact.read(target, path, runtime.beside))
     samples = task.data("holdout") or task.data("search")
     if samples is None:

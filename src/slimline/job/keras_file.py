@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def write_keras(directory: Path, original: Path, out: Path, *, force: bool = Fal
     tensors = load_tensors(content["plan.safetensors"])
     kept, values = _kept(tensors), {n.removeprefix("float/"): t for n, t in tensors.items() if n.startswith("float/")}
     if any(d.site.startswith(INPUT) for d in plan.decisions):
-        _take_all_inputs(model.module(example), example, kept, values)
+        projected = [d.site for d in plan.decisions if d.method.name == "projection"]
+        take_all_inputs(model.module(example), example, kept, values, projected)
     payload = compressed_file(model, example, kept, values)
     out.parent.mkdir(parents=True, exist_ok=True)
     trial = out.with_name(f".{out.name}.keras")
@@ -98,17 +99,32 @@ def _kept(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[int, torch.Tens
     return found
 
 
-def _take_all_inputs(lifted: nn.Module, example: Samples, kept: dict[str, dict[int, torch.Tensor]], values: dict[str, torch.Tensor]) -> None:
-    """Features that were left out come back with weights of zero: a Keras model takes them all, and needs nothing before it that gathers. In place."""
-    for name in [n for n in values if n.startswith(ENTRY)]:
-        del values[name]
-    for member in (m for site in find_input_sites(lifted, example)[0] for m in site.members[1:]):
+def take_all_inputs(
+    lifted: nn.Module, example: Samples, kept: dict[str, dict[int, torch.Tensor]], values: dict[str, torch.Tensor], projected: Sequence[str] = ()
+) -> None:
+    """A Keras model takes all features and needs nothing before it that gathers or combines them. In place.
+
+    Features that were left out come back with weights of zero; of inputs that were ``projected``, the matrix goes into the weights that read it.
+
+    Raises:
+        ModelError: several inputs were, whose matrices bear no names.
+    """
+    matrices = [values.pop(name) for name in [n for n in values if n.startswith(ENTRY)]]
+    if len(matrices) > 1 or len(matrices) < len(projected):
+        raise ModelError("Several inputs go through a projection, which is not written back.", hint="Compress again with --without projection.")
+    sites, _ = find_input_sites(lifted, example)
+    for site, member in [(s, m) for s in sites for m in s.members[1:] if m.parameter in values]:
+        narrow = values[member.parameter]
         positions = kept.get(member.parameter, {}).pop(member.dim, None)
-        if positions is not None and member.parameter in values:
-            narrow = values[member.parameter]
+        if positions is not None:
             shape = list(narrow.shape)
             shape[member.dim] = tensor_of(lifted, member.parameter).shape[member.dim]
             values[member.parameter] = narrow.new_zeros(shape).index_copy(member.dim, positions.long(), narrow)
+        elif site.id in projected:
+            outer, _, inner = member.view
+            rows = narrow.movedim(member.dim, -1)
+            whole = torch.einsum("...odi,df->...ofi", rows.unflatten(-1, (outer, len(matrices[0]), inner)), matrices[0])
+            values[member.parameter] = whole.flatten(-3).movedim(-1, member.dim).contiguous()
 
 
 def as_lines(figures: Mapping[str, Any], out: Path) -> str:

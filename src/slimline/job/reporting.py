@@ -32,6 +32,7 @@ from slimline.core.result import (
 )
 from slimline.core.site import Site
 from slimline.core.trial import Measurement, Trial
+from slimline.errors import ModelError
 from slimline.job.certificate import Outcome
 from slimline.job.closeup import look_closer
 from slimline.job.context import Job, environment, sha256
@@ -339,8 +340,18 @@ def _operations(job: Job, artifact: Artifact) -> bytes:
     return operations.dumps(job.target.name, job.target.version(), found, threads).encode()
 
 
+def around(job: Job, outcome: Outcome) -> dict[str, bytes]:
+    """What the source says stays with the artefact, or makes of it; what could not be made is noted."""
+    artifact, files = outcome.finalist.artifact, dict(getattr(job.source, "beside", {}))
+    try:
+        files |= job.source.made_of(artifact.suffix, artifact.payload) if hasattr(job.source, "made_of") else {}
+    except ModelError as error:
+        job.note(f"the artefact together with what stays as it is was not written: {error.message}")
+    return files
+
+
 def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
-    """The artefact, the plan, what the plan resolved to, the compressed model as a program that trains, and what the source says stays with it."""
+    """The artefact, the plan, what the plan resolved to, and the compressed model as a program that trains."""
     import io
 
     from safetensors.torch import save
@@ -366,7 +377,6 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     with quiet():
         torch.export.save(trace(program.module, job.example), stream)
     return {
-        **getattr(job.source, "beside", {}),
         **outcome.finalist.artifact.files("model"),
         **(job.target.products(outcome.finalist.artifact, "model") if hasattr(job.target, "products") else {}),
         "operations.json": _operations(job, outcome.finalist.artifact),

@@ -21,7 +21,7 @@ MODULES = ("keras", "builtins", *(f"keras.{p}" for p in PARTS), *(f"keras.src.{p
 
 def unfit(config: Mapping[str, Any]) -> str:
     """Why Keras is not to open a model of this configuration, or its outputs are not those of float32; empty if it is."""
-    waiting: list[Any] = [config]
+    waiting: list[Any] = [{k: v for k, v in config.items() if k != "compile_config"}]  # which Keras does not see
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):

@@ -34,6 +34,10 @@ class Unliftable(ModelError):
     """One operation that cannot be expressed; the message says why."""
 
 
+class TooMuch(Unliftable):
+    """It would take more time or memory than a file of its size may."""
+
+
 @dataclass(frozen=True, eq=False)
 class Traced:
     """A tensor that depends on the inputs: its node, and its value for both batches."""
@@ -160,21 +164,21 @@ class Lift:
     def _check_time(self) -> None:
         allowed = LEAST_SECONDS + (self.stored + self.given) // BYTES_PER_SECOND
         if time.thread_time() - self.started > allowed:
-            raise Unliftable(f"computing the file for a few samples takes more than {allowed} s, which is much for its size")
+            raise TooMuch(f"computing the file for a few samples takes more than {allowed} s, which is much for its size")
 
     def _check_room(self, nbytes: int, *, constant: bool = False) -> None:
         """For a result of ``nbytes`` beside those that are held.
 
         Raises:
-            Unliftable: there is none.
+            TooMuch: there is none.
         """
         if nbytes > MOST_BYTES:
-            raise Unliftable(f"its result would take {nbytes:,} bytes for a few samples")
+            raise TooMuch(f"its result would take {nbytes:,} bytes for a few samples")
         held = (self.constants if constant else self.values) + nbytes
         room = max(LEAST_CONSTANTS, PER_STORED * self.stored) if constant else max(LEAST_VALUES, PER_STORED * self.stored, PER_INPUT * self.given)
         if held > room:
             what = "what it computes from constants" if constant else "its values for a few samples"
-            raise Unliftable(f"{what} would take {held:,} bytes in all, of {room:,} that a file of its size may")
+            raise TooMuch(f"{what} would take {held:,} bytes in all, of {room:,} that a file of its size may")
 
     def _hold(self, result: Any) -> None:
         """Count a result's bytes for as long as it lives."""

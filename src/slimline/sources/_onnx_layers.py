@@ -309,3 +309,18 @@ def recurrent(op: Operation, lift: Lift) -> Any:
 
 def _full(lengths: Value | None, x: Traced) -> bool:
     return isinstance(lengths, torch.Tensor) and bool((lengths == x.shape[0]).all())
+
+
+@rule("Attention")
+def attention(op: Operation, lift: Lift) -> Any:
+    """Of opset 23: ``[N, heads, T, width]``, or ``[N, T, heads * width]`` with the numbers of heads as attributes."""
+    parts = [op.traced(place, lift) for place in (0, 1, 2)]
+    heads = [op.attribute("q_num_heads"), *[op.attribute("kv_num_heads")] * 2]
+    flat = parts[0].ndim == 3
+    if flat:
+        parts = [lift.call(torch.transpose, lift.call(torch.unflatten, p, 2, (int(h), -1)), 1, 2) for p, h in zip(parts, heads, strict=True)]
+    if op.outputs > 1 or op.attribute("softcap", 0.0) or any(op.get(i) is not None for i in (4, 5, 6)) or parts[0].shape[1] != parts[1].shape[1]:
+        raise Unliftable("it is an attention with a cache, a cap, shared heads, or further outputs")
+    mask = None if op.get(3) is None else lift.tensor(op.need(3))
+    found = lift.call(F.scaled_dot_product_attention, *parts, mask, 0.0, bool(op.attribute("is_causal", 0)), scale=op.attribute("scale"))
+    return lift.call(torch.flatten, lift.call(torch.transpose, found, 1, 2), 2) if flat else found

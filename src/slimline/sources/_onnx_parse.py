@@ -33,16 +33,32 @@ def parse(request: dict[str, Any]) -> dict[str, Any]:
     from onnx_ir.passes import common
 
     path = Path(request["path"])
-    model = _message(path.read_bytes())
-    more_time(sum(_check(tensor, path.parent) for tensor in _tensors(model)))
-    _check_functions(model)
+    model = read_checked(path)
+    for value in (v for body in _graphs(model) for field in ("input", "output", "value_info") for v in getattr(body, field) if not isinstance(v, str)):
+        if value.type.WhichOneof("value") != "tensor_type":
+            value.ClearField("type")  # onnx-ir reads no maps; only tensors are asked for theirs
     parsed = ir.from_proto(model)
     if parsed.functions:
         common.InlinePass()(parsed)
     writer = TensorWriter(Path(request["tensors"]))
-    graph = _Graph(writer, path.parent).convert(parsed.graph)
+    made = _Graph(writer, path.parent)
+    graph = made.convert(parsed.graph)
+    values = {str(number): value.name or "" for value, number in made.ids.items()}
     opsets = {("" if d == "ai.onnx" else d): v for d, v in parsed.graph.opset_imports.items()}
-    return {"graph": graph, "tensors": writer.entries, "opsets": opsets, "producer": f"{model.producer_name} {model.producer_version}".strip()}
+    producer = f"{model.producer_name} {model.producer_version}".strip()
+    return {"graph": graph, "tensors": writer.entries, "values": values, "opsets": opsets, "producer": producer}
+
+
+def read_checked(path: Path) -> Any:
+    """The message, whose tensors are what they claim to be and whose functions end.
+
+    Raises:
+        ModelError: naming what is wrong with the file.
+    """
+    model = _message(path.read_bytes())
+    more_time(sum(_check(tensor, path.parent) for tensor in _tensors(model)))
+    _check_functions(model)
+    return model
 
 
 def check_whole(content: bytes) -> None:
@@ -123,7 +139,7 @@ def _check(tensor: Any, folder: Path) -> int:
         raise ModelError(f"{name} is stored in segments, which are not read.")
     nbytes = numel * WIDTHS[DTYPES[tensor.data_type]]
     if tensor.data_location == EXTERNAL:
-        with _open_external(tensor, folder, nbytes):
+        with open_external(tensor, folder, nbytes):
             pass
         return nbytes
     if tensor.HasField("raw_data"):
@@ -136,7 +152,7 @@ def _check(tensor: Any, folder: Path) -> int:
     return 0
 
 
-def _open_external(tensor: Any, folder: Path, nbytes: int) -> BinaryIO:
+def open_external(tensor: Any, folder: Path, nbytes: int) -> BinaryIO:
     """The opened file, at the tensor's place.
 
     Raises:
@@ -228,7 +244,8 @@ class _Graph:
         return self.ids.setdefault(value, len(self.ids))
 
     def described(self, value: Any) -> dict[str, Any]:
-        shape = None if value.shape is None else [d if isinstance(d, int) else (d.value or "") for d in value.shape]
+        sizes = None if value.shape is None else [d if isinstance(d, int) else (d.value or "") for d in value.shape]
+        shape = None if sizes is None else ["" if d == -1 else d for d in sizes]  # old exporters write a free size as -1
         if shape is not None:
             count([d for d in shape if isinstance(d, int)], f"the value {value.name}")
         kind = None if value.dtype is None else DTYPES.get(int(value.dtype))
@@ -284,7 +301,7 @@ class _Graph:
         if isinstance(value, ir.ExternalTensor):
             proto = ir.to_proto(value)
             nbytes = count(shape, name) * WIDTHS[kind]
-            with _open_external(proto, self.folder, nbytes) as file:
+            with open_external(proto, self.folder, nbytes) as file:
                 number = self.writer.copy(name, kind, shape, file, nbytes)
         else:
             number = self.writer.add(name, kind, shape, value.tobytes())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REFUSED = {
     ".safetensors": "Weights alone are no model: give a FILE.py that defines model(), and these with --weights.",
     ".tflite": "Give the model that it was converted from, or convert it: python -m tf2onnx.convert --tflite {name} --output {stem}.onnx",
-    ".pb": "Convert the SavedModel folder: python -m tf2onnx.convert --saved-model FOLDER --output {stem}.onnx",
+    ".pb": "Give the folder that it lies in.",
 }
 
 
@@ -62,10 +62,11 @@ def open_source(spec: str, *, weights: Mapping[str, torch.Tensor] | None = None,
     if kind in REFUSED:
         raise ModelError(f"{spec} cannot be compressed as it is.", hint=REFUSED[kind].format(name=path.name, stem=path.stem))
     if path.is_dir() and (path / "saved_model.pb").is_file():
-        raise ModelError(
-            f"{spec} is a TensorFlow SavedModel, which holds a program and is not opened.",
-            hint=f"Convert it where you trust it: python -m tf2onnx.convert --saved-model {spec} --output {path.name}.onnx",
-        )
+        from slimline.sources.foreign import no_weights
+        from slimline.sources.saved_model import open_saved_model
+
+        no_weights(weights, "a SavedModel folder")
+        return open_saved_model(path, trusted=trusted, data=data, metric=metric)
     if path.is_dir() and (path / "config.json").is_file():
         from slimline.sources.foreign import no_weights
         from slimline.sources.transformers import open_folder

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from slimline.errors import ModelError, UsageError
+from slimline.errors import ModelError
 from slimline.sources._child import regular
+from slimline.sources.artefact import check_trust
 from slimline.sources.foreign import ForeignModel
 
 
@@ -20,11 +21,7 @@ def open_exported(path: Path, *, trusted: bool, data: Path | None = None, metric
         ModelError: there is no such file.
     """
     regular(path)
-    if not trusted:
-        raise UsageError(
-            f"{path} is a torch.export program: opening it can run code that it holds.",
-            hint="If you made it or trust who did, give --trust. Compressing the module that it was exported from finds more places.",
-        )
+    check_trust(path, trusted)
     return ForeignModel.with_task(path, lambda example: load(path), data=data, metric=metric)
 
 

@@ -27,7 +27,7 @@ class ForeignModel(TaskFile):
     """``build`` makes the module, given an example; ``declared`` is an example that the file itself describes.
 
     ``arguments``: what the file calls its inputs -> what the module calls them. ``beside``: files that stay with the model, by name.
-    ``notes``: what could not be checked of it; whoever makes the module may add to them.
+    ``notes``: what could not be checked of it; whoever makes the module may add to them. ``made_of``: an artefact's suffix and content -> more files to go with it, by name.
     """
 
     file: Path = Path()
@@ -37,6 +37,7 @@ class ForeignModel(TaskFile):
     arguments: Mapping[str, str] = field(default_factory=dict, repr=False)
     beside: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
+    made_of: Callable[[str, bytes], Mapping[str, bytes]] = field(default=lambda suffix, artefact: {}, repr=False)
 
     @classmethod
     def with_task(
@@ -51,6 +52,7 @@ class ForeignModel(TaskFile):
         title: str = "",
         beside: Mapping[str, bytes] = MappingProxyType({}),
         notes: list[str] | None = None,
+        made_of: Callable[[str, bytes], Mapping[str, bytes]] = lambda suffix, artefact: {},
     ) -> ForeignModel:
         """The model of ``file`` with data, metric and loss from the Python file ``data``.
 
@@ -73,6 +75,7 @@ class ForeignModel(TaskFile):
             arguments=arguments,
             beside=beside,
             notes=[] if notes is None else notes,
+            made_of=made_of,
         )
 
     @property

@@ -193,6 +193,18 @@ def permute(lowering: Lowering, node: fx.Node) -> None:
     lowering.values[node] = lowering.transpose(value, tuple(order), lowering.shape(node))
 
 
+def select(lowering: Lowering, node: fx.Node) -> None:
+    """Some positions along one dimension: the inputs that a model still reads."""
+    value, shape = moved(lowering, node), lowering.shape(node)
+    _, dim, index = given(node)
+    value = lowering.plain(value) if value.order is not None else value
+    axis = stored_axis(dim % len(shape), len(shape)) if value.last else dim % len(shape)
+    positions = lowering.file.constant(lowering.array(index).astype(np.int32))
+    output = replace(lowering.file.tensors[value.tensor], shape=stored_shape(shape, value.last), name="")
+    tensor = lowering.file.operator("GATHER", [value.tensor, positions], output, "GatherOptions", axis=axis)
+    lowering.values[node] = replace(value, tensor=tensor, shape=shape)
+
+
 def padding(lowering: Lowering, node: fx.Node) -> None:
     pads = spatial_pads(node, len(lowering.shape(node)))
     if pads is None:
@@ -244,6 +256,7 @@ OPERATORS: dict[Any, Callable[[Lowering, fx.Node], None]] = {
     aten.batch_norm.default: batch_norm,
     **dict.fromkeys((*FLATTENING, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default), reshape),
     **dict.fromkeys((aten.permute.default, aten.transpose.int), permute),
+    aten.index_select.default: select,
     **dict.fromkeys(PADS, padding),
     aten.cat.default: concatenate,
 }

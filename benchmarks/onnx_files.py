@@ -57,7 +57,7 @@ def _tf(build: Callable[[Any], tuple[Any, Any]], path: Path, opset: int = 15) ->
     import numpy as np
 
     if not hasattr(np, "bool8"):
-        np.object, np.bool = object, np.bool_  # type: ignore[attr-defined]  # tf2onnx asks for names that NumPy gave up
+        np.object, np.bool = object, np.bool_  # type: ignore[attr-defined, misc]  # tf2onnx asks for names that NumPy gave up
     import tensorflow as tf
     import tf2onnx
 

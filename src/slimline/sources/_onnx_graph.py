@@ -63,7 +63,7 @@ def lift_graph(
     free = any(isinstance(v, Sizes) and not v.constant for v in read.values())
     if run.left and (free or behind * MOST_BEHIND > lift.stored or not any(True for _ in lift.root.parameters())):
         raise _refusal(graph, run)
-    outputs = {d["id"]: values[d["id"]] for d in graph["outputs"] if not isinstance(values[d["id"]], Opaque)}
+    outputs = {d["id"]: found for d in graph["outputs"] if not isinstance(found := values[d["id"]], Opaque)}
     outputs |= {v: found for v, found in read.items() if isinstance(found, Traced) and v not in given}
     constants = {v: lift.constant(found, "value") for v, found in read.items() if not isinstance(found, Traced) and str(v) not in graph["constants"]}
     return Lifted(lift.finish(list(outputs.values())), tuple(outputs), Counter(_kind(n) for n in run.left), constants)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from slimline.errors import ModelError
-from slimline.sources._onnx_parse import DTYPES, EXTERNAL, count, open_external, read_checked
+from slimline.sources._onnx_parse import DTYPES, EXTERNAL, open_external, read_checked
 from slimline.sources._onnx_run import session
-from slimline.sources._tensor_file import WIDTHS
+from slimline.sources._tensor_file import WIDTHS, count
 
 TOLERANCE = 1e-4  # of the larger of 1 and the largest number
 KINDS = {name: number for number, name in DTYPES.items()}

@@ -41,7 +41,7 @@ def open_saved_model(folder: Path, *, trusted: bool, data: Path | None = None, m
     kept = tempfile.TemporaryDirectory(prefix="slimline-")  # goes with the source that holds it
     file = Path(kept.name, f"{folder.resolve().name}.onnx")
     _asked("convert", folder, out=str(file))
-    return open_onnx(file, data=data, metric=metric, also=lambda *given: compared(folder, *given, kept))
+    return open_onnx(file, data=data, metric=metric, also=lambda model, module, example: compared(folder, model, module, example, kept))
 
 
 def compared(folder: Path, model: OnnxModel, module: nn.Module, example: Samples, kept: tempfile.TemporaryDirectory[str]) -> list[str]:

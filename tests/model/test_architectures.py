@@ -132,15 +132,84 @@ class ShiftedWindowAttentionV2(ShiftedWindowAttention):
         return 16 * torch.sigmoid(looked_up(self.cpb_mlp(self.coordinates).view(-1, self.num_heads), self.places))
 
 
+class ShiftedWindowAttention3d(nn.Module):
+    """The video Swin's: windows shrink to what there is."""
+
+    def __init__(self, width: int, heads: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.num_heads, self.window_size, self.shift_size = heads, [2, window, window], [shift // 2, shift, shift]
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        places = torch.stack(torch.meshgrid(*map(torch.arange, self.window_size), indexing="ij")).flatten(1)
+        apart = places[:, :, None] - places[:, None, :] + torch.tensor(self.window_size)[:, None, None] - 1
+        wide = 2 * window - 1
+        self.register_buffer("places", (apart[0] * wide + apart[1]) * wide + apart[2])
+        self.relative_position_bias_table = nn.Parameter(torch.randn(3 * wide**2, heads) / 4)
+
+    def get_relative_position_bias(self, window: list[int]) -> torch.Tensor:
+        volume = math.prod(window)
+        return looked_up(self.relative_position_bias_table, self.places[:volume, :volume].flatten())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, *sizes, c = x.shape
+        heads, size = self.num_heads, [min(w, s) for w, s in zip(self.window_size, sizes, strict=True)]
+        shift = [0 if w == s else by for w, s, by in zip(size, sizes, self.shift_size, strict=True)]
+        relative = self.get_relative_position_bias(size)
+        x = F.pad(x, (0, 0, 0, -sizes[2] % size[2], 0, -sizes[1] % size[1], 0, -sizes[0] % size[0]))
+        t, h, w = (s // by for s, by in zip(x.shape[1:-1], size, strict=True))
+        if sum(shift):
+            x = torch.roll(x, [-s for s in shift], (1, 2, 3))
+        x = x.view(n, t, size[0], h, size[1], w, size[2], c).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(n * t * h * w, math.prod(size), c)
+        q, k, v = self.qkv(x).reshape(x.size(0), x.size(1), 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+        scores = (q * (c // heads) ** -0.5).matmul(k.transpose(-2, -1)) + relative
+        if sum(shift):
+            part = x.new_zeros((t * size[0], h * size[1], w * size[2]))
+            cuts = [((0, -by), (-by, -s), (-s, None)) for by, s in zip(size, shift, strict=True)]
+            for number, (a, b, d) in enumerate((a, b, d) for a in cuts[0] for b in cuts[1] for d in cuts[2]):
+                part[a[0] : a[1], b[0] : b[1], d[0] : d[1]] = number
+            part = part.view(t, size[0], h, size[1], w, size[2]).permute(0, 2, 4, 1, 3, 5).reshape(t * h * w, -1)
+            mask = part.unsqueeze(1) - part.unsqueeze(2)
+            mask = mask.masked_fill(mask != 0, -100.0).masked_fill(mask == 0, 0.0)
+            scores = (scores.view(n, t * h * w, heads, x.size(1), x.size(1)) + mask[:, None]).view(-1, heads, x.size(1), x.size(1))
+        x = self.proj(scores.softmax(-1).matmul(v).transpose(1, 2).reshape(x.size(0), x.size(1), c))
+        x = x.view(n, t, h, w, *size, c).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(n, t * size[0], h * size[1], w * size[2], c)
+        if sum(shift):
+            x = torch.roll(x, shift, (1, 2, 3))
+        return x[:, : sizes[0], : sizes[1], : sizes[2], :].contiguous()
+
+
+class RelativePositionalMultiHeadAttention(nn.Module):
+    """MaxViT's: the heads' results go back in the width of the input."""
+
+    def __init__(self, width: int, head: int, places: int) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim, self.max_seq_len, self.scale_factor = width // head, head, places, width**-0.5
+        self.to_qkv, self.merge = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.register_buffer("places", torch.arange(places**2) % (places + 1))
+        self.table = nn.Parameter(torch.randn(places + 1, self.n_heads))
+
+    def get_relative_positional_bias(self) -> torch.Tensor:
+        return looked_up(self.table, self.places)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, g, p, d = x.shape
+        q, k, v = (t.reshape(n, g, p, self.n_heads, self.head_dim).permute(0, 1, 3, 2, 4) for t in torch.chunk(self.to_qkv(x), 3, dim=-1))
+        scores = torch.einsum("B G H I D, B G H J D -> B G H I J", q, k * self.scale_factor)
+        scores = F.softmax(scores + self.get_relative_positional_bias(), dim=-1)
+        out = torch.einsum("B G H I J, B G H J D -> B G H I D", scores, v)
+        return self.merge(out.permute(0, 1, 3, 2, 4).reshape(n, g, p, d))
+
+
 for kind in (ShiftedWindowAttention, ShiftedWindowAttentionV2):
     kind.__module__ = "torchvision.models.swin_transformer"  # by which they are known
+ShiftedWindowAttention3d.__module__ = "torchvision.models.video.swin_transformer"
+RelativePositionalMultiHeadAttention.__module__ = "torchvision.models.maxvit"
 
 
 class SwinBlock(nn.Module):
-    def __init__(self, width: int, heads: int, shift: int, cosine: bool) -> None:
+    def __init__(self, width: int, heads: int, shift: int, kind: type[nn.Module]) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.cosine = nn.LayerNorm(width), nn.LayerNorm(width), cosine
-        self.attention = (ShiftedWindowAttentionV2 if cosine else ShiftedWindowAttention)(width, heads, 4, shift)
+        self.norm1, self.norm2, self.cosine = nn.LayerNorm(width), nn.LayerNorm(width), kind is ShiftedWindowAttentionV2
+        self.attention = kind(width, heads, 4, shift)
         self.mlp = nn.Sequential(nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -149,6 +218,29 @@ class SwinBlock(nn.Module):
             return x + self.norm2(self.mlp(x))
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
+
+
+class MaxViT(nn.Module):
+    """Attention in windows of neighbours, then among places far apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm1, self.norm2, self.head = conv(3, 12), nn.LayerNorm(12), nn.LayerNorm(12), nn.Linear(12, 4)
+        self.near, self.far = (RelativePositionalMultiHeadAttention(12, 4, 4) for _ in range(2))
+        self.mlp = nn.Sequential(nn.Linear(12, 30), nn.GELU(), nn.Linear(30, 12))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for attention, size, swap in ((self.near, 2, False), (self.far, 4, True)):
+            n, c, h, w = x.shape
+            x = x.reshape(n, c, h // size, size, w // size, size).permute(0, 2, 4, 3, 5, 1).reshape(n, -1, size * size, c)
+            x = torch.swapaxes(x, -2, -3) if swap else x
+            x = x + attention(self.norm1(x))
+            x = x + self.mlp(self.norm2(x))
+            x = torch.swapaxes(x, -2, -3) if swap else x
+            n, _, _, c = x.shape
+            x = x.reshape(n, h // size, w // size, size, size, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+        return self.head(x.mean((2, 3)))
 
 
 class Merge(nn.Module):
@@ -167,7 +259,7 @@ class Swin(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm0 = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
-        self.blocks = nn.Sequential(SwinBlock(8, 2, 2, cosine=True), Merge(8), SwinBlock(16, 4, 0, cosine=True))
+        self.blocks = nn.Sequential(SwinBlock(8, 2, 2, ShiftedWindowAttentionV2), Merge(8), SwinBlock(16, 4, 0, ShiftedWindowAttentionV2))
         self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -233,6 +325,7 @@ class Pooled(nn.Module):
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.pools = nn.ModuleList(nn.Conv2d(self.each, self.each, 3, stride, 1, groups=self.each, bias=False) for stride in (1, 2, 2))
         self.norms = nn.ModuleList(nn.LayerNorm(self.each) for _ in range(3))
+        self.table = nn.Parameter(torch.randn(4, 2, self.each))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, t, _ = x.shape
@@ -244,7 +337,13 @@ class Pooled(nn.Module):
             rest = pool(rest.reshape(n * self.heads, side, side, self.each).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
             found.append(norm(torch.cat([first, rest.reshape(n, self.heads, -1, self.each)], 2)))
         q, k, v = found
-        mixed = (torch.matmul(self.each**-0.5 * q, k.transpose(2, 3)).softmax(-1)).matmul(v) + q
+        scores = torch.matmul(self.each**-0.5 * q, k.transpose(2, 3))
+        placed = q[:, :, 1:].reshape(n, self.heads, side, side, self.each)
+        along = torch.matmul(placed.permute(2, 0, 1, 3, 4).reshape(side, -1, self.each), self.table.transpose(1, 2)).transpose(0, 1)
+        along = along.view(n, self.heads, side, side, 2).permute(0, 1, 3, 2, 4)
+        apart = torch.einsum("byhwc,hkc->byhwk", placed, self.table)[:, :, :, :, :, None] + along[:, :, :, :, None, :]
+        scores[:, :, 1:, 1:] += apart.reshape(n, self.heads, side * side, -1)
+        mixed = scores.softmax(-1).matmul(v) + q
         return self.project(mixed.transpose(1, 2).reshape(n, -1, self.heads * self.each))
 
 
@@ -441,6 +540,7 @@ IMAGE = (2, 3, 16, 16)
 HARD: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "shufflenet_v2": (shufflenet, (IMAGE,)),
     "swin_v2": (Swin, ((2, 3, 18, 18),)),
+    "maxvit": (MaxViT, ((2, 3, 8, 8),)),
     "raft": (Flow, ((2, 3, 32, 32), (2, 3, 32, 32))),
     "mvit": (MViT, (IMAGE,)),
     "two-stage detector": (Detector, ((2, 3, 32, 32),)),
@@ -452,7 +552,7 @@ HARD: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "vit": (ViT, (IMAGE,)),
     "mobilevit": (Mixed, (IMAGE,)),
 }
-LEAST = dict.fromkeys(HARD, 0.75) | {"raft": 0.85, "mvit": 0.95}  # of the parameters may be left: see the text of each
+LEAST = dict.fromkeys(HARD, 0.75) | {"raft": 0.85, "mvit": 0.8}  # of the parameters may be left: see the text of each
 
 
 @pytest.mark.parametrize("name", HARD)
@@ -475,12 +575,12 @@ def test_channels_go_and_the_artefact_gives_what_the_module_gives(name: str) -> 
         assert float((a - b).abs().max()) < CLOSE * float(b.abs().max())
 
 
-@pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("shift", [0, 2])
-def test_windows_that_have_lost_heads_and_width_give_what_the_others_give(cosine: bool, shift: int) -> None:
+@pytest.mark.parametrize(("kind", "places"), [(ShiftedWindowAttention, (10, 6)), (ShiftedWindowAttentionV2, (10, 6)), (ShiftedWindowAttention3d, (3, 6, 4))])
+def test_windows_that_have_lost_heads_and_width_give_what_the_others_give(kind: type[nn.Module], places: tuple[int, ...], shift: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 12), SwinBlock(12, 3, shift, cosine), nn.Linear(12, 2)).eval()
-    x = torch.randn(2, 10, 6, 3)
+    model = nn.Sequential(nn.Linear(3, 12), SwinBlock(12, 3, shift, kind), nn.Linear(12, 2)).eval()
+    x = torch.randn(2, *places, 3)
     sites, refusals = find_channel_sites(model, Samples.of(x))
     heads = next((s for s in sites if ("1.attention.qkv.weight", 0) in {(m.parameter, m.dim) for m in s.members}), None)
     width = next((s for s in sites if s.id == "0#channels"), None)
@@ -492,4 +592,4 @@ def test_windows_that_have_lost_heads_and_width_give_what_the_others_give(cosine
         model[1].attention.proj.weight[:, 4:8] = 0
         torch.testing.assert_close(pruned(x), model(x), rtol=1e-5, atol=1e-5)
         narrow = apply_structure(pruned, keep_channels(width, (0, 2, 3, 7, 11)))
-    assert narrow[1].attention.head_dim == 4 and narrow(x).shape == (2, 10, 6, 2)
+    assert narrow[1].attention.head_dim == 4 and narrow(x).shape == (2, *places, 2)

@@ -139,6 +139,88 @@ def test_a_layer_that_is_also_given_a_mask_can_be_dropped() -> None:
     assert [s.id for s in find_block_sites(Stack().eval(), Samples.of(torch.randn(3, 5, WIDTH)))[0]] == ["first#block", "second#block"]
 
 
+# -- layers that serve all heads ---------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """A norm without a mean, written out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class Normalised(SelfAttention):
+    """Queries and keys are normalised head by head with one set of weights, as in Qwen 3 and many vision transformers."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(norm(EACH) for _ in range(2))
+        for n in self.norms:
+            nn.init.normal_(n.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (self.split(layer(x)) for layer in (self.q, self.k, self.v))
+        q, k = (n(t) for n, t in zip(self.norms, (q, k), strict=True))
+        result: torch.Tensor = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + result
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm, Scaled])
+def test_heads_that_share_a_norm_go(norm: type[nn.Module]) -> None:
+    model, x = Normalised(norm), torch.randn(2, 5, WIDTH)
+    site = heads_site(model)
+    assert site.shape == (HEADS,) and not any("norms" in m.parameter for m in site.members)
+    pruned = apply_structure(model, keep_channels(site, (0, 2, 3)))
+    with torch.no_grad():
+        model.out.weight[:, EACH : 2 * EACH] = 0
+        torch.testing.assert_close(pruned(x), model(x))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, Scaled])
+def test_a_norm_of_joined_sequences_loses_what_both_lose(norm: type[nn.Module]) -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.norm, self.head = nn.Linear(3, 8), nn.Linear(3, 8), norm(8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.head(self.norm(torch.cat([self.one(x), self.two(x)], 1)))
+            return result
+
+    sites, refusals = find_channel_sites(Joined().eval(), Samples.of(torch.randn(2, 5, 3)))
+    site = next((s for s in sites if s.id == "one#channels"), None)
+    assert site is not None, refusals
+    assert {m.parameter for m in site.members} >= {"one.weight", "two.weight", "norm.weight", "head.weight"}
+
+
+class OneHead(nn.Module):
+    """An attention without heads, with a bias of its own for every place: what it mixes has channels of its own."""
+
+    def __init__(self, written: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 10), nn.Linear(10, 2)
+        self.written, self.table = written, nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, v = self.q(x), self.v(x)
+        scores = torch.softmax(q @ self.k(x).transpose(1, 2) + torch.einsum("ntc,sc->nts", q, self.table), -1)
+        result: torch.Tensor = self.out(torch.einsum("nts,nsc->ntc", scores, v) if self.written else scores @ v)
+        return result
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_an_attention_without_heads_mixes_loses_channels(written: bool) -> None:
+    model, x = OneHead(written).eval(), torch.randn(2, 5, 6)
+    sites, refusals = find_channel_sites(model, Samples.of(x))
+    assert [s.id for s in sites] == ["v#channels"], refusals
+    pruned = apply_structure(model, keep_channels(sites[0], (0, 1, 4, 9)))
+    assert pruned.v.weight.shape == (4, 6) and pruned(x).shape == (2, 5, 2)
+
+
 # -- PyTorch's own layer ----------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from slimline.core.site import INPUT
 from slimline.errors import UnsupportedSite
 from slimline.model.attention import NarrowAttention
 from slimline.model.entry import Gather, Project, prepend
-from slimline.model.windows import NarrowWindows
+from slimline.model.windows import NarrowPartition, NarrowWindows
 
 Shape = tuple[int, ...]
 
@@ -152,10 +152,13 @@ def _slice(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], kept: Mappi
             setattr(_module(model, owner), leaf, new)
     for owner, shapes in before.items():
         _follow(owner, _module(model, owner), shapes)
-    for path in dict.fromkeys(owner.rpartition(".")[0] for owner in before if owner.endswith((".qkv", ".proj"))):
-        if NarrowWindows.fits(module := _module(model, path)):
-            rows = before.get(f"{path}.qkv", {}).get("weight", tensor_of(model, f"{path}.qkv.weight").shape)
-            NarrowWindows.take_over(path, module, rows[0])
+    for path in dict.fromkeys(owner.rpartition(".")[0] for owner in before):
+        module = _module(model, path)
+        for kind in (NarrowWindows, NarrowPartition):
+            if kind.fits(module):
+                joint = f"{path}.{kind.joint}".lstrip(".")
+                rows = before.get(joint, {}).get("weight", tensor_of(model, f"{joint}.weight").shape)
+                kind.take_over(path, module, rows[0])
 
 
 def _mix(model: nn.Module, aliases: Mapping[str, tuple[str, ...]], edits: Sequence[Mix]) -> None:

@@ -6,6 +6,7 @@ head is a position along the dimensions that both factors of a product share, as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,11 +47,11 @@ def product(labels: Labels, node: fx.Node, result: Any) -> torch.Tensor | None:
     """A matrix product of two values, each with its heads: queries and keys, or probabilities and values."""
     first = 1 if node.target is torch.ops.aten.baddbmm.default else 0
     one, two = labels.read(node.args[first]), labels.read(node.args[first + 1])
-    if one is None or two is None or min(one.ndim, two.ndim) < 3:
+    if one is None or two is None or min(one.ndim, two.ndim) < 2:
         return None
     heads = _shared(labels, one, range(one.ndim - 2), two, range(two.ndim - 2))
     if heads is None:
-        return None
+        return None if first else _passed(labels, (one, two), ([one.ndim - 2], [two.ndim - 1]), ([result.ndim - 2], [result.ndim - 1]), tuple(result.shape))
     if first:
         _meet(labels, heads, labels.read(node.args[0]))
     return heads[..., None, None].expand(tuple(result.shape))
@@ -69,7 +70,9 @@ def einsum(labels: Labels, node: fx.Node, result: torch.Tensor) -> torch.Tensor 
     (one, two), places = (v for v in values if v is not None), [[x.index(c) for c in common] for x in letters]
     heads = _shared(labels, one, places[0], two, places[1]) if common else None
     if heads is None:
-        return None
+        own = [[c for c in x if c in out and c not in common] for x in letters]
+        where = [[x.index(c) for c in found] for x, found in zip(letters, own, strict=True)]
+        return _passed(labels, (one, two), where, [[out.index(c) for c in found] for found in own], tuple(result.shape))
     order = [c for c in out if c in common]
     spread = heads.permute([common.index(c) for c in order])
     return spread.reshape([spread.shape[order.index(c)] if c in order else 1 for c in out]).expand(tuple(result.shape))
@@ -91,6 +94,26 @@ def _shared(labels: Labels, one: torch.Tensor, dims: Any, two: torch.Tensor, oth
     a, b = torch.broadcast_tensors(heads_of(labels, one, dims), heads_of(labels, two, others))
     labels.tie(a, b)
     return torch.where(a == 0, b, a)
+
+
+def _passed(
+    labels: Labels, values: Sequence[torch.Tensor], own: Sequence[Sequence[int]], leaving: Sequence[Sequence[int]], shape: tuple[int, ...]
+) -> torch.Tensor | None:
+    """Channels that only one of two values has along dimensions of its ``own``, which the result has as ``leaving``; each goes with all that is summed over.
+
+    So do the values of an attention without heads, and heads that meet a table of positions. What they meet must stay.
+    """
+    varying = [(v, d, out) for v, d, out in zip(values, own, leaving, strict=True) if not labels.table(v) and any(varies(v, x) for x in d)]
+    if len(varying) != 1:
+        return None
+    ((value, dims, out),) = varying
+    for other in values:
+        if other is not value:
+            labels.freeze(other, "its channels meet in a product of two values")
+    found = heads_of(labels, value, dims)
+    order = sorted(range(len(out)), key=lambda i: out[i])
+    sizes = {out[i]: found.shape[i] for i in order}
+    return found.permute(order).reshape([sizes.get(d, 1) for d in range(len(shape))]).expand(shape)
 
 
 def _meet(labels: Labels, heads: torch.Tensor, mask: torch.Tensor | None) -> None:

@@ -88,7 +88,8 @@ def assemble(labels: Labels, model: nn.Module) -> tuple[list[Coupled], list[Refu
             if axis.parameter == name:
                 for c in np.unique(vector):
                     reasons.setdefault(int(c), f"the storage of {name} is shared in another shape")
-    mixed = np.unique(np.concatenate([[0], *(component[m.numpy()] for m in labels.mixed)]))
+    together = [several for marked in labels.mixed if len(several := np.unique(component[marked.numpy()])) > 1]
+    mixed = np.unique(np.concatenate([[0], *together]))
     picks = [component[marked.numpy()] for marked, dim in labels.picked if _varies(component[marked.numpy()], dim)]
     picked = np.unique(np.concatenate([[0], *(p.ravel() for p in picks)]))
     groups, refusals = _group(axes, labels, reasons)
@@ -120,6 +121,13 @@ def _components(labels: Labels) -> Vector:
         return found
 
     component = solve()
+    # A layer serves heads in many places if these go whole; otherwise its channels are the same in all of them.
+    for one in labels.shared:
+        values = component[one.rows.numpy()]
+        if (values != values[:, :1]).any():
+            pairs = [torch.stack(torch.broadcast_tensors(one.rows[:1], other)).flatten(1) for other in (one.rows, *one.vectors)]
+            edges += [p[:, (p != 0).all(0)].long() for p in pairs]
+            component = solve()
     # What a summary of channels meets beside other summaries needs all of them: they are one.
     fixed = np.unique(np.concatenate([[0], *(component[marked.numpy()] for marked, _ in labels.frozen)]))
     for label, channels in labels.summaries.items():

@@ -23,6 +23,9 @@ def convolution(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch
         return None
     transposed = operation_name(node).startswith("conv_transpose")
     groups = int(argument(node, "groups", 1) or 1)
+    if groups > 1 and groups == weight.shape[0] == labels.shape[1] and not transposed:  # channel by channel, whichever they are in other places
+        labelling.vectors((node.args[1], argument(node, "bias", 2)), labels, 1)
+        return labelling.even(labels, range(2, labels.ndim)).expand(result.shape)
     entering = labelling.along(labels, 1)
     if groups == 1:
         labelling.tie(labelling.axis(weight.name, 0 if transposed else 1, entering.numel(), "in"), entering)
@@ -149,10 +152,7 @@ def layer_norm(labelling: Labels, node: fx.Node, result: torch.Tensor) -> torch.
     labels, sizes, weight = labelling.read(node.args[0]), node.args[1], labelling.parameter(node.args[2] if len(node.args) > 2 else None)
     if labels is None or not isinstance(sizes, Sequence) or len(sizes) != 1 or weight is None:
         return None
-    channels = labelling.along(labels, -1)
-    labelling.vector(node.args[2], channels)
-    labelling.vector(argument(node, "bias", None), channels)
-    labelling.mixed.append(distinct(channels))
+    labelling.vectors((node.args[2], argument(node, "bias", None)), labels, -1, mixes=True)
     return labels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,7 @@ REDUCED = frozenset(
 )
 # What makes one number of many; the rest of REDUCED keeps their number, or their order.
 SUMMARY = frozenset({"mean", "sum", "amax", "amin", "std", "var", "norm", "linalg_vector_norm", "logsumexp", "std_mean", "var_mean"})
+MOST_PLACES = 256  # as heads, of which each has a sum or mean of its own
 POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample_", "lp_pool")
 
 
@@ -160,12 +162,15 @@ def reduce(labelling: Labels, node: fx.Node, result: Any) -> Any:
     dims = argument(node, "dim", None)
     chosen = range(labels.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     out, gone = labels, {int(d) % max(labels.ndim, 1) for d in chosen}
-    if operation_name(node) in SUMMARY and any(varies(labels, d) for d in gone) and not any(varies(labels, d) for d in range(labels.ndim) if d not in gone):
-        out = labelling.summary(core(labels)).reshape([1] * labels.ndim).expand(labels.shape)
-    for dim in gone:
-        small = core(out)
-        labelling.tie(small.narrow(dim, 0, 1), small)
-        out = out.narrow(dim, 0, 1)
+    places = [d for d in range(labels.ndim) if d not in gone and varies(labels, d)]
+    if operation_name(node) in SUMMARY and any(varies(labels, d) for d in gone) and math.prod(labels.shape[d] for d in places) <= MOST_PLACES:
+        small = labels
+        for d in set(range(labels.ndim)) - gone - set(places):
+            small = small.narrow(d, 0, 1)
+        rows = core(small).movedim(places, list(range(len(places)))).flatten(len(places))
+        made = labelling.summary(rows.reshape(-1, rows.shape[-1]))
+        out = made.reshape([labels.shape[d] if d in places else 1 for d in range(labels.ndim)]).expand(labels.shape)
+    out = labelling.even(out, gone)
     kept = [d for d in range(labels.ndim) if d not in {int(c) % labels.ndim for c in chosen}]
 
     def give(shape: tuple[int, ...]) -> torch.Tensor:
@@ -184,11 +189,7 @@ def pool(labelling: Labels, node: fx.Node, name: str, result: Any) -> Any:
     spatial = {"1": 1, "2": 2, "3": 3}.get(next((c for c in name if c in "123"), ""), 0) or (labels.ndim - 2 if labels is not None else 0)
     if labels is None or spatial <= 0 or labels.ndim <= spatial:
         return None
-    out = labels
-    for dim in range(labels.ndim - spatial, labels.ndim):
-        small = core(out)
-        labelling.tie(small.narrow(dim, 0, 1), small)
-        out = out.narrow(dim, 0, 1)
+    out = labelling.even(labels, range(labels.ndim - spatial, labels.ndim))
     return like(result, lambda shape: out.expand(shape))
 
 

@@ -33,6 +33,16 @@ def varies(labels: torch.Tensor, dim: int) -> bool:
     return bool((small != small.narrow(dim, 0, 1)).any())
 
 
+def rows_of(labels: torch.Tensor, dim: int) -> torch.Tensor:
+    """``[places, size]``: the labels along ``dim``, once for every place where they differ."""
+    small = core(labels)
+    for d in range(labels.ndim):
+        if d != dim % labels.ndim and not varies(small, d):
+            small = small.narrow(d, 0, 1)
+    rows = torch.from_numpy(np.unique(small.movedim(dim, -1).flatten(0, -2).numpy(), axis=0)) if labels.ndim > 1 else small[None]
+    return rows.expand(-1, labels.shape[dim])
+
+
 def broadcast(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
     return a.expand(shape), b.expand(shape)

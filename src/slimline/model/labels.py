@@ -9,9 +9,10 @@ The rules of layers are in ``label_layers``, those of what moves values in ``lab
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from slimline.core.site import INPUT
 from slimline.model.apply import aliases_of
 from slimline.model.label_layers import LAYERS, REASONS, convolution
 from slimline.model.label_moves import MOVED, MOVES, POOLS, REDUCED, move, pool, reduce
-from slimline.model.label_tensors import broadcast, core, distinct, either, like, shapes_of, spread, stretched
+from slimline.model.label_tensors import broadcast, core, distinct, either, like, rows_of, shapes_of, spread, stretched
 from slimline.model.operations import CONVOLUTIONS, module_path, operation_name
 
 Role = Literal["out", "in", "tied"]
@@ -88,15 +89,27 @@ class Read:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """A layer whose weights go with the channels, and which different channels reach in different places.
+
+    ``rows`` ``[places, channels]``; ``vectors`` the labels of its weights.
+    """
+
+    rows: torch.Tensor
+    vectors: tuple[torch.Tensor, ...]
+
+
 class Labels(fx.Interpreter):
     """One pass over the graph on real inputs (for the shapes) and labels side by side.
 
     Afterwards ``axes`` holds the labels along every dimension that channels reach, in graph order,
     ``edges`` the pairs of labels that are one, ``frozen`` the labels that must stay with the reason,
-    ``mixed`` those that a normalisation over channels saw, ``picked`` labels with the dimension along which the code picks by position (of no
+    ``mixed`` those that a normalisation over channels saw together, ``picked`` labels with the dimension along which the code picks by position (of no
     consequence if they turn out to be the same all along it, as a class token's and an image's channels do), ``summaries`` the label of a sum or mean over
     channels with theirs (of no consequence if it only meets its like, and values that it is broadcast over, as in a norm written out),
-    ``factored`` label tensors ``[outer, ..., inner]`` of dimensions that the code divides.
+    ``factored`` label tensors ``[outer, ..., inner]`` of dimensions that the code divides, ``shared`` what a layer with a weight for each channel
+    has in different places, as the heads that it serves.
 
     ``features``: name of an input (``#input.0``) -> its dimension whose positions count as channels; all other inputs must stay as they are.
     """
@@ -111,6 +124,7 @@ class Labels(fx.Interpreter):
         self.mixed: list[torch.Tensor] = []
         self.picked: list[tuple[torch.Tensor, int]] = []
         self.factored: list[torch.Tensor] = []
+        self.shared: list[Shared] = []
         self.summaries: dict[int, torch.Tensor] = {}
         self.axes: dict[Axis, torch.Tensor] = {}
         self.roles: dict[Axis, set[Role]] = {}  # a tied weight's dimension can be made by one layer and read by another
@@ -173,7 +187,7 @@ class Labels(fx.Interpreter):
         elif name in PASSED:
             given = self.read(node.args[0])
         elif name in ELEMENTWISE or torch.Tag.pointwise in getattr(node.target, "tags", ()):
-            given = self.combine([self.read(a) for a in node.all_input_nodes])
+            given = served if (served := self.serve(node)) is not None else self.combine([self.read(a) for a in node.all_input_nodes])
         elif name in MOVED:
             given = move(self, node, name, result)
         elif name in REDUCED:
@@ -275,11 +289,13 @@ class Labels(fx.Interpreter):
         self.mixed += [self.summaries[label] for label in found if label in self.summaries]
         self.freeze(torch.tensor([label for label in found if label not in self.summaries]), "it is broadcast over the channels of another value")
 
-    def summary(self, labels: torch.Tensor) -> torch.Tensor:
-        """The label of one number made of all these channels."""
-        label, found = self.fresh((1,)), distinct(labels)
-        self.summaries[int(label)] = found[found != 0]
-        return label
+    def summary(self, rows: torch.Tensor) -> torch.Tensor:
+        """A label for each of ``rows`` ``[places, channels]``: that of one number made of all these channels."""
+        made = self.fresh((len(rows),))
+        for label, row in zip(made.tolist(), rows, strict=True):
+            found = distinct(row)
+            self.summaries[label] = found[found != 0]
+        return made
 
     def unknown(self, node: fx.Node, name: str, result: Any) -> Any:
         where = module_path(node)
@@ -300,10 +316,51 @@ class Labels(fx.Interpreter):
 
     def vector(self, argument: Any, channels: torch.Tensor) -> None:
         """A bias, scale or statistic with one entry per channel goes along."""
+        if (found := self._vector(argument)) is not None:
+            self.tie(found, channels)
+
+    def _vector(self, argument: Any) -> torch.Tensor | None:
         found = self.parameter(argument)
-        if found is not None:
-            self.tie(self.axis(found.name, 0, found.shape[0], "tied"), channels)
-        elif isinstance(argument, fx.Node):
-            labels = self.read(argument)
-            if labels is not None:
-                self.tie(labels, channels)
+        return self.read(argument) if found is None else self.axis(found.name, 0, found.shape[0], "tied")
+
+    def vectors(self, arguments: Sequence[Any], labels: torch.Tensor, dim: int, *, mixes: bool = False) -> None:
+        """The same for the channels along ``dim``, whichever they are in other places. ``mixes``: they are normalised together."""
+        rows = rows_of(labels, dim)
+        found = tuple(v for a in arguments if (v := self._vector(a)) is not None)
+        if len(rows) > 1:
+            self.shared.append(Shared(rows, found))
+        else:
+            for vector in found:
+                self.tie(vector, rows[0])
+        if mixes:
+            self.mixed += [distinct(row) for row in rows]
+
+    def serve(self, node: fx.Node) -> torch.Tensor | None:
+        """What a vector of the model meets, if it meets different channels in different places: a norm's scale, written out, that serves all heads."""
+        if len(node.all_input_nodes) != 2:
+            return None
+        for vector, other in itertools.permutations(node.all_input_nodes):
+            own, met = self.parameter(vector), self.read(other)
+            if own is None or self.parameter(other) is not None or met is None:
+                continue
+            wide = [d - len(own.shape) for d, size in enumerate(own.shape) if size > 1]
+            fits = len(wide) == 1 and bool(own.name) and -wide[0] <= met.ndim and met.shape[wide[0]] == own.shape[wide[0]] and bool((core(met) != 0).all())
+            if fits and len(rows_of(met, wide[0])) > 1:
+                labels = self.read(vector)
+                assert labels is not None
+                self.shared.append(Shared(rows_of(met, wide[0]), (labels.reshape(-1),)))
+                return met
+        return None
+
+    def table(self, labels: torch.Tensor) -> bool:
+        """Whether they are those of one parameter that holds a value of its own for every place."""
+        low, high = (int(v) for v in core(labels).aminmax()) if labels.numel() else (0, 0)
+        return any(int(t.flatten()[0]) <= low and high <= int(t.flatten()[-1]) for t in self.elements.values())
+
+    def even(self, labels: torch.Tensor, dims: Iterable[int]) -> torch.Tensor:
+        """The labels with these dimensions narrowed to one: what lies along them is tied."""
+        for dim in dims:
+            small = core(labels)
+            self.tie(small.narrow(dim, 0, 1), small)
+            labels = labels.narrow(dim, 0, 1)
+        return labels

@@ -45,7 +45,8 @@ def test_plain_int8_is_of_its_own_quantizer() -> None:
     samples = inputs_of(("conv2d", "linear"), 6)
     stored, artifact = lowered(OpenVino, ("conv2d", "linear"), Float(), "float")
     made = list(TARGET.plain_int8(artifact, samples))
-    assert [q.label for q in made] == ["NNCF, performance", "NNCF, mixed", "NNCF, transformer"]
+    fix = ", overflow fix" if TARGET.saturates() else ""
+    assert [q.label for q in made] == [f"NNCF, performance{fix}", f"NNCF, mixed{fix}", f"NNCF, transformer{fix}"]
     for quantized in made:
         assert quantized.artifact is not None, quantized.error
         assert quantized.artifact.size_bytes < 0.5 * artifact.size_bytes

@@ -71,6 +71,21 @@ class OpenVino:
             return op in (*CONVOLUTIONS, "linear") and format.granularity == "per_channel"
         return execute == "float" and (op == "linear" or format.granularity != "per_group")
 
+    @staticmethod
+    @functools.cache
+    def saturates() -> bool:
+        """Whether a convolution of 255 by 127 over 32 channels comes out too small, as kernels with 16-bit sums of two products make it (x86 without VNNI)."""
+        from openvino import Model, opset13
+
+        from slimline.targets import _openvino_runner
+
+        image = opset13.parameter((1, 32, 4, 4), np.float32)
+        coarse = opset13.fake_quantize(image, *map(np.float32, (0, 255, 0, 255)), 256)
+        weight = opset13.multiply(opset13.convert(opset13.constant(np.full((16, 32, 1, 1), 127, np.int8)), "f32"), opset13.constant(np.float32(1 / 127)))
+        sums = opset13.convolution(coarse, weight, [1, 1], [0, 0], [0, 0], [1, 1])
+        found = _core().compile_model(Model([sums], [image]), "CPU", _openvino_runner.settings(1))(np.full((1, 32, 4, 4), 255, np.float32))[0]
+        return bool(found.min() < 0.99 * 255 * 32)
+
     def lower(self, program: Program, example: Samples) -> Artifact:
         self.require()
         from slimline.targets import _openvino_lowering
@@ -180,7 +195,8 @@ class OpenVino:
         if importlib.util.find_spec("nncf") is not None:
             from slimline.targets import _openvino_plain
 
-            for label, make in _openvino_plain.settings(self._read(artifact), [feed(artifact, b) for b in calibration.batches(1)]):
+            given = [feed(artifact, b) for b in calibration.batches(1)]
+            for label, make in _openvino_plain.settings(self._read(artifact), given, narrow=self.saturates()):
                 try:
                     yield Quantized(label, self.opened(replace(artifact, **make())))
                 except Exception as error:  # noqa: BLE001 - the quantizer raises anything; it becomes this setting's record

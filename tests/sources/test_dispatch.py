@@ -44,7 +44,7 @@ def test_damaged_program_is_a_typed_error(tmp_path: Path) -> None:
     ("net.joblib", "is a pickle"),
     ("net.safetensors", "with --weights"),
     ("net.tflite", "tf2onnx.convert --tflite net.tflite"),
-    ("net.pb", "tf2onnx.convert --saved-model"),
+    ("net.pb", "give the folder that it lies in.*tf2onnx.convert --graphdef net.pb"),
 ])  # fmt: skip
 def test_what_is_refused_says_what_to_do(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / name).write_bytes(b"x")

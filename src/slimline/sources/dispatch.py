@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REFUSED = {
     ".safetensors": "Weights alone are no model: give a FILE.py that defines model(), and these with --weights.",
     ".tflite": "Give the model that it was converted from, or convert it: python -m tf2onnx.convert --tflite {name} --output {stem}.onnx",
-    ".pb": "Give the folder that it lies in.",
+    ".pb": "If it is a SavedModel's, give the folder that it lies in, with --trust; a frozen graph is converted by: python -m tf2onnx.convert --graphdef {name} --output {stem}.onnx",
 }
 
 

@@ -242,7 +242,7 @@ class OnnxRuntime:
         """Plain int8: the float32 baseline through ONNX Runtime's own quantizer, one variant after the other.
 
         ``variants``: ``None`` is all twelve of ``_onnx_plain.VARIANTS`` (QDQ and QOperator, min-max,
-        percentile and entropy, per channel and per tensor; U8S8), before them the dynamic ones for a graph without convolutions, with a reduced range where the processor ``saturates``. Which of them counts: ``measure.plain.choose``.
+        percentile and entropy, per channel and per tensor; U8S8), after the first of them the dynamic ones for a graph without convolutions, with a reduced range where the processor ``saturates``. Which of them counts: ``measure.plain.choose``.
 
         Example:
             ``[q.label for q in OnnxRuntime().plain_int8(baseline, calibration) if q.artifact]``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -486,9 +487,10 @@ def test_profile_gives_every_operation_a_time() -> None:
 def test_memory_is_weights_plus_the_peak_of_live_activations() -> None:
     samples = Samples.of(torch.zeros(2, 10))
     program = build(lambda: nn.Sequential(nn.Linear(10, 100), nn.Tanh(), nn.Linear(100, 4)), samples)
-    memory = TARGET.memory(TARGET.lower(freeze(program), samples), samples)
+    artifact = TARGET.lower(freeze(program), samples)
     weights = 4 * (10 * 100 + 100 + 100 * 4 + 4)
-    assert memory == weights + 4 * (10 + 100)  # the first layer reads 10 and writes 100; the tanh is fused into it
+    assert TARGET.memory(artifact, samples) == weights + 4 * (10 + 100)  # the first layer reads 10 and writes 100; the tanh is fused into it
+    assert TARGET.memory_parts(artifact, samples) == (weights + 4 * (10 + 4), 512)  # the 100 take two whole steps of the arena
 
 
 def test_four_bit_weights_take_eight_bits_in_memory() -> None:
@@ -557,6 +559,20 @@ def test_a_reduced_range_is_exact_on_processors_that_saturate_and_plain_int8_the
     assert (errors[False] > 0.1) == TARGET.saturates(), errors
     labels = [q.label for q in TARGET.plain_int8(TARGET.lower(freeze(largest), samples[:2]), samples)]
     assert len(labels) == 12 and all(("reduced range" in label) == TARGET.saturates() for label in labels)
+
+
+def test_plain_int8_of_a_graph_without_convolutions_soon_comes_to_the_dynamic_settings() -> None:
+    torch.manual_seed(0)
+    samples = Samples.of(torch.randn(16, 64))
+    program = Program.export(nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32)).eval(), samples[:2])
+    baseline = TARGET.lower(freeze(program), samples[:2])
+    made = list(itertools.islice(TARGET.plain_int8(baseline, samples), 3))
+    assert [q.label.split(", ")[0] for q in made] == ["QDQ", "dynamic", "dynamic"]
+    assert made[1].artifact is not None, made[1].error
+    assert made[1].artifact.size_bytes < 0.5 * baseline.size_bytes
+    assert types(TARGET.operations(made[1].artifact, samples, runs=1))["DynamicQuantizeMatMul"] == 2
+    (got,) = TARGET.run(made[1].artifact, samples)
+    assert torch.nn.functional.cosine_similarity(got, program.run(samples).outputs[0].detach()).min() > 0.99
 
 
 def test_plain_int8_records_what_the_quantizer_refuses() -> None:

@@ -98,6 +98,7 @@ class Browser:
         if folder:
             whole = self.call("Page.getLayoutMetrics")["cssContentSize"]
             picture = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip={**whole, "scale": 1})["data"]
+            Path(folder).mkdir(parents=True, exist_ok=True)
             (Path(folder) / f"{name}.png").write_bytes(base64.b64decode(picture))
 
     def value(self, expression: str) -> Any:

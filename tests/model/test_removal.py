@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from slimline.core.edits import keep_channels
 from slimline.core.samples import Samples
@@ -17,7 +17,7 @@ from slimline.model.coupling import assemble, find_channel_sites
 from slimline.model.labels import Labels
 from slimline.model.program import Program
 from slimline.model.removal import Coupled, faults, separating
-from slimline.model.traced import Traced
+from slimline.model.traced import Traced, outputs_of
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -180,3 +180,15 @@ def test_a_number_that_a_reading_block_holds_follows() -> None:
     pruned = apply_structure(model, keep_channels(site, (0, 1, 4)))
     assert pruned[1].in_channels == 3 and pruned[1].project[0].weight.shape[0] == 7
     torch.testing.assert_close(Program.export(pruned, Samples.of(IMAGE))(Samples.of(IMAGE)), pruned(IMAGE), rtol=1e-4, atol=1e-5)
+
+
+def test_a_failing_trial_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """A module made from a graph prints what it raises when it is called as itself."""
+
+    class Split(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.unflatten(1, (-1, 4))
+
+    with pytest.raises(RuntimeError):
+        outputs_of(fx.symbolic_trace(Split()), Samples.of(torch.randn(2, 6)))
+    assert capsys.readouterr().err == ""

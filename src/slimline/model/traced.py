@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import fx, nn
@@ -68,8 +68,10 @@ class Traced:
 
 def outputs_of(model: nn.Module, samples: Samples) -> list[torch.Tensor]:
     """All tensors among the outputs, without gradients."""
+    # Called as itself, a module made from a graph prints the traceback of what it raises: a trial that fails is no news.
+    call = partial(nn.Module.__call__, model) if isinstance(model, fx.GraphModule) else model
     with torch.no_grad():
-        return tensors_of(model(*samples.args, **samples.kwargs))
+        return tensors_of(call(*samples.args, **samples.kwargs))
 
 
 def tensors_of(outputs: object) -> list[torch.Tensor]:

@@ -238,6 +238,7 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
     from slimline.model.coupling import find_channel_sites
     from slimline.model.quantizers import freeze, quantize
     from slimline.search.workshop import Workshop
+    from slimline.testing.reference import as_it_runs
 
     def flat(outputs: Any) -> list[torch.Tensor]:
         return [t for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
@@ -267,7 +268,7 @@ def carry_out(model: Any, samples: Any, keep: float, row: dict[str, Any], deeper
         found = [(name, dynamic if use.op == "linear" else find("methods", "weight_only")()) for name, use in program.weights.items()]
         program = quantize(program, [e for name, method in found for e in workshop.numeric_edits(program, name, method, None)])
         row["integer"] = len(found)
-        expected = flat(program(samples))
+        expected = as_it_runs(program, samples)
     yield "lower"
     artifact = workshop.target.lower(freeze(program), samples)
     row["bytes"] = artifact.size_bytes

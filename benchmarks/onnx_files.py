@@ -390,6 +390,7 @@ def compress(module: Any, samples: Any, row: dict[str, Any]) -> None:
     from slimline.model.coupling import find_channel_sites
     from slimline.model.quantizers import freeze, quantize
     from slimline.search.workshop import Workshop
+    from slimline.testing.reference import as_it_runs
 
     target = find("targets", "onnxruntime")()
     row["stage"] = "export"
@@ -416,30 +417,6 @@ def compress(module: Any, samples: Any, row: dict[str, Any]) -> None:
     row["stage"] = "compare"
     close = agreement(target.run(artifact, samples), as_it_runs(program, samples))
     row |= {"cosine": round(close.cosine, 6), "stage": "done"}
-
-
-def as_it_runs(program: Any, samples: Any) -> list[Any]:
-    """The program's outputs with the inputs of its dynamic layers rounded, as their kernels do it."""
-    import torch
-    from torch import fx
-
-    from slimline.numerics.affine import round_dynamic
-
-    dynamic = {name for name, encode in program.encoded.items() if encode.execute == "dynamic"}
-
-    def source(node: fx.Node) -> str:
-        return str(node.target) if node.op == "get_attr" else source(node.all_input_nodes[0]) if node.op == "call_module" else ""
-
-    class Rounding(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            if n.op == "call_function" and any(source(a) in dynamic for a in n.all_input_nodes):
-                args, kwargs = self.fetch_args_kwargs_from_env(n)
-                return self.call_function(n.target, (round_dynamic(args[0]), *args[1:]), kwargs)
-            return super().run_node(n)
-
-    with torch.no_grad():
-        found = Rounding(program.module).run(*samples.args)
-    return [t for t in torch.utils._pytree.tree_leaves(found) if isinstance(t, torch.Tensor)]
 
 
 # -- all ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from torch import nn
 
 from slimline.core.samples import Samples
 from slimline.errors import ModelError
-from slimline.model.trace import dynamic_batch, trace
+from slimline.model.trace import STEPPED, dynamic_batch, trace
 
 
 def test_the_batch_is_free() -> None:
@@ -48,3 +48,34 @@ class Branching(nn.Module):
 def test_the_error_names_the_line_that_stops_it() -> None:
     with pytest.raises(ModelError, match=r"test_trace\.py:\d+"):
         trace(Branching().eval(), Samples.of(torch.zeros(2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.LSTM | nn.GRU | nn.RNN]) -> None:
+        super().__init__()
+        self.layer = kind(4, 3, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, state = self.layer(x)
+        return y, state[0] if isinstance(state, tuple) else state
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_time_steps_are_not_gone_through(kind: type[nn.LSTM | nn.GRU | nn.RNN], monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's own kernels for shapes take a minute for 200 steps."""
+
+    def stepped(*args: object) -> None:
+        raise AssertionError("gone through")
+
+    for op in STEPPED:
+        for key in op.py_kernels:
+            monkeypatch.setitem(op.py_kernels, key, stepped)
+        op._dispatch_cache.clear()
+    model = Recurrent(kind).eval()
+    program = trace(model, Samples.of(torch.zeros(2, 7, 4)))
+    monkeypatch.undo()
+    for op in STEPPED:
+        op._dispatch_cache.clear()
+    x = torch.randn(5, 7, 4)
+    for got, expected in zip(program.module()(x), model(x), strict=True):
+        torch.testing.assert_close(got, expected)

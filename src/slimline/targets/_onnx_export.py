@@ -13,7 +13,7 @@ from slimline.core.samples import Samples
 from slimline.errors import LoweringError
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
-from slimline.model.trace import quiet, where
+from slimline.model.trace import in_one_step, quiet, where
 from slimline.targets._onnx_template import exported
 
 aten = torch.ops.aten
@@ -47,7 +47,7 @@ def export(program: Program, example: Samples) -> onnx.ModelProto:
 def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, direct: bool) -> onnx.ModelProto:
     """``direct``: without decomposing first, which takes half the time, but translates fewer operations."""
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), in_one_step(), torch.no_grad():
             traced = torch.export.export(module, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
             if direct:
                 skip_decomposition(traced)
@@ -129,15 +129,39 @@ def with_batches_cut(program: Program, module: torch.fx.GraphModule) -> torch.fx
     return module
 
 
+def work_out_of_place(graph: torch.fx.Graph) -> None:
+    """Let operations that work in place give a value of their own where nothing could tell: all else that reads what they change has read it before, and is no view of it."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+
+    def made_new(node: Any) -> bool:
+        return isinstance(node, torch.fx.Node) and isinstance(node.target, torch._ops.OpOverload) and not any(r.alias_info for r in node.target._schema.returns)
+
+    for node in graph.nodes:
+        if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+            continue
+        namespace, _, name = node.target._schema.name.partition("::")
+        packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+        plain = getattr(packet, node.target._overloadname, None)
+        changed: Any = node.args[0] if node.args else None
+        if plain is None or plain is node.target:
+            continue
+        nothing = node.target is aten.dropout_.default and not node.args[2]
+        if nothing or (made_new(changed) and all(u is node or (places[u] < places[node] and made_new(u)) for u in changed.users)):
+            node.target = plain
+
+
 def skip_decomposition(exported: torch.export.ExportedProgram) -> None:
     """Let ``exported`` through the exporter as it is, if none of its operations has to be decomposed.
 
     The exporter decomposes what it has no translation for by tracing the whole graph again, which is half of
     all lowering time. Where the graph holds nothing of that kind, and nothing that works in place (which tracing
-    would make functional), the second trace changes nothing. The ``&`` of masks, in every transformer of Hugging Face's, goes by its other name.
+    would make functional; ``work_out_of_place`` comes first), the second trace changes nothing. The ``&`` of masks, in every transformer of Hugging Face's, goes by its other name.
     """
     for node in exported.graph.nodes:
         node.target = SAME.get(node.target, node.target)
+        if node.target is aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:  # the decomposition does the same
+            node.target, node.args = aten.mean.dim, (node.args[0], [-1, -2], True)
+    work_out_of_place(exported.graph)
     again = exported.run_decompositions
 
     def run_decompositions(table: Any = None, **options: Any) -> torch.export.ExportedProgram:

@@ -94,6 +94,8 @@ def test_module_that_differs_from_the_runtime_is_refused(tmp_path: Path, monkeyp
 CASES: dict[str, tuple[list[Any], list[onnx.TensorProto], tuple[int | str, ...], int]] = {
     "same_upper": ([("Conv", ["x", "w"], ["y"], {"auto_pad": "SAME_UPPER", "strides": [2, 2]})], weights(w=(4, 3, 3, 3)), ("N", 3, 8, 8), 17),
     "uneven_pads": ([("Conv", ["x", "w"], ["y"], {"pads": [0, 1, 2, 0]})], weights(w=(4, 3, 3, 3)), ("N", 3, 8, 8), 17),
+    "mirrored_sound": ([("Pad", ["x", "p"], ["a"], {"mode": "reflect"}), ("MatMul", ["a", "w"], ["y"], {})], [*weights(w=(11, 4)), *integers(p=[0, 2, 0, 1])], ("N", 8), 17),
+    "mirrored_channels": ([("Pad", ["x", "p"], ["a"], {"mode": "edge"}), ("MatMul", ["a", "w"], ["y"], {})], [*weights(w=(8, 4)), *integers(p=[0, 1, 0, 0, 2, 0])], ("N", 6, 8), 17),
     "transposed": ([("ConvTranspose", ["x", "w"], ["y"], {"strides": [2, 2], "pads": [0, 0, 1, 1]})], weights(w=(3, 4, 3, 3)), ("N", 3, 8, 8), 17),
     "average_of_uneven": (
         [("AveragePool", ["x"], ["p"], {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}), ("Conv", ["p", "w"], ["y"], {})],

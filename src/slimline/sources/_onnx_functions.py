@@ -219,11 +219,14 @@ def pad(op: Operation, lift: Lift) -> Any:
     if mode == "constant":
         first = next((d for d in range(x.ndim) if before[d] or after[d]), x.ndim)
         return x if first == x.ndim else padded(lift, x, before[first:], after[first:], fill or 0.0)
-    spatial = x.ndim - 2
-    if any(before[:2]) or any(after[:2]) or mode not in ("reflect", "edge", "wrap") or not 1 <= spatial <= 3:
-        raise Unliftable(f"it pads in mode {mode} along {[d for d in range(x.ndim) if before[d] or after[d]]}")
-    flat = [w for d in range(x.ndim - 1, 1, -1) for w in (before[d], after[d])]
-    return lift.call(F.pad, x, flat, {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode])
+    along = [d for d in range(x.ndim) if before[d] or after[d]]
+    extra = max(0, 2 - min(along, default=2))  # PyTorch pads what comes after samples and channels
+    if 0 in along or mode not in ("reflect", "edge", "wrap") or not 1 <= x.ndim + extra - 2 <= 3:
+        raise Unliftable(f"it pads in mode {mode} along {along}")
+    flat = [w for d in range(x.ndim - 1, 1 - extra, -1) for w in (before[d], after[d])]
+    wide = lift.call(torch.unsqueeze, x, 1) if extra else x
+    y = lift.call(F.pad, wide, flat, {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}[mode])
+    return lift.call(torch.squeeze, y, 1) if extra else y
 
 
 @rule("MaxPool", "AveragePool", "LpPool")

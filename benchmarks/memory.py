@@ -8,14 +8,16 @@ a quantizer of its own, through that to int8; batch 1, one thread, every measure
 - ``litert-micro``: the interpreter's recording allocator: the whole arena, its own records included.
 - ``onnxruntime``: what its arena takes first in the second call, which is the memory pattern that it planned from the first. What its kernels ask for beyond it (accumulators of integer
   convolutions, columns of images) is told apart: the planner does not know it. Where what it holds already is enough, so that it takes none, nothing is compared.
-- ``torch``: the peak of live bytes by PyTorch's profiler, kernels' scratch included.
+- ``torch``: the most live bytes at the end of an operation by PyTorch's profiler, with the inputs, which the caller holds; what kernels take meanwhile is told apart.
 - ``executorch``, ``litert``, ``openvino``: none of them tells. The growth of the process's heap over the first call stands there, which holds tables and packed weights besides values: it is not compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import ctypes
+import itertools
 import json
 import multiprocessing
 import os
@@ -124,12 +126,16 @@ def of_torch(target: Any, artifact: Artifact, example: Samples) -> tuple[int, in
     call(few)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         call(few)
-    events = [e.nbytes() for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for nbytes in events:
-        live += nbytes
-        peak = max(peak, live)
-    return peak, 0
+    events = sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    ends = [0]  # of the operations of the graph, not of those within them
+    for event in events:
+        if event.name() != "[memory]" and event.start_ns() >= ends[-1]:
+            ends.append(event.start_ns() + event.duration_ns())
+    times, live = [t for t, _ in changes], [0, *itertools.accumulate(n for _, n in changes)]
+    held = sum(t.nbytes for t in few.tensors)  # the caller made the inputs before the profiler came
+    values = max(live[bisect.bisect(times, end)] for end in ends)
+    return held + values, max(live) - values
 
 
 def of_heap(target: Any, artifact: Artifact, example: Samples) -> tuple[int, int]:

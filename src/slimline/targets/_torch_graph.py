@@ -64,11 +64,12 @@ def _tensor(module: fx.GraphModule, name: str) -> torch.Tensor:
 
 
 def peak_activations(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> int:
-    """Most bytes of values alive at once, in the graph's order; views of what is alive count nothing."""
+    """Most bytes of values alive at once, in the graph's order; views of what is alive count nothing, and the inputs, which the caller holds, live to the end."""
     last: dict[str, fx.Node] = {}
+    end = next(n for n in module.graph.nodes if n.op == "output")
     for node in module.graph.nodes:
         for source in (node, *node.all_input_nodes):
-            last[source.name] = node
+            last[source.name] = end if source.op == "placeholder" else node
     stored = {_tensor(module, str(n.target)).untyped_storage().data_ptr() for n in module.graph.nodes if n.op == "get_attr"}
     alive: dict[str, tuple[int, int]] = {}  # node -> storage and its bytes
     peak = 0

@@ -118,7 +118,7 @@ def search(weights: int, samples: int, shortcut: bool, candidates: int) -> dict[
     milliseconds = {name: 1e-7 * use.macs for name, use in workshop.program.weights.items()}
     timing = Timing({"float": milliseconds, "integer": {n: 0.4 * t for n, t in milliseconds.items()}}, {}, 0.01)
     space = Space(
-        Fingerprint(architecture="", weights=""), tuple(places), layers_of(workshop.program.weights, places), timing, 2_000, 100, 0, Recovery(steps=100)
+        Fingerprint(architecture="", weights=""), tuple(places), layers_of(workshop.program.weights, places), timing, 2_000, 100, Recovery(steps=100)
     ).pruned()
     with part("solving"):
         solved = [solve(space, Budget(), level, Corrections()) for level in LEVELS]

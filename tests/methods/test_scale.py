@@ -43,7 +43,7 @@ def made() -> tuple[Space, Workshop]:
         places.append(place)
     weights = workshop.program.weights
     timing = Timing({"float": dict.fromkeys(weights, 1.0)}, {}, 0.0)
-    return Space(Fingerprint(architecture="a", weights="w"), tuple(places), layers_of(weights, places), timing, 0, 0, 0), workshop
+    return Space(Fingerprint(architecture="a", weights="w"), tuple(places), layers_of(weights, places), timing, 0, 0), workshop
 
 
 def test_widths_and_depths_are_offered(made: tuple[Space, Workshop]) -> None:

@@ -37,7 +37,7 @@ def space_of(model: nn.Module, samples: Samples, method: type[FeatureSelect] | t
     assert not refused
     weights = workshop.program.weights
     timing = Timing({"float": dict.fromkeys(weights, 1.0)}, {}, 0.0)
-    return Space(Fingerprint(architecture="a", weights="w"), (place,), layers_of(weights, (place,)), timing, 0, 0, 0), workshop
+    return Space(Fingerprint(architecture="a", weights="w"), (place,), layers_of(weights, (place,)), timing, 0, 0), workshop
 
 
 @pytest.fixture(scope="module")

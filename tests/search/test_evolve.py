@@ -37,9 +37,7 @@ def space() -> Space:
     offered: dict[str, list[Method]] = {"weight": [StaticInt8(), LowRank(rank=4), LowRank(rank=8)], "channels": [ChannelPrune(keep=k) for k in (0.75, 0.5)]}
     places = tuple(sensitivity.place(s, offered[s.kind], keep_option)[0] for s in sites)
     weights = Program.export(model, samples[:2]).weights
-    return Space(
-        Fingerprint(architecture="a", weights="w"), places, layers_of(weights, places), Timing({"float": dict.fromkeys(weights, 1.0)}, {}, 0.0), 0, 0, 0
-    )
+    return Space(Fingerprint(architecture="a", weights="w"), places, layers_of(weights, places), Timing({"float": dict.fromkeys(weights, 1.0)}, {}, 0.0), 0, 0)
 
 
 def test_every_proposal_is_a_legal_plan_that_was_not_tried(space: Space) -> None:

@@ -41,7 +41,7 @@ def space() -> Space:
         places.append(Place(site, (Option("keep"), *options)))
     full = {e: dict.fromkeys(program.weights, ms) for e, ms in (("float", 1.0), ("integer", 0.5))}
     mark = Fingerprint(architecture="a", weights="w")
-    return Space(mark, tuple(places), layers_of(program.weights, places), Timing(full, {}, 0.0), 0, 0, 0, Recovery(steps=0))
+    return Space(mark, tuple(places), layers_of(program.weights, places), Timing(full, {}, 0.0), 0, 0, Recovery(steps=0))
 
 
 def every(space: Space) -> list[tuple[tuple[int, ...], dict[str, float], float]]:

@@ -25,7 +25,7 @@ PLAN = Plan(model=OLD, decisions=DECISIONS)
 
 
 def test_the_plan_is_proposed_once_for_the_model_at_hand() -> None:
-    space = Space(NEW, (), (), Timing({"float": {}}, {}, 0.0), 0, 0, 0, Recovery(steps=50), seed=3)
+    space = Space(NEW, (), (), Timing({"float": {}}, {}, 0.0), 0, 0, Recovery(steps=50), seed=3)
     proposed = Replay(plan=PLAN).propose(space, Budget(), ())
     assert proposed == Plan(model=NEW, decisions=DECISIONS, recovery=Recovery(steps=50), seed=3)
     assert proposed is not None

@@ -88,7 +88,6 @@ def prepare(job: Job) -> Found:
         timing,
         overhead,
         per_layer,
-        0,
         Recovery(steps=schedule.recovery_steps, batch=batch, gradual=job.request.plan is not None and job.request.plan.recovery.gradual),
         job.request.seed,
         getattr(job.target, "weights_in_flash", False),

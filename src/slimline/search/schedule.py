@@ -21,7 +21,6 @@ STEP = 4  # of candidates: what a disturbed probe may not change
 BATCH, SMALL_BATCH, SMALL = 128, 64, 4_000  # samples of a training step: of much data, and of less than the third
 LEAST_BATCH, ENOUGH_STEPS = 16, 100  # below so many steps in all, fewer samples a step
 STEP_PASSES = 4  # of one sample, that a step takes for each of its own: the teacher's forward pass, and the student's forward and backward
-SLACK = 1.10  # of the time budget, after which everything that is left is cut off
 
 
 @dataclass(frozen=True)

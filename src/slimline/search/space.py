@@ -152,7 +152,6 @@ class Space:
     timing: Timing
     overhead_bytes: int
     overhead_per_layer: int
-    float_activations: int
     recovery: Recovery = Recovery()
     seed: int = 0
     weights_in_flash: bool = False

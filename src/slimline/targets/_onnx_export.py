@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError
@@ -24,6 +27,7 @@ SAME = {  # what Python's operators are called in a graph, and what the decompos
     aten.__or__.Scalar: aten.bitwise_or.Scalar,
 }
 OPSET = 21  # the first with 4-bit integers
+_registries: dict[int, ONNXRegistry] = {}
 
 
 def export(program: Program, example: Samples) -> onnx.ModelProto:
@@ -47,7 +51,7 @@ def export(program: Program, example: Samples) -> onnx.ModelProto:
 def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, direct: bool) -> onnx.ModelProto:
     """``direct``: without decomposing first, which takes half the time, but translates fewer operations."""
     try:
-        with quiet(), in_one_step(), torch.no_grad():
+        with quiet(), in_one_step(), _one_registry(), torch.no_grad():
             traced = torch.export.export(module, example.args, dict(example.kwargs), dynamic_shapes=shapes, strict=False)
             if direct:
                 skip_decomposition(traced)
@@ -57,6 +61,23 @@ def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, dire
     assert onnx_program is not None
     model: onnx.ModelProto = onnx_program.model_proto
     return model
+
+
+@contextlib.contextmanager
+def _one_registry() -> Iterator[None]:
+    """The exporter's translations, read once: it parses the source of all five hundred at every call, which takes a second."""
+    own = ONNXRegistry.from_torchlib
+
+    def kept(opset_version: int = OPSET) -> ONNXRegistry:
+        if opset_version not in _registries:
+            _registries[opset_version] = own(opset_version)
+        return _registries[opset_version]
+
+    setattr(ONNXRegistry, "from_torchlib", staticmethod(kept))  # noqa: B010  (for as long as we export)
+    try:
+        yield
+    finally:
+        setattr(ONNXRegistry, "from_torchlib", own)  # noqa: B010
 
 
 def _root(error: BaseException) -> str:

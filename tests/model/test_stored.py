@@ -61,6 +61,16 @@ def test_a_runtime_without_integers_gets_float32() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_weights_of_recurrent_layers_become_float32_too(op: Op) -> None:
+    before = lowered(Torch, (op,), Affine(bits=8), "float")[0]
+    after, said = stored.adapted(before, lambda format, op, execute: isinstance(format, Float))
+    assert not after.encoded and sorted(s.partition(" ")[0] for s in said) == [f"layers.{op}.weight_hh_l0", f"layers.{op}.weight_ih_l0"]
+    samples = inputs_of((op,), 6)
+    for a, b in zip(after.run(samples).outputs, before.run(samples).outputs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_what_a_runtime_executes_stays_as_it_is() -> None:
     after, said = stored.adapted(program(), lambda format, op, execute: True)
     assert said == () and [e.format.name for e in after.encoded.values()] == ["int2", "int2"]

@@ -107,7 +107,7 @@ def weight_arguments(node: fx.Node) -> Iterator[tuple[Op, fx.Node, fx.Node | Non
         parameters = node.args[2]
         assert isinstance(parameters, Sequence)
         for p in parameters:
-            if isinstance(p, fx.Node) and ".weight_" in f".{p.target}":
+            if isinstance(p, fx.Node) and (p.op != "get_attr" or ".weight_" in f".{p.target}"):  # only weights are decoded, biases never
                 yield RECURRENT[node.target], p, None
 
 

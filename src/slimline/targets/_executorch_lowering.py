@@ -16,7 +16,7 @@ from torch import fx
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError, ModelError
-from slimline.model.operations import weight_arguments
+from slimline.model.operations import RECURRENT, weight_arguments
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, trace
@@ -101,7 +101,7 @@ def realise(module: fx.GraphModule, encode: Encode) -> None:
             module.register_buffer(f"{values}_zeros", torch.zeros(_tensor(module, scale).shape, dtype=torch.int32))
             with graph.inserting_before(decoder):
                 decoder.update_arg(2, graph.get_attr(f"{values}_zeros"))
-    for node in [n for n in graph.nodes if any(weight in decoders for _, weight, _ in weight_arguments(n))]:
+    for node in [n for n in graph.nodes if n.target not in RECURRENT and any(weight in decoders for _, weight, _ in weight_arguments(n))]:
         if node.target is aten.embedding.default:
             _gathered(module, node, encode)
         elif encode.execute == "dynamic" or node.args[1].target is decomposed.dequantize_per_channel_group.default:

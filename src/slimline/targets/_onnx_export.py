@@ -39,11 +39,16 @@ def export(program: Program, example: Samples) -> onnx.ModelProto:
     if two.kwargs:
         shapes = {**{n: {0: batch} for n in names[: len(two.args)]}, **{k: {0: batch} for k in two.kwargs}}
 
+    direct = True
+
     def made(module: torch.fx.GraphModule) -> onnx.ModelProto:
-        try:
-            return _export(module, two, shapes, direct=True)
-        except LoweringError:
-            return _export(module, two, shapes, direct=False)
+        nonlocal direct
+        if direct:
+            try:
+                return _export(module, two, shapes, direct=True)
+            except LoweringError:
+                direct = False  # for the same graph with other numbers, too
+        return _export(module, two, shapes, direct=False)
 
     return exported(with_batches_cut(program, with_stand_ins(program)), two, made)
 

@@ -6,7 +6,6 @@ python examples/budgets.py
 from __future__ import annotations
 
 from slimline import Budget, SlimlineError
-from slimline.core.budget import parse_bytes, parse_milliseconds
 from slimline.core.trial import Latency, Measurement
 
 
@@ -20,8 +19,8 @@ def measured(size_bytes: int, latency_ms: float, quality: float) -> Measurement:
 
 
 def main() -> None:
-    # KB is 1,000 bytes, KiB 1,024. What is not limited is not looked at; `minimize` says what to bring down within the limits.
-    budget = Budget(size_bytes=parse_bytes("300KB"), latency_ms=parse_milliseconds("800us"), max_drop="1%", minimize="latency")
+    # Text as on the command line, or numbers. KB is 1,000 bytes, KiB 1,024. What is not limited is not looked at; `minimize` says what to bring down within the limits.
+    budget = Budget(size_bytes="300KB", latency_ms="800us", max_drop="1%", minimize="latency")
     baseline = measured(1_200_000, 0.74, 0.877)
     for candidate in (measured(250_000, 0.30, 0.871), measured(350_000, 0.30, 0.871), measured(250_000, 0.30, 0.860)):
         broken = ", ".join(f"{v.quantity} {v.value:,g} > {v.limit:,g}" for v in budget.violations(candidate, baseline))

@@ -18,6 +18,7 @@ import click
 import numpy as np
 import pytest
 import torch
+from support.onnx_files import onnx_file
 from support.reports import report
 
 from slimline import cli
@@ -305,17 +306,7 @@ def test_methods_and_targets_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert "onnxruntime" in capsys.readouterr().out
 
 
-def onnx_file(path: Path) -> None:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
-        [numpy_helper.from_array(weight.numpy(), "w")],
-    )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+WEIGHT = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
 
 def hostile_onnx_files() -> None:
@@ -347,12 +338,11 @@ def hostile_onnx_files() -> None:
 
 def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("build").mkdir()
-    onnx_file(Path("build/model.onnx"))
+    onnx_file(Path("build/model.onnx"), WEIGHT)
     assert run("measure", "build", "--data", task, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     x = torch.randn(40, 4, generator=torch.Generator().manual_seed(len("holdout")))
-    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    assert figures["quality"] == pytest.approx(float(((x @ weight).argmax(1) == x[:, 0].gt(0)).float().mean()))
+    assert figures["quality"] == pytest.approx(float(((x @ WEIGHT).argmax(1) == x[:, 0].gt(0)).float().mean()))
     assert (figures["metric"], figures["split"], figures["samples"]) == ("top1", "holdout", 40)
     assert (
         figures["size_bytes"] == Path("build/model.onnx").stat().st_size
@@ -382,7 +372,7 @@ def test_measure_runs_the_file_on_new_data(task: str, capsys: pytest.CaptureFixt
     ("model.onnx", ("def data", "def example"), "neither holdout nor search samples"),
 ])  # fmt: skip
 def test_measure_says_what_is_wrong(task: str, capsys: pytest.CaptureFixture[str], path: str, change: tuple[str, str], says: str) -> None:
-    onnx_file(Path("model.onnx"))
+    onnx_file(Path("model.onnx"), WEIGHT)
     Path("bad.onnx").write_bytes(b"no graph at all")
     hostile_onnx_files()
     Path("program.pt2").write_bytes(b"")
@@ -403,3 +393,4 @@ def test_every_file_of_commands_is_a_command(capsys: pytest.CaptureFixture[str])
         assert found is not None and found.name == name and found.help, name
     assert run("none") == 2 and run("_options") == 2
     assert capsys.readouterr().err.count("No such command") == 2
+    assert run("compres") == 2 and "'compres'. Did you mean compress? `slimline --help` lists the commands." in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import pkgutil
 import shlex
@@ -38,6 +39,14 @@ class CommandFiles(click.Group):
         command.name = cmd_name
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            error.message += f" Did you mean {near[0]}?" if near else ""
+            raise
+
 
 @click.group(cls=CommandFiles, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="slimline")
@@ -62,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         return USAGE
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "slimline"
-        return _say(f"Error: {error.format_message()} `{command} --help` lists the options.", USAGE)
+        listed = "commands" if command == "slimline" and not isinstance(error, click.NoSuchOption) else "options"
+        return _say(f"Error: {error.format_message()} `{command} --help` lists the {listed}.", USAGE)
     except (KeyboardInterrupt, click.Abort):
         return _say("Interrupted.", INTERRUPTED)
     except BudgetNotMet as error:

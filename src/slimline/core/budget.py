@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from slimline.core.data import Data
+from slimline.core.data import Data, checked
 from slimline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def parse_milliseconds(text: str) -> float:
 def parse_seconds(text: str) -> float:
     """``10m`` -> 600.0; a bare number is in seconds."""
     return _parse(text, _SECONDS, "The time", "10m, 90s or 2h")
+
+
+_PARSERS: Mapping[str, Callable[[str], float]] = {
+    "size_bytes": parse_bytes, "download_bytes": parse_bytes, "memory_bytes": parse_bytes, "latency_ms": parse_milliseconds, "macs": parse_count
+}  # fmt: skip
 
 
 class Drop(Data):
@@ -116,27 +121,41 @@ class Violation(Data):
 
 
 class Budget(Data):
-    """Limits on the artefact. ``None`` is no limit; ``max_drop`` takes ``0.01``, ``"1%"`` or ``"2%rel"``.
+    """Limits on the artefact. ``None`` is no limit; ``max_drop`` takes ``0.01``, ``"1%"`` or ``"2%rel"``, the others text as the command line has it, too.
+
+    Raises:
+        UsageError: a limit that is not understood or not above zero, or one of another name.
 
     Example:
-        >>> Budget(max_drop="1%", size_bytes=300_000).max_drop.value
-        0.01
+        >>> Budget(max_drop="1%", size_bytes="300KB").size_bytes
+        300000
     """
 
     size_bytes: int | None = pydantic.Field(default=None, gt=0)
     download_bytes: int | None = pydantic.Field(default=None, gt=0)
     memory_bytes: int | None = pydantic.Field(default=None, gt=0)
-    latency_ms: float | None = pydantic.Field(default=None, gt=0)
+    latency_ms: float | None = pydantic.Field(default=None, gt=0, allow_inf_nan=False)
     macs: int | None = pydantic.Field(default=None, gt=0)
     max_drop: Drop = Drop()
     minimize: Quantity = "latency"
     batch: int = pydantic.Field(default=1, gt=0)
     threads: int = pydantic.Field(default=1, gt=0)
 
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, given: Any, read: pydantic.ModelWrapValidatorHandler[Budget]) -> Budget:
+        with checked("The budget cannot be used", f"It takes {', '.join(cls.model_fields)}."):
+            return read(given)
+
     @pydantic.field_validator("max_drop", mode="before")
     @classmethod
     def _drop(cls, value: object) -> object:
         return Drop.parse(value) if isinstance(value, int | float | str) else value
+
+    @pydantic.field_validator(*_PARSERS, mode="before")
+    @classmethod
+    def _limit(cls, value: object, about: pydantic.ValidationInfo) -> object:
+        return _PARSERS[str(about.field_name)](str(value)) if isinstance(value, str | bool) else value
 
     def limits(self) -> dict[Quantity, float]:
         """The limits that are set, without the drop."""

@@ -12,7 +12,7 @@ from typing import Literal
 import pydantic
 
 from slimline.core.budget import Quantity
-from slimline.core.data import Data
+from slimline.core.data import Data, checked
 from slimline.errors import UsageError
 
 HOST = "host"
@@ -86,24 +86,20 @@ class Device(Data):
         """
         if name.endswith(".toml"):
             try:
-                text = Path(name).read_text()
-            except OSError as error:
-                raise UsageError(
-                    f"The device profile {name} cannot be read: {error.strerror}.", hint="Give the file that `devices calibrate` wrote."
-                ) from error
+                text = Path(name).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                said = getattr(error, "strerror", None) or error
+                raise UsageError(f"The device profile {name} cannot be read: {said}.", hint="Give the file that `devices calibrate` wrote.") from error
         elif name in cls.known():
             text = importlib.resources.files("slimline.devices").joinpath(f"{name}.toml").read_text()
         else:
             raise UsageError(f"There is no device {name!r}.", hint=f"Known: {', '.join(cls.known())}; or give a file NAME.toml.")
         try:
-            found = cls.model_validate(tomllib.loads(text))
-            return found.model_copy(update=_this_machine()) if name == HOST else found
+            with checked(f"{name} is no device profile", "Compare with `slimline devices show host`."):
+                found = cls.model_validate(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             raise UsageError(f"{name} is not TOML: {error}.", hint="Compare with `slimline devices show host`.") from error
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "its start"
-            raise UsageError(f"{name} is no device profile: {first['msg']} at {where}.", hint="Compare with `slimline devices show host`.") from error
+        return found.model_copy(update=_this_machine()) if name == HOST else found
 
     def toml(self) -> str:
         """The profile as a file, which ``load`` reads."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pydantic
 
-from slimline.core.data import Data
+from slimline.core.data import Data, checked
 from slimline.core.registry import find
 from slimline.errors import UsageError
 
@@ -137,13 +137,10 @@ class Plan(Data):
         """
         file = given if isinstance(given, Path) else "The given plan"
         try:
-            return cls.model_validate_json(given.read_bytes()) if isinstance(given, Path) else cls.model_validate(given)
+            with checked(f"{file} is not a plan", "Give the plan.json of an earlier run."):
+                return cls.model_validate_json(given.read_bytes()) if isinstance(given, Path) else cls.model_validate(given)
         except OSError as error:
             raise UsageError(f"The plan {file} cannot be read: {error.strerror}.", hint="Give the plan.json of an earlier run.") from error
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "its start"
-            raise UsageError(f"{file} is not a plan: {first['msg']} at {where}.", hint="Give the plan.json of an earlier run.") from error
 
     @property
     def digest(self) -> str:

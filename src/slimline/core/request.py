@@ -41,7 +41,7 @@ class Request(Data):
     target: str = "onnxruntime"
     device: str = "host"
     budget: Budget = Budget()
-    seconds: float = pydantic.Field(default=600.0, gt=0)
+    seconds: float = pydantic.Field(default=600.0, gt=0, allow_inf_nan=False)
     methods: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     strategy: str = "allocate"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 import time as clock
@@ -14,20 +15,21 @@ import torch
 from torch import nn
 
 from slimline.core.budget import Budget, parse_seconds
-from slimline.core.contracts import Artifact, Task
+from slimline.core.contracts import Task
+from slimline.core.data import checked
 from slimline.core.progress import Progress, Silent
-from slimline.core.registry import find
 from slimline.core.request import Request
 from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.core.whole import written
-from slimline.errors import BudgetNotMet, SlimlineError, UsageError
+from slimline.errors import BudgetNotMet, DataError, SlimlineError, UsageError
 from slimline.job.cautious import SURE, add_cautious, chance_of
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, methods_of, open_job, take_away
 from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
 from slimline.job.full_references import recover_references
+from slimline.job.measured import figures
 from slimline.job.prepare import prepare
 from slimline.job.recovery import Finalist, finish, for_archive, objective, recover, tune_ahead
 from slimline.job.references import Compared, final_round, references
@@ -42,8 +44,7 @@ from slimline.report.finished import read_run
 from slimline.report.notebook import NotebookProgress, in_notebook
 from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
-from slimline.sources.artefact import check_artefact, check_trust
-from slimline.sources.batches import made, samples_of, tensors
+from slimline.sources.batches import made, samples_of
 from slimline.sources.splits import HoldoutSource, Origin, Splits
 from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
 
@@ -95,29 +96,35 @@ def compress(
     Example:
         ``slimline.compress(model, task, budget=Budget(max_drop="1%"), time="5m").report.sentence``
     """
-    source = _PythonTask(model, task)
-    request = Request(
-        target=target,
-        budget=budget,
-        seconds=parse_seconds(str(time)),
-        methods=tuple(methods),
-        without=tuple(without),
-        strategy=strategy,
-        seed=seed,
-        metric=metric,
-        classes=tuple(classes),
-        out=Path(out),
-        resume=resume,
-        force=force,
-        model_name=source.name,
-        command=" ".join(map(shlex.quote, sys.argv)),
-        started=clock.monotonic(),
-    )
+    source = _PythonTask(check_model(model), task)
+    with _asked():
+        request = Request(
+            target=target,
+            budget=budget,
+            seconds=parse_seconds(str(time)),
+            methods=methods,
+            without=without,
+            strategy=strategy,
+            seed=seed,
+            metric=metric,
+            classes=classes,
+            out=out,
+            resume=resume,
+            force=force,
+            model_name=source.name,
+            command=" ".join(map(shlex.quote, sys.argv)),
+            started=clock.monotonic(),
+        )
     shown = progress if progress is not None else NotebookProgress() if in_notebook() else Silent()
     with written(request.out):
         report = compress_request(source, request, shown)
     assert report is not None
     return Result(report, request.out)
+
+
+def _asked() -> contextlib.AbstractContextManager[None]:
+    """Around what is made of the arguments of a call from Python."""
+    return checked("An argument cannot be used", "See help(slimline.compress).")
 
 
 def compress_request(source: Source, request: Request, progress: Progress) -> Report | None:
@@ -303,7 +310,9 @@ def analyze(model: nn.Module, task: Task, *, methods: Sequence[str] = (), withou
     Example:
         ``print(slimline.analyze(model, task))``
     """
-    return analyze_request(_PythonTask(check_model(model), task), Request(methods=tuple(methods), without=tuple(without)))
+    with _asked():
+        request = Request(methods=methods, without=without)
+    return analyze_request(_PythonTask(check_model(model), task), request)
 
 
 def analyze_request(source: Source, request: Request) -> str:
@@ -336,39 +345,39 @@ def load(directory: str | Path) -> nn.Module:
         return torch.export.load(io.BytesIO(content)).module()
 
 
-def measure(
-    artefact: str | Path, task: Task, *, target: str = "onnxruntime", metric: str = "", threads: int = 1, batch: int = 1, trusted: bool = False
-) -> dict[str, Any]:
-    """Bytes, latency and quality of an artefact file on a task's holdout (else search) samples, in its runtime.
+def measure(artefact: str | Path, task: Task, *, target: str = "", metric: str = "", threads: int = 1, batch: int = 1, trusted: bool = False) -> dict[str, Any]:
+    """Bytes, latency and quality of an artefact file, or of the one in a folder, on a task's holdout (else search) samples: what ``slimline measure --json`` prints.
 
-    ``trusted``: a ``.pt2`` file, which can run code, may be opened.
+    ``target``: the runtime; empty is the first that takes the file. ``trusted``: a ``.pt2`` file, which can run code, may be opened.
 
     Raises:
         UsageError: there is no such file or no samples, or it is not said that the file is trusted.
         ModelError: the runtime refuses the file.
+
+    Example:
+        ``slimline.measure("build/mine", task)["latency_ms"]["median"]``
     """
-    runtime = find("targets", target)()
-    path = Path(artefact)
-    path = path / f"model{runtime.suffix}" if path.is_dir() else path
-    if not path.is_file():
-        raise UsageError(f"There is no artefact {path}.", hint="Give a model file, or the --out folder of `slimline compress`.")
-    check_trust(path, trusted)
-    check_artefact(path, runtime.runner, runtime.name)
-    whole = runtime.opened(Artifact.read(target, path, runtime.beside))
-    samples = task.data("holdout") or task.data("search")
-    if samples is None:
-        raise UsageError("The task gives no holdout or search samples.", hint="Define data(split).")
-    outputs = runtime.run(whole, samples, threads=threads)
-    shaped = outputs[0] if len(outputs) == 1 else outputs
-    function = quality.named(metric) if metric else task.metric
-    (latency,) = runtime.latency([whole], samples[:1], batch=batch, threads=threads)
-    return {"size_bytes": whole.size_bytes, "latency_ms": latency.model_dump(), "quality": quality.evaluate(function, shaped, samples.targets)[0]}
+    if not isinstance(artefact, str | Path):
+        raise UsageError(f"The artefact is a {type(artefact).__name__}, not a path.", hint="Give a model file, or the folder of a run.")
+    with _asked():
+        request = Request(target=target, metric=metric, budget=Budget(batch=batch, threads=threads))
+    if metric:
+        quality.named(metric)
+    return figures(Path(artefact), _PythonTask(None, task), "The task", request, trusted=trusted)
 
 
 class _PythonTask:
-    """A model and a task object as a source."""
+    """A model, if there is one, and a task object as a source.
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    Raises:
+        DataError: the task is no such object.
+    """
+
+    def __init__(self, model: nn.Module | None, task: Task) -> None:
+        missing = [name for name in ("example", "data") if not callable(getattr(task, name, None))]
+        if missing or isinstance(task, type):
+            what = f"is the class {task.__name__}" if isinstance(task, type) else f"is a {type(task).__name__} without {' and '.join(missing)}"
+            raise DataError(f"The task {what}.", hint="Give an object with example() and data(split), as examples/python_api.py has one.")
         self._model = model
         self._task = task
         self.name = type(model).__name__
@@ -377,12 +386,17 @@ class _PythonTask:
         self._given: dict[str, Samples | None] = {}
         self._splits = Splits(self.given)
 
+    @property
+    def has_model(self) -> bool:
+        return self._model is not None
+
     def model(self) -> nn.Module:
+        assert self._model is not None
         return self._model
 
     def example(self) -> Samples:
         found: Any = self._task.example()
-        return found if isinstance(found, Samples) else made("example()", tensors(found))
+        return found if isinstance(found, Samples) else made("example()", found)
 
     def given(self, split: str) -> Samples | None:
         """The task's own samples, asked for once; a pair or batches become ``Samples``, as in a task file."""

@@ -302,12 +302,18 @@ def flat(outputs: Any) -> tuple[torch.Tensor, ...]:
 
 
 def as_outputs(tensors: tuple[torch.Tensor, ...], original: Any) -> Any:
-    """Flat outputs of an artefact in the original's own structure.
+    """Flat outputs of an artefact in the original's own structure; what is no tensor there (``None``, a name) stays.
+
+    Example:
+        >>> as_outputs((torch.ones(1),), {"logits": torch.zeros(1), "attention": None})
+        {'logits': tensor([1.]), 'attention': None}
 
     Raises:
         DataError: the counts differ.
     """
     leaves, spec = _pytree.tree_flatten(original)
-    if len(leaves) != len(tensors):
-        raise DataError(f"The artefact has {len(tensors)} outputs, the model {len(leaves)}.")
-    return _pytree.tree_unflatten(list(tensors), spec)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    if len(places) != len(tensors):
+        raise DataError(f"The artefact has {len(tensors)} outputs, the model {len(places)}.")
+    given = dict(zip(places, tensors, strict=True))
+    return _pytree.tree_unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)], spec)

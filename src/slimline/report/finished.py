@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydantic
-
+from slimline.core.data import checked
 from slimline.core.result import Report
 from slimline.errors import ModelError, UsageError
 
@@ -74,13 +73,10 @@ def read_report(directory: Path) -> Report:
         if isinstance(content, dict) and "runs" in content:
             names = [str(directory / str(r.get("target"))) for r in content["runs"]]
             raise UsageError(f"{directory} holds a run for several targets.", hint=f"Give one of them: {', '.join(names)}.")
-        return Report.model_validate(content)
+        with checked(f"{file} is not a report of this version", "Run again with this version."):
+            return Report.model_validate(content)
     except FileNotFoundError as error:
         raise UsageError(f"There is no finished run in {directory}.", hint="Give the --out folder of `slimline compress`.") from error
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its start"
-        raise UsageError(f"{file} is not a report of this version: {first['msg']} at {where}.", hint="Run again with this version.") from error
     except ValueError as error:
         raise UsageError(f"{file} is not a report: {error}.", hint="Run again, or restore the folder.") from error
 

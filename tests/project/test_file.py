@@ -83,6 +83,12 @@ def test_each_budget_on_each_target_is_an_artefact(tmp_path: Path) -> None:
     (("models:", "modles:"), "line 2: modles: there is no such key. Did you mean models?"),
     (("[static_int8]", "[static_int8, zip]"), "line 8: models.net.budgets.small.methods.1: there is no method 'zip'. `slimline methods` lists them."),
     (("minimize: latency", "strategy: luck"), "line 11: models.net.budgets.fast.strategy: there is no strategy 'luck'. Known are allocate,"),
+    (("300KB", "yes"), "line 8: models.net.budgets.small.max_size: The size 'True' is not understood."),
+    (("time: 90s", "time: .inf"), "line 8: models.net.budgets.small.time: Input should be a finite number."),
+    (("      small:", "      1:"), "line 7: models.net.budgets.1: 1 is a number, and cannot be a name. Write it in quotes."),
+    ((TEXT, "a: &a [*a]"), "more than 30 levels, or 100,000 keys and items, aliases counted. Write it without aliases."),
+    ((TEXT, "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else '1'] * 9)}]\n" for i in range(9))), "aliases counted"),
+    ((TEXT, "a: b\nc: \x00"), "line 2 holds a character that YAML does not allow: '\\x00'. Take it out."),
     ((TEXT, "- 1"), "line 1: keys with values belong here. Mind the indentation and the colons."),
     ((TEXT, ""), "line 1: version: it is missing."),
 ])  # fmt: skip

@@ -30,10 +30,10 @@ def _read_by(parse: Callable[[str], Any]) -> pydantic.BeforeValidator:
     """Text goes through a parser of ``core.budget``; its complaint becomes pydantic's."""
 
     def read(value: Any) -> Any:
-        if not isinstance(value, str):
+        if not isinstance(value, str | bool):  # `yes` is no number, though Python counts with it
             return value
         try:
-            return parse(value)
+            return parse(str(value))
         except UsageError as error:
             raise ValueError(str(error)) from error
 
@@ -54,8 +54,10 @@ def _written(pattern: str, *examples: str | float) -> pydantic.WithJsonSchema:
 NUMBER = r"^\s*[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?\s*"
 Bytes = Annotated[int, _read_by(parse_bytes), pydantic.Field(gt=0), _written(NUMBER + r"([kKmMgG]([iI])?)?[bB]?\s*$", "300KB", "1.5MB")]
 Count = Annotated[int, _read_by(parse_count), pydantic.Field(gt=0), _written(NUMBER + r"[kKmMgGbB]?\s*$", "10M")]
-Milliseconds = Annotated[float, _read_by(parse_milliseconds), pydantic.Field(gt=0), _written(NUMBER + r"([uUmM]?[sS])\s*$", "2ms", "800us")]
-Seconds = Annotated[float, _read_by(parse_seconds), pydantic.Field(gt=0), _written(NUMBER + r"([sSmMhH]|[mM][iI][nN])?\s*$", "10m", "90s")]
+Milliseconds = Annotated[
+    float, _read_by(parse_milliseconds), pydantic.Field(gt=0, allow_inf_nan=False), _written(NUMBER + r"([uUmM]?[sS])\s*$", "2ms", "800us")
+]
+Seconds = Annotated[float, _read_by(parse_seconds), pydantic.Field(gt=0, allow_inf_nan=False), _written(NUMBER + r"([sSmMhH]|[mM][iI][nN])?\s*$", "10m", "90s")]
 Allowance = Annotated[
     Drop,
     pydantic.BeforeValidator(lambda v: v if isinstance(v, Drop) else _allowance(v)),
@@ -69,7 +71,7 @@ ClassAllowance = Annotated[
 Share = Annotated[
     float,
     _read_by(_share),
-    pydantic.Field(ge=0),
+    pydantic.Field(ge=0, allow_inf_nan=False),
     pydantic.WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\s*[0-9]*\.?[0-9]+\s*%\s*$"}, {"type": "number", "minimum": 0}], "examples": ["5%"]}),
 ]
 Name = Annotated[str, pydantic.StringConstraints(pattern=NAME)]
@@ -374,6 +376,8 @@ def _explained(kind: type[Any], error: str, loc: Where, said: str, given: object
     if error == "too_short":
         return "it is empty", "Put at least one under it."
     if loc and loc[-1] == "[key]":
+        if not isinstance(loc[-2], str):
+            return f"{loc[-2]!r} is a number, and cannot be a name", "Write it in quotes."
         return f"{loc[-2]!r} cannot be a name", "Use letters, digits, '.', '_' and '-'; it becomes a folder."
     if error == "tuple_type" and isinstance(given, str | int | float):
         return "this is a list", f"Write a list: [{given}]."

@@ -10,6 +10,7 @@ import yaml
 
 from slimline.errors import UsageError
 
+DEEPEST, MOST = 30, 100_000  # far beyond any project file
 Where = tuple[str | int, ...]
 Lines = Mapping[Where, int]
 
@@ -37,8 +38,9 @@ def read_yaml(path: Path, hint: str) -> tuple[Any, Lines]:
         raise UsageError(f"{path} cannot be read: {error.strerror}.", hint="It must be a text file in UTF-8.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} cannot be read: {error}.", hint="It must be a text file in UTF-8.") from error
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         lines: dict[Where, int] = {(): 1}
         if node is None:
@@ -46,6 +48,9 @@ def read_yaml(path: Path, hint: str) -> tuple[Any, Lines]:
         _walk(node, (), lines, path)
         return loader.construct_document(node), lines
     except yaml.YAMLError as error:
+        if isinstance(error, yaml.reader.ReaderError):
+            line = text.count("\n", 0, error.position) + 1
+            raise UsageError(f"{path}, line {line} holds a character that YAML does not allow: {text[error.position]!r}.", hint="Take it out.") from error
         begun = "simple key" in (getattr(error, "context", None) or "")  # a colon is missing: the line before is meant
         mark = getattr(error, "context_mark" if begun else "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
@@ -53,10 +58,16 @@ def read_yaml(path: Path, hint: str) -> tuple[Any, Lines]:
             f"{path}{line} is not YAML: {getattr(error, 'problem', None) or error}.", hint="Check the indentation and the quotes there."
         ) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _walk(node: yaml.Node, where: Where, lines: dict[Where, int], path: Path) -> None:
+    if len(where) > DEEPEST or len(lines) > MOST:  # an alias within itself, or aliases of aliases
+        raise UsageError(
+            f"{path}, line {node.start_mark.line + 1}: more than {DEEPEST} levels, or {MOST:,} keys and items, aliases counted.",
+            hint="Write it without aliases.",
+        )
     if isinstance(node, yaml.SequenceNode):
         for place, item in enumerate(node.value):
             lines.setdefault((*where, place), item.start_mark.line + 1)

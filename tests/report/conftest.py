@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from slimline.core.budget import Violation
 from slimline.core.result import (
     Alternative,
     ArtefactFile,
@@ -30,7 +31,7 @@ from slimline.core.result import (
     ratios,
 )
 from slimline.core.trial import Agreement, Latency, Measurement
-from slimline.report.sentence import sentence
+from slimline.report.sentence import obstacle_texts, sentence
 
 STAGES = ((16, 0), (32, 1), (64, 2))
 HOSTILE = "</script><img src=x onerror=\"alert('1')\">`|\n&amp;"
@@ -248,9 +249,10 @@ def failed() -> Report:
     """A drop beyond the allowance and a latency that was not reached."""
     compressed = make().compressed
     assert compressed is not None
+    drop = DropInterval(observed=0.0312, lower_95=0.0262, upper_95=0.0363, allowed=0.01, samples=5_000)
     return make(
         compressed=compressed.model_copy(update={"quality": 0.8459}),
-        verdict="fail", drop=DropInterval(observed=0.0312, lower_95=0.0262, upper_95=0.0363, allowed=0.01, samples=5_000), obstacles=("latency is 0.262, the limit 0.2", "the drop is 0.0312, allowed is 0.01"),
+        verdict="fail", drop=drop, obstacles=obstacle_texts([Violation(quantity="latency", value=0.262, limit=0.2)], False, drop, 0.8771),
         certificate=Certificate(source="from_search", test="exact test", sequence=(SequenceStep(plan="a" * 16, observed=0.0312, upper_95=0.0363, passed=False),)),
     )  # fmt: skip
 

@@ -272,7 +272,7 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
         if job.train is None
         else "no training (too little time)"
     )
-    data = [f"{len(s):,} samples {use}" for s, use in ((job.train, "to train on"), (job.evaluation, "to choose by")) if s is not None]
+    data = [f"{number_of(len(s), 'sample')} {use}" for s, use in ((job.train, "to train on"), (job.evaluation, "to choose by")) if s is not None]
     job.progress.found(
         (
             f"{job.source.name}: {measured.parameters:,} parameters, {count_text(measured.macs)} multiply-adds, {bytes_text(measured.size_bytes)}, {latency_text(measured.latency_ms.median, measured.latency_ms.estimated)}, {'; '.join([quality, *data])}",

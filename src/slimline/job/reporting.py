@@ -42,8 +42,7 @@ from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
 from slimline.report import operations
-from slimline.report.prices import quantity_text
-from slimline.report.sentence import difference_text, only_text, percent_text, sentence
+from slimline.report.sentence import obstacle_texts, only_text, percent_text, sentence
 from slimline.search.prices import alternatives, prices
 from slimline.search.space import Option
 from slimline.search.timing import per_layer
@@ -66,7 +65,7 @@ def build_report(
     elsewhere: Elsewhere | None = None,
 ) -> Report:
     """Everything together. The runtime's profile of the result is read, prices are solved for, and what cannot be said is noted in ``job``."""
-    obstacles = _obstacles(job, outcome, result)
+    obstacles = obstacle_texts(job.request.budget.violations(result), result.latency_ms.estimated, outcome.interval, outcome.baseline_quality)
     verdict: Verdict = "inconclusive" if interrupted else outcome.verdict
     if not interrupted and [v for v in job.request.budget.violations(result) if v.quantity != "drop"]:
         verdict = "fail"
@@ -108,21 +107,6 @@ def build_report(
         environment=environment(),
         obstacles=obstacles,
     )
-
-
-def _obstacles(job: Job, outcome: Outcome, result: Measurement) -> tuple[str, ...]:
-    said = [
-        f"{v.quantity} is {quantity_text(v.quantity, v.value, result.latency_ms.estimated)}, the limit {quantity_text(v.quantity, v.limit)}"
-        for v in job.request.budget.violations(result)
-        if v.quantity != "drop"
-    ]
-    i, quality = outcome.interval, outcome.baseline_quality
-    if i is not None and i.upper_95 > i.allowed:
-        said.append(
-            f"the drop is {difference_text(i.observed, quality)} with a 95 % limit of {difference_text(i.upper_95, quality)}, allowed is {difference_text(i.allowed, quality)}, on {i.samples:,} samples"
-            + (f"; at this drop it takes {i.needed_samples:,} to decide" if i.needed_samples else "")
-        )
-    return tuple(said)
 
 
 def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finalist]) -> tuple[Point, ...]:

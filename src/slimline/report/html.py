@@ -22,6 +22,7 @@ from slimline.report.layers import BITS, layers_of
 from slimline.report.pages import file, script_and_digest, template
 from slimline.report.plots import Axis, Kind, Line, Mark, Plot, Tick, axis, placed
 from slimline.report.sentence import (
+    NAMES,
     SHRINKS,
     amount_of,
     amount_text,
@@ -87,7 +88,7 @@ def _tiles(report: Report) -> list[Tile]:
     first = "size" if first == "latency" else first
     then, now = base.cost(first), result.cost(first)
     tiles = [
-        Tile(prices.NAMES[first], change_text(then, now, *SHRINKS[first]), f"{amount_of(first, base)} → {amount_of(first, result)}, {percent_text(now / then)} of the original"),
+        Tile(NAMES[first], change_text(then, now, *SHRINKS[first]), f"{amount_of(first, base)} → {amount_of(first, result)}, {percent_text(now / then)} of the original"),
         Tile(estimate_text("latency", after.estimated), faster_text(before.median, after.median), f"{time_text(before.median)} → {time_text(after.median)}, {percent_text(after.median / before.median)} of the original"),
     ]  # fmt: skip
     if drop is not None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from slimline.core.result import UNPRICED, Alternative, DecisionRecord, Price, Report
-from slimline.report.sentence import bytes_text, count_text, difference_text, estimate_text, in_points, latency_text
+from slimline.report.sentence import NAMES, difference_text, estimate_text, in_points, quantity_text
 
-NAMES = {"size": "file", "download": "download", "latency": "latency", "memory": "memory", "macs": "multiply-adds", "loss": "drop"}
 ORDER = ("size", "download", "latency", "memory", "macs", "loss")
 HEAD = ("budget", "limit", "plan, predicted", "binds", "a tenth more", "buys, at the same loss", "or instead", "worth at the margin")
 STRETCHED = 10.0  # times: beyond, what an option changes says nothing of a whole unit
@@ -14,13 +13,6 @@ NOTE = (
     "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs in nats before recovery, as the search counts it:"
     " where training follows, rounding several times, since training brings back little of it."
 )
-
-
-def quantity_text(quantity: str, value: float, estimated: bool = False) -> str:
-    """A value in its unit: ``217 KB``, ``0.343 ms``, ``0.02 nats``; ``estimated``: what a latency is, where no name beside it says so."""
-    if quantity == "loss":
-        return f"{value:.2g} nats"
-    return latency_text(value, estimated) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
 
 
 def _name(report: Report, quantity: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slimline.core.budget import Quantity
+from slimline.core.budget import Quantity, Violation
 from slimline.core.result import DropInterval, Elsewhere, Verdict
 from slimline.core.trial import Measurement
 
 MINIMISED = {"size": "file size", "download": "download size", "latency": "latency", "memory": "memory", "macs": "multiply-adds"}
+NAMES = {"size": "file", "download": "download", "latency": "latency", "memory": "memory", "macs": "multiply-adds", "loss": "drop"}
 SHRINKS: dict[str, tuple[str, str]] = {
     "size": ("smaller", "larger"),
     "download": ("smaller", "larger"),
@@ -41,6 +42,13 @@ def estimate_text(text: str, estimated: bool) -> str:
 def latency_text(latency_ms: float, estimated: bool) -> str:
     """A latency as it is written everywhere: ``0.343 ms``, or ``0.343 ms (estimate)``. Where a head says so already, ``time_text`` is enough."""
     return estimate_text(time_text(latency_ms), estimated)
+
+
+def quantity_text(quantity: str, value: float, estimated: bool = False) -> str:
+    """A value in its unit: ``217 KB``, ``0.343 ms``, ``0.02 nats``; ``estimated``: what a latency is, where no name beside it says so."""
+    if quantity == "loss":
+        return f"{value:.2g} nats"
+    return latency_text(value, estimated) if quantity == "latency" else count_text(value) if quantity == "macs" else bytes_text(value)
 
 
 def _scaled(count: float, units: Sequence[str]) -> str:
@@ -147,6 +155,31 @@ def sentence(
     return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}"
 
 
+def obstacle_texts(violations: Sequence[Violation], estimated: bool, drop: DropInterval | None, quality: float | None) -> tuple[str, ...]:
+    """What stands in the way of a pass, with units: every limit but the drop's that is broken, and a drop that may be more than allowed. ``estimated``: what the latency is.
+
+    Example:
+        >>> obstacle_texts([Violation(quantity="size", value=300_400, limit=300_000), Violation(quantity="latency", value=0.262, limit=0.2)], False, None, None)
+        ('file is 400 B above the limit of 300 KB', 'latency is 0.262 ms, the limit 0.2 ms')
+    """
+    said = []
+    for v in violations:
+        if v.quantity != "drop":
+            value, limit = quantity_text(v.quantity, v.value, estimated), quantity_text(v.quantity, v.limit)
+            alike = quantity_text(v.quantity, v.value) == limit
+            name = f"{NAMES[v.quantity]} {'are' if v.quantity == 'macs' else 'is'}"
+            said.append(
+                f"{name} {quantity_text(v.quantity, v.value - v.limit, estimated)} above the limit of {limit}"
+                if alike
+                else f"{name} {value}, the limit {limit}"
+            )
+    if drop is not None and drop.upper_95 > drop.allowed:
+        observed, upper, allowed = (difference_text(x, quality) for x in (drop.observed, drop.upper_95, drop.allowed))
+        decide = f"; at this drop it takes {drop.needed_samples:,} to decide" if drop.needed_samples else ""
+        said.append(f"the drop is {observed} with a 95 % limit of {upper}, allowed is {allowed}, on {number_of(drop.samples, 'sample')}{decide}")
+    return tuple(said)
+
+
 def _latency(baseline: Measurement, compressed: Measurement) -> str:
     text = ratio_text(baseline.latency_ms.median, compressed.latency_ms.median, "faster", "slower", NOISE)
     return "as fast as the original" if text == "unchanged" else text
@@ -170,7 +203,7 @@ def _certainty(verdict: Verdict, drop: DropInterval | None, quality: float | Non
     if drop.lower_95 > drop.allowed:
         return f"the drop is at least {number(drop.lower_95)}{unit} with 95 % confidence, {allowed}"
     more = f", it takes {drop.needed_samples:,} samples to decide" if drop.needed_samples else ""
-    limits = f"between {number(drop.lower_95)} and {number(drop.upper_95)} on {drop.samples:,} samples, {allowed}{more}"
+    limits = f"between {number(drop.lower_95)} and {number(drop.upper_95)} on {number_of(drop.samples, 'sample')}, {allowed}{more}"
     if is_gain(drop.observed, quality):
         return f"it seems better than the original by {number(-drop.observed)}{unit}, the drop lies {limits}"
     return f"the drop is {number(drop.observed)}{unit}, {limits}"

@@ -109,7 +109,7 @@ def test_targets_without_a_default_metric_ask_for_one(targets: object) -> None:
 def test_unknown_metric_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="top1, top5"):
         named("accuracy")
-    assert named("f1") is f1
+    assert named("f1")(SCORES, LABELS) == f1(SCORES, LABELS)
 
 
 def test_quality_is_the_mean_of_per_sample_scores_or_the_float_itself() -> None:
@@ -169,3 +169,14 @@ VECTORS = torch.nn.functional.normalize(SCORES, dim=1)
 )
 def test_outputs_are_class_scores_by_metric_labels_or_their_sum(name: str, outputs: torch.Tensor, targets: torch.Tensor | None, expected: bool) -> None:
     assert are_class_scores(name, (outputs,), targets) is expected
+
+
+@pytest.mark.parametrize(("name", "outputs", "targets", "says"), [
+    ("neg_mse", SCORES, torch.zeros(60), r"--metric neg_mse does not fit outputs \(60, 7\) and targets \(60,\): .*Give another"),
+    ("top1", SCORES[:, 0], LABELS, r"--metric top1 does not fit outputs \(60,\) and targets \(60,\)"),
+    ("f1", SCORES, torch.rand(60), "--metric f1 does not fit"),
+    ("cosine", SCORES, LABELS, "targets hold no floating-point tensor.*top1"),
+])  # fmt: skip
+def test_a_built_in_metric_that_does_not_fit_is_named_with_the_shapes(name: str, outputs: torch.Tensor, targets: torch.Tensor, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        named(name)(outputs, targets)

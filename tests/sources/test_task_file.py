@@ -151,7 +151,11 @@ def test_dicts_tuples_and_nested_targets_keep_their_structure(tmp_path: Path) ->
     ("[(torch.zeros(1, 4), None), ((torch.zeros(1, 4),) * 2, None)]", "batch 1 is built differently"),
     ("torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(9, 4), torch.zeros(9)), shuffle=True)", "shuffles.*shuffle=False"),
     ("Noisy()", "another first batch.*fixed order"),
-    ("(__import__('numpy').array([['a']], dtype=object), None)", "can't convert"),
+    ("(__import__('numpy').array([['a']], dtype=object), None)", r"data\('search'\): An array holds object, not numbers"),
+    ("(torch.zeros(2, 4), __import__('numpy').array(['cat', 'dog']))", "An array holds <U3, not numbers.*numbered from 0"),
+    ("torch.utils.data.TensorDataset(torch.zeros(9, 4), torch.zeros(9))", "a TensorDataset, whose items are single samples.*DataLoader"),
+    ("list(zip(torch.zeros(9, 4), torch.zeros(9)))", r"item 0 holds a tensor of shape \(\) in the place of a batch.*DataLoader"),
+    ("[(torch.zeros(4), 1), (torch.zeros(4), 2)]", "item 0 holds a int in the place of a batch"),
 ])  # fmt: skip
 def test_data_that_the_contract_does_not_allow(tmp_path: Path, returned: str, says: str) -> None:
     text = "class Noisy:\n    def __iter__(self):\n        yield torch.rand(2, 4), torch.zeros(2)\n" + data(f"return {returned}")
@@ -268,6 +272,9 @@ def test_functions_from_another_file_go_first(tmp_path: Path) -> None:
 def test_function_that_is_no_function_is_named(tmp_path: Path) -> None:
     with pytest.raises(SlimlineError, match="data is a tuple, not a function"):
         task(tmp_path, "data = (1, 2)").data("train")
+    (tmp_path / "net.py").write_text("import torch\nmodel = torch.nn.Linear(2, 2)\n")
+    with pytest.raises(SlimlineError, match=r"model is a Linear, not a function.*returning it"):
+        TaskFile.load(str(tmp_path / "net.py")).model()
 
 
 def test_small_view_does_not_keep_a_large_storage(tmp_path: Path) -> None:

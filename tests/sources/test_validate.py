@@ -41,7 +41,8 @@ def test_training_modules_are_named_at_most_five() -> None:
     (lambda x: x, "is a function, not a torch"),
     (nn.ReLU().eval(), "no parameters"),
     (nn.Linear(2, 2).half().eval(), r"weight in float16.*float\(\)"),
-    (nn.Linear(2, 2, device="meta").eval(), "on meta"),
+    (nn.Linear(2, 2, device="meta").eval(), "no values in its parameter weight yet"),
+    (nn.LazyLinear(2).eval(), "no values in its parameter weight yet.*lazy"),
     (torch.jit.trace(nn.Linear(2, 2).eval(), torch.zeros(1, 2)), "TorchScript"),
 ])  # fmt: skip
 def test_unusable_models_are_refused(model: Any, says: str) -> None:
@@ -89,11 +90,31 @@ def test_float64_inputs_have_their_own_remedy() -> None:
         validate.check_model_runs(Net(lambda y, x: y), of(torch.zeros(2, 4, dtype=torch.float64)))
 
 
+def test_arguments_that_forward_does_not_take_are_told_by_its_signature() -> None:
+    with pytest.raises(DataError, match=r"it says: .*positional argument.*Its forward takes \(x: .*dict of tensors by name"):
+        validate.check_model_runs(Net(lambda y, x: y), of((torch.zeros(2, 4), torch.zeros(2, 4))))
+
+
+@pytest.mark.parametrize("index", [-1, 5, 2**40])
+def test_an_index_beyond_an_embedding_is_found_wherever_it_is(index: int) -> None:
+    x = torch.arange(50).reshape(10, 5) % 5
+    x[7, 2] = index
+    says = rf"data\('search'\): the model refused samples 0, 1, 7 .*inputs from {min(index, 0)} to {max(index, 4)}\); it says: index out of range"
+    with pytest.raises(DataError, match=says):
+        validate.check_split_runs(nn.Embedding(5, 2), of(x), "search")
+
+
+def test_a_split_that_the_model_refuses_is_found_before_it_is_used() -> None:
+    with pytest.raises(DataError, match=r"data\('train'\): the model refused samples 0, 1 \(inputs float32 \[2, 6\]\); it says: .*cannot be multiplied"):
+        validate.check_split_runs(Net(lambda y, x: y), of(torch.zeros(9, 6)), "train")
+
+
 @pytest.mark.parametrize(("then", "error", "says"), [
     (lambda y, x: "label", DataError, "a str without a tensor"),
     (lambda y, x: (y, y.mean()), DataError, r"Output 1 of the model has shape \(\) for 2 samples"),
     (lambda y, x: y * float("nan"), ModelError, "6 NaN among 6 values"),
     (lambda y, x: nn.functional.dropout(y), ModelError, "differs between two runs.*self.training"),
+    (lambda y, x: (y, x.mul_(2)), ModelError, r"changes inputs in place.*x\.clone\(\)"),
 ])  # fmt: skip
 def test_unusable_outputs_are_refused(then: Any, error: type[Exception], says: str) -> None:
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,15 @@ def first_tensor(outputs: Any) -> torch.Tensor:
     )
 
 
+def _values(targets: Any) -> torch.Tensor:
+    leaves = [t for t in _pytree.tree_leaves(targets) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+    if not leaves:
+        raise DataError(
+            "The targets hold no floating-point tensor.", hint="Return (inputs, targets) from data(split), or give --metric top1 for class numbers."
+        )
+    return leaves[0]
+
+
 def top1(outputs: Any, targets: Any) -> torch.Tensor:
     """Per-sample 1 or 0: the largest score is the target's. ``[N, C]`` against ``[N]``."""
     return (first_tensor(outputs).argmax(1) == _labels(targets)).float()
@@ -49,13 +59,13 @@ def pixel_accuracy(outputs: Any, targets: Any) -> torch.Tensor:
 
 def cosine(outputs: Any, targets: Any) -> torch.Tensor:
     """Per-sample cosine similarity of the flattened outputs with the targets (or the original's outputs)."""
-    a, b = first_tensor(outputs).flatten(1).double(), first_tensor(targets).flatten(1).double()
+    a, b = (t.flatten(1).double() for t in (first_tensor(outputs), _values(targets)))
     return torch.nn.functional.cosine_similarity(a, b, dim=1).float()
 
 
 def neg_mse(outputs: Any, targets: Any) -> torch.Tensor:
     """Per-sample negative mean squared error."""
-    a, b = first_tensor(outputs), first_tensor(targets)
+    a, b = first_tensor(outputs), _values(targets)
     return -((a - b.reshape(a.shape)) ** 2).flatten(1).mean(1)
 
 
@@ -137,7 +147,23 @@ def named(name: str) -> Metric:
         raise UsageError(
             f"There is no built-in metric {name!r}.", hint=f"Choose one of {', '.join(METRICS)}, or define metric(outputs, targets) in the task file."
         )
-    return METRICS[name]
+    return functools.partial(_fitting, name)
+
+
+def _fitting(name: str, outputs: Any, targets: Any) -> Scores:
+    """The built-in metric, where outputs and targets are what it is for."""
+    try:
+        return METRICS[name](outputs, targets)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        shown = " and ".join(f"{what} {_shapes(tree)}" for what, tree in (("outputs", outputs), ("targets", targets)))
+        raise DataError(
+            f"--metric {name} does not fit {shown}: {' '.join(str(error).split())[:200].rstrip('.')}.",
+            hint="Give another, or define metric(outputs, targets) in the task file.",
+        ) from error
+
+
+def _shapes(tree: Any) -> str:
+    return ", ".join(str(tuple(t.shape)) for t in _pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)) or type(tree).__name__
 
 
 def default(outputs: Any, targets: Any) -> tuple[str, Metric]:
@@ -152,10 +178,8 @@ def default(outputs: Any, targets: Any) -> tuple[str, Metric]:
     found = _by_labels(scores, targets)
     if found is not None:
         return found
-    leaves = [t for t in _pytree.tree_leaves(targets) if isinstance(t, torch.Tensor)]
-    shapes = ", ".join(str(tuple(t.shape)) for t in leaves) or type(targets).__name__
     raise DataError(
-        f"No default metric fits outputs {tuple(scores.shape)} and targets {shapes}.",
+        f"No default metric fits outputs {tuple(scores.shape)} and targets {_shapes(targets)}.",
         hint="Define metric(outputs, targets) in the task file, or give --metric NAME.",
     )
 

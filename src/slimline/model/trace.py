@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import traceback
 import warnings
@@ -82,7 +83,7 @@ def trace(model: nn.Module, example: Samples, *, fixed: bool = False, most: int 
     for strict, dynamic in ((False, None), (True, None)) if fixed else free:
         flat = None if dynamic is None else dynamic[0] if not samples.kwargs else _by_name(model, samples, dynamic)
         try:
-            with quiet(), in_one_step(), torch.no_grad():
+            with quiet(), in_one_step(), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():  # where it fails it prints the graph as far as it came
                 return torch.export.export(model, samples.args, dict(samples.kwargs), dynamic_shapes=flat, strict=strict)
         except Exception as error:  # noqa: BLE001 - torch.export raises whatever the model's code raises; every way that remains is tried; the last failure outside strict mode is raised below
             failure = failure if strict and failure is not None else error

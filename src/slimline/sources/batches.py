@@ -11,6 +11,8 @@ from torch.utils import _pytree
 from slimline.core.samples import Samples
 from slimline.errors import DataError
 
+BATCHED = "Return torch.utils.data.DataLoader(dataset, batch_size=100), or whole tensors: (inputs, targets)."
+
 
 def pairs(returned: Any, origin: str) -> list[tuple[Any, Any]]:
     """``(inputs, targets)`` of every batch; one if the split came whole."""
@@ -19,6 +21,8 @@ def pairs(returned: Any, origin: str) -> list[tuple[Any, Any]]:
         return [(returned[0], returned[1])]
     if isinstance(returned, list) and len(returned) == 2 and all(_is_array(r) for r in returned):
         return [(returned[0], returned[1])]
+    if isinstance(returned, torch.utils.data.Dataset) and not hasattr(returned, "__iter__"):
+        raise DataError(f"{origin} returned a {type(returned).__name__}, whose items are single samples.", hint=BATCHED)
     if _is_array(returned) or isinstance(returned, dict | str | bytes) or not hasattr(returned, "__iter__"):
         raise DataError(f"{origin} returned a {type(returned).__name__}.", hint=advice)
     if isinstance(getattr(returned, "sampler", None), torch.utils.data.RandomSampler):
@@ -52,7 +56,7 @@ def samples_of(returned: Any, origin: str) -> Samples:
         >>> len(samples_of([(torch.zeros(2, 3), [0, 1]), (torch.zeros(1, 3), [1])], "data('train')"))
         3
     """
-    return concatenated([made(origin, tensors(inputs), signed(tensors(targets))) for inputs, targets in pairs(returned, origin)], origin)
+    return concatenated([made(origin, inputs, targets) for inputs, targets in pairs(returned, origin)], origin)
 
 
 def _is_array(value: Any) -> bool:
@@ -75,7 +79,10 @@ def tensors(tree: Any) -> Any:
         small = tensor.layout == torch.strided and tensor.untyped_storage().nbytes() > 2 * tensor.nbytes
         return tensor.clone() if small else tensor
     if hasattr(tree, "__array__"):
-        return torch.from_numpy(np.require(tree, requirements=["C", "W"]))
+        array = np.require(tree, requirements=["C", "W"])
+        if array.dtype.kind not in "biufc":
+            raise DataError(f"An array holds {array.dtype}, not numbers.", hint="Give numbers; classes are numbered from 0 as in training.")
+        return torch.from_numpy(array)
     if isinstance(tree, list) and tree and all(isinstance(x, int | float) for x in tree):
         return torch.as_tensor(tree)
     if isinstance(tree, dict) or (isinstance(tree, Mapping) and not hasattr(tree, "_fields")):
@@ -92,9 +99,9 @@ def signed(tree: Any) -> Any:
 
 
 def made(origin: str, inputs: Any, targets: Any = None) -> Samples:
-    """Samples, or an error that begins with where they came from."""
+    """Samples of what a user gave, or an error that begins with where they came from."""
     try:
-        return Samples.of(inputs, targets)
+        return Samples.of(tensors(inputs), signed(tensors(targets)))
     except DataError as error:
         raise DataError(f"{origin}: {error.message}", hint=error.hint) from error
 
@@ -112,6 +119,9 @@ def concatenated(parts: list[Samples], origin: str) -> Samples:
         if spec != flat[0][1]:
             raise DataError(f"{origin}: batch {place} is built differently from batch 0.", hint="All batches have the same inputs and targets.")
         for one, first in zip(leaves, flat[0][0], strict=True):
+            if one is not None and (not isinstance(one, torch.Tensor) or one.ndim == 0):
+                shown = "a tensor of shape ()" if isinstance(one, torch.Tensor) else f"a {type(one).__name__}"
+                raise DataError(f"{origin}: item {place} holds {shown} in the place of a batch [N, ...].", hint=BATCHED)
             if isinstance(one, torch.Tensor) and (one.dtype != first.dtype or one.shape[1:] != first.shape[1:]):
                 raise DataError(
                     f"{origin}: batch {place} has samples of {one.dtype} {list(one.shape[1:])}, batch 0 of {first.dtype} {list(first.shape[1:])}.",

@@ -16,7 +16,7 @@ from slimline.core.samples import Samples
 from slimline.errors import DataError, ModelError
 from slimline.numerics.scores import are_probabilities, logits
 from slimline.sources import validate
-from slimline.sources.batches import made, samples_of, tensors
+from slimline.sources.batches import made, samples_of
 from slimline.sources.splits import HoldoutSource, Origin, Splits, are_labels
 from slimline.sources.user_code import Source, explained, importable
 from slimline.sources.weights import put_weights
@@ -100,6 +100,8 @@ class TaskFile:
                     f"{self.path} defines no function {self.factory}().",
                     hint=f"Define model(), returning the trained nn.Module{', or name another factory: ' + ', '.join(others) if others else ''}.",
                 )
+            if isinstance(factory, nn.Module):
+                raise ModelError(f"{self.path}: {self.factory} is a {type(factory).__name__}, not a function.", hint=f"Define {self.factory}(), returning it.")
             model = self.source.call(self.factory, factory, kind=ModelError)
             if self.weights is not None and isinstance(model, nn.Module):
                 put_weights(model, self.weights)
@@ -117,7 +119,7 @@ class TaskFile:
             source, function = found
             returned = source.call("example", function, kind=DataError)
             with explained(source.path, f"example() in {source.path}", DataError):
-                samples = made("example()", tensors(returned))
+                samples = made("example()", returned)
             validate.check_samples(samples, f"example() in {source.path}")
             return samples
         for split in ("search", "train", "holdout"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "search", "holdout")
 ROWS = 4096  # samples looked at together: keeps the mask of a large split small
 SHOWN = 5
+INDICES = (torch.int32, torch.int64)  # what torch looks up with
 REPEAT_TOLERANCE = 1e-3  # two runs of one model differ by rounding only, even with several threads
 
 
@@ -32,12 +35,14 @@ def check_task(model: nn.Module, task: Task) -> None:
     """
     check_model(model)
     example = task.example()
+    check_samples(example, "example()")
     outputs = check_model_runs(model, example)
     for split in SPLITS:
         samples = task.data(split)
         if samples is not None:
             check_samples(samples, split)
             check_same_kind(samples, example, split)
+            check_split_runs(model, samples, split)
             check_labels(outputs, samples.targets, split)
 
 
@@ -63,8 +68,15 @@ def check_model(model: Any, origin: str = "The model") -> nn.Module:
         raise ModelError(f"{origin} is in training mode ({', '.join(training[:SHOWN])}{more}).", hint="Return model.eval().")
     named = dict(model.named_parameters())
     if not named:
-        raise ModelError(f"{origin} ({type(model).__name__}) has no parameters: there is nothing to compress.")
+        raise ModelError(
+            f"{origin} ({type(model).__name__}) has no parameters: there is nothing to compress.", hint="Give the float model if this one is quantized already."
+        )
     for name, parameter in named.items():
+        if parameter.is_meta or isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ModelError(
+                f"{origin} has no values in its parameter {name} yet.",
+                hint="Load the weights; a module with lazy layers is called once on a batch before that.",
+            )
         if parameter.device.type != "cpu":
             raise ModelError(f"{origin} has its parameter {name} on {parameter.device}.", hint="Return model.cpu().")
         if parameter.dtype != torch.float32:
@@ -147,15 +159,15 @@ def check_model_runs(model: nn.Module, example: Samples) -> Any:
 
     Raises:
         DataError: the model refuses the inputs, or its outputs hold no tensor, or one without the sample axis.
-        ModelError: the outputs are NaN, or differ between two runs.
+        ModelError: the outputs are NaN, or differ between two runs, or the model changes its inputs.
     """
     given = ", ".join(f"{name} {_kind(t)}" for name, t in _inputs(example))
-    try:
-        with torch.no_grad():
-            outputs, again = model(*example.args, **example.kwargs), model(*example.args, **example.kwargs)
-    except Exception as error:  # a user's forward can raise anything: it becomes a message
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"The model refused {given}; it says: {said}.", hint=_remedy(example)) from error
+    inputs = example.map(torch.clone)
+    with _refusals(f"The model refused {given}", _remedy(model, example)):
+        outputs, again = model(*inputs.args, **inputs.kwargs), model(*inputs.args, **inputs.kwargs)
+    for (name, before), after in zip(_inputs(example), inputs.tensors, strict=True):
+        if not torch.equal(before, after):
+            raise ModelError(f"The model changes {name} in place.", hint="Let forward work on a copy: begin with x = x.clone(), say.")
     leaves = [leaf for leaf in _pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
     if not leaves:
         raise DataError(
@@ -179,6 +191,35 @@ def check_model_runs(model: nn.Module, example: Samples) -> Any:
                 hint="Look for dropout without self.training, or random numbers in forward.",
             )
     return outputs
+
+
+def check_split_runs(model: nn.Module, samples: Samples, split: str) -> None:
+    """The model takes the split's first two samples, and those with the smallest and the largest index of each input: one beyond an embedding is found now, and not in the search.
+
+    Raises:
+        DataError: naming the samples, their shapes and the indices.
+
+    Example:
+        >>> check_split_runs(nn.Embedding(5, 1), Samples((torch.tensor([[0], [4]]),), {}), "search")
+    """
+    indices = [(name, t.reshape(len(samples), -1)) for name, t in _inputs(samples) if t.dtype in INDICES and t.numel()]
+    rows = sorted({*range(min(2, len(samples))), *(int(row) for _, t in indices for row in (t.amin(1).argmin(), t.amax(1).argmax()))})
+    some = samples[torch.tensor(rows)]
+    shown = ", ".join([f"{name} {_kind(t)}" for name, t in _inputs(some)] + [f"{name} from {int(t.min())} to {int(t.max())}" for name, t in indices])
+    hint = "The indices of an embedding are 0 to its number of rows less 1." if indices else _remedy(model, some)
+    with _refusals(f"data({split!r}): the model refused samples {', '.join(map(str, rows))} ({shown})", hint):
+        model(*some.args, **some.kwargs)
+
+
+@contextlib.contextmanager
+def _refusals(what: str, hint: str) -> Iterator[None]:
+    """A user's forward can raise anything: it becomes a message that begins with ``what``."""
+    try:
+        with torch.no_grad():
+            yield
+    except Exception as error:
+        said = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        raise DataError(f"{what}; it says: {said}.", hint=hint) from error
 
 
 def _scale(tensor: torch.Tensor) -> float:
@@ -213,7 +254,14 @@ def is_labels(tensor: torch.Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
-def _remedy(example: Samples) -> str:
+def _remedy(model: nn.Module, example: Samples) -> str:
+    try:
+        signature = inspect.signature(model.forward)
+        signature.bind(*example.args, **example.kwargs)
+    except TypeError:
+        return f"Its forward takes {signature}: return a tuple of tensors in that order, or a dict of tensors by name, as inputs."
+    except ValueError:  # one in C has no signature
+        pass
     if any(t.dtype == torch.float64 for t in example.tensors):
         return "The inputs are float64: give float32 (tensor.float(), array.astype('float32'))."
     if any(t.dtype == torch.uint8 for t in example.tensors):

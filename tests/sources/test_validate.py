@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +104,20 @@ def test_an_index_beyond_an_embedding_is_found_wherever_it_is(index: int) -> Non
     says = rf"data\('search'\): the model refused samples 0, 1, 7 .*inputs from {min(index, 0)} to {max(index, 4)}\); it says: index out of range"
     with pytest.raises(DataError, match=says):
         validate.check_split_runs(nn.Embedding(5, 2), of(x), "search")
+
+
+@pytest.mark.parametrize(("loss", "says"), [
+    (lambda y, t: nn.functional.cross_entropy(y, t), None),
+    (lambda y, t: None, None),
+    (lambda y, t: nn.functional.cross_entropy(y, t, reduction="none"), r"returned a tensor of shape \(2,\)\. Return a scalar"),
+    (lambda y, t: 0.5, "returned a float"),
+    (lambda y, t: (y * 0).log().sum(), "is -inf for what the model gives"),
+    (lambda y, t: y.detach().sum(), "does not lead back to the outputs"),
+])  # fmt: skip
+def test_a_loss_that_training_could_not_follow_is_refused(loss: Any, says: str | None) -> None:
+    frozen, task, samples = Net(lambda y, x: y).requires_grad_(False), SimpleNamespace(loss=loss), of(torch.ones(2, 4), torch.tensor([0, 2]))
+    with contextlib.nullcontext() if says is None else pytest.raises(DataError, match=says):
+        validate.check_loss(frozen, task, samples)
 
 
 def test_a_split_that_the_model_refuses_is_found_before_it_is_used() -> None:

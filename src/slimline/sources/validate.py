@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "search", "holdout")
 ROWS = 4096  # samples looked at together: keeps the mask of a large split small
 SHOWN = 5
+FEW = 8  # samples that a loss is tried on
 INDICES = (torch.int32, torch.int64)  # what torch looks up with
 REPEAT_TOLERANCE = 1e-3  # two runs of one model differ by rounding only, even with several threads
 
@@ -44,6 +45,8 @@ def check_task(model: nn.Module, task: Task) -> None:
             check_same_kind(samples, example, split)
             check_split_runs(model, samples, split)
             check_labels(outputs, samples.targets, split)
+            if split == "train":
+                check_loss(model, task, samples[:FEW])
 
 
 def check_model(model: Any, origin: str = "The model") -> nn.Module:
@@ -191,6 +194,33 @@ def check_model_runs(model: nn.Module, example: Samples) -> Any:
                 hint="Look for dropout without self.training, or random numbers in forward.",
             )
     return outputs
+
+
+def check_loss(model: nn.Module, task: Task, samples: Samples) -> None:
+    """The task's own loss, if there is one, of what the model gives for a few samples: a finite scalar that training can follow back to the outputs.
+
+    Raises:
+        DataError: it is something else.
+    """
+    if samples.targets is None:
+        return
+    with torch.no_grad():
+        outputs = model(*samples.args, **samples.kwargs)
+    leaves = _pytree.tree_map(lambda t: t.detach().float().requires_grad_().clone() if isinstance(t, torch.Tensor) and t.is_floating_point() else t, outputs)
+    with torch.enable_grad():
+        value = task.loss(leaves, samples.targets)
+    if value is None:
+        return
+    if not isinstance(value, torch.Tensor) or value.ndim != 0:
+        shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+        raise DataError(f"loss(outputs, targets) returned {shown}.", hint="Return a scalar tensor.")
+    if not bool(value.isfinite()):
+        raise DataError(f"loss(outputs, targets) is {float(value)} for what the model gives.", hint="Check it for logarithms of zero, and the targets.")
+    if not value.requires_grad:
+        raise DataError(
+            "loss(outputs, targets) does not lead back to the outputs.",
+            hint="Compute it with torch from outputs as they are, without detach(), item() or NumPy.",
+        )
 
 
 def check_split_runs(model: nn.Module, samples: Samples, split: str) -> None:

@@ -45,9 +45,11 @@ class Branching(nn.Module):
         return -x
 
 
-def test_the_error_names_the_line_that_stops_it() -> None:
+def test_the_error_names_the_line_that_stops_it_and_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ModelError, match=r"test_trace\.py:\d+"):
         trace(Branching().eval(), Samples.of(torch.zeros(2, 3)))
+    said = capsys.readouterr()
+    assert said.out + said.err == ""
 
 
 class Recurrent(nn.Module):

@@ -49,8 +49,8 @@ def read_yaml(path: Path, hint: str) -> tuple[Any, Lines]:
         return loader.construct_document(node), lines
     except yaml.YAMLError as error:
         if isinstance(error, yaml.reader.ReaderError):
-            line = text.count("\n", 0, error.position) + 1
-            raise UsageError(f"{path}, line {line} holds a character that YAML does not allow: {text[error.position]!r}.", hint="Take it out.") from error
+            number = text.count("\n", 0, error.position) + 1
+            raise UsageError(f"{path}, line {number} holds a character that YAML does not allow: {text[error.position]!r}.", hint="Take it out.") from error
         begun = "simple key" in (getattr(error, "context", None) or "")  # a colon is missing: the line before is meant
         mark = getattr(error, "context_mark" if begun else "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""

@@ -143,7 +143,8 @@ def test_a_name_goes_before_the_tasks_own_metric_and_that_before_the_default() -
         raise AssertionError("outputs are made for the default alone")
 
     own = Own()
-    assert chosen("f1", own, never, LABELS) == ("f1", f1)
+    name, function = chosen("f1", own, never, LABELS)
+    assert name == "f1" and function(SCORES, LABELS) == f1(SCORES, LABELS)
     assert chosen("", own, never, LABELS) == chosen("metric", own, never, LABELS) == ("metric", own.metric)
     assert chosen("", Bare(), lambda: SCORES, LABELS) == ("top1", top1) and chosen("", Bare(), lambda: SCORES, None) == ("cosine", cosine)
 

@@ -182,7 +182,7 @@ def test_an_interrupted_run_says_how_to_go_on(reports: dict[str, Report]) -> Non
 
 
 def test_a_failure_says_what_stood_in_the_way(reports: dict[str, Report]) -> None:
-    assert "In the way: latency is 0.262, the limit 0.2" in Page(html.render(reports["failed"])).text
+    assert "In the way: latency is 0.262 ms, the limit 0.2 ms" in Page(html.render(reports["failed"])).text
 
 
 def test_predictions_have_their_correlation_and_a_warning_when_it_is_low(make_report: Callable[..., Report], report: Report) -> None:

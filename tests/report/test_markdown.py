@@ -41,4 +41,4 @@ def test_hostile_names_become_no_markup(reports: dict[str, Report]) -> None:
 
 def test_a_failure_says_what_to_do(reports: dict[str, Report]) -> None:
     text = markdown.render(reports["failed"])
-    assert "- latency is 0.262, the limit 0.2" in text and "- next: allow more drop" in text
+    assert "- latency is 0.262 ms, the limit 0.2 ms" in text and "- next: allow more drop" in text

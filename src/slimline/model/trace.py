@@ -51,8 +51,8 @@ def in_one_step() -> Iterator[None]:
 
         return shaped
 
-    before = {op: dict(op.py_kernels) for op in STEPPED}
-    for op in STEPPED:
+    before = {op: dict(op.py_kernels) for op in STEPPED if hasattr(op, "py_kernels") and hasattr(op, "_dispatch_cache")}
+    for op in before:
         op.py_kernels.update({key: at_once(kernel) for key, kernel in op.py_kernels.items() if callable(kernel)})
         op._dispatch_cache.clear()
     try:

@@ -10,7 +10,6 @@ from typing import Any
 
 import onnx
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError
@@ -27,7 +26,7 @@ SAME = {  # what Python's operators are called in a graph, and what the decompos
     aten.__or__.Scalar: aten.bitwise_or.Scalar,
 }
 OPSET = 21  # the first with 4-bit integers
-_registries: dict[int, ONNXRegistry] = {}
+_registries: dict[int, Any] = {}
 
 
 def export(program: Program, example: Samples) -> onnx.ModelProto:
@@ -70,13 +69,20 @@ def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, dire
 
 @contextlib.contextmanager
 def _one_registry() -> Iterator[None]:
-    """The exporter's translations, read once: it parses the source of all five hundred at every call, which takes a second."""
-    own = ONNXRegistry.from_torchlib
+    """The exporter's translations, read once: it parses the source of all five hundred at every call, which takes a second. A PyTorch that keeps them elsewhere takes that second."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        own = ONNXRegistry.from_torchlib
+    except (ImportError, AttributeError):
+        yield
+        return
 
     def kept(opset_version: int = OPSET) -> ONNXRegistry:
         if opset_version not in _registries:
             _registries[opset_version] = own(opset_version)
-        return _registries[opset_version]
+        found: ONNXRegistry = _registries[opset_version]
+        return found
 
     setattr(ONNXRegistry, "from_torchlib", staticmethod(kept))  # noqa: B010  (for as long as we export)
     try:

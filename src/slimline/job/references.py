@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils import _pytree
 
 from slimline.archive.container import download
@@ -192,7 +193,7 @@ def reference(job: Job, found: Found, outcome: Outcome, compared: Compared, late
         count = len(outcome.samples)
         if not compared.name.startswith(PLAIN) and not job.request.references_full and count > ALONE_SAMPLES:
             count, note = ALONE_SAMPLES, f"{note + '; ' if note else ''}quality on {ALONE_SAMPLES:,} of the holdout samples"
-        samples, original = outcome.samples[:count], _pytree.tree_map(lambda t: t[:count], outcome.baseline_outputs)
+        samples, original = outcome.samples[:count], _pytree.tree_map_only(torch.Tensor, lambda t: t[:count], outcome.baseline_outputs)
         outputs = job.target.run(compared.artifact, samples, threads=2)
         quality = job.score(as_outputs(outputs, found.original), samples, original)[0]
         fidelity = agreement(outputs, flat(original), classes=job.classes)

@@ -157,7 +157,7 @@ def bootstrap_interval(
     from torch.utils import _pytree
 
     def at(tree: Any, index: torch.Tensor) -> Any:
-        return None if tree is None else _pytree.tree_map(lambda t: t[index], tree)
+        return _pytree.tree_map_only(torch.Tensor, lambda t: t[index], tree)
 
     def quality(outputs: Any, index: torch.Tensor, truth: Any) -> float:
         value = float(metric(at(outputs, index), truth))
@@ -168,7 +168,7 @@ def bootstrap_interval(
             )
         return value
 
-    n = len(_pytree.tree_leaves(baseline)[0])
+    n = len(next(t for t in _pytree.tree_leaves(baseline) if isinstance(t, torch.Tensor)))
     if n < 2:
         raise DataError(f"The holdout has {n} samples.", hint="A certificate takes at least two.")
     everything = torch.arange(n)

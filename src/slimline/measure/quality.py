@@ -180,7 +180,7 @@ def default(outputs: Any, targets: Any) -> tuple[str, Metric]:
         return found
     raise DataError(
         f"No default metric fits outputs {tuple(scores.shape)} and targets {_shapes(targets)}.",
-        hint="Define metric(outputs, targets) in the task file, or give --metric NAME.",
+        hint=f"Define metric(outputs, targets) in the task file, or give --metric with one of {', '.join(METRICS)}.",
     )
 
 

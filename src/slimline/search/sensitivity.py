@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import fx
@@ -64,6 +65,10 @@ class Sensitivity:
         with torch.inference_mode():
             outputs = self.program.rerun(self.reference, parameters, values)
         return max(0.0, float(mean_divergence(outputs, self.reference.outputs, classes=self.workshop.classes)))
+
+    def _reference(self, count: int) -> list[Any]:
+        """The original's outputs for the first samples; what is no tensor (``None`` in a dictionary) stays."""
+        return [t[:count] if isinstance(t, torch.Tensor) else t for t in self.reference.outputs]
 
     def numerics(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Every numeric option of a weight site."""
@@ -147,7 +152,7 @@ class Sensitivity:
     def rebuilt(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Fewer features, smaller images, a smaller model: what comes of it, repaired in closed form, is run."""
         few = self.samples[:FACTOR_SAMPLES]
-        reference = [t[: len(few)] for t in self.reference.outputs]
+        reference = self._reference(len(few))
         before = output_positions(self.workshop.model, few[:1])
         for method in methods:
             decision = (Decision(site=site.id, method=method),)
@@ -180,7 +185,7 @@ class Sensitivity:
     def factored(self, site: Site, methods: Sequence[Method], numerics: Sequence[Option]) -> Iterator[Option | Refusal]:
         """A weight replaced by factors, each stored as the best of the site's own numeric options are."""
         few = self.samples[:FACTOR_SAMPLES]
-        reference = [t[: len(few)] for t in self.reference.outputs]
+        reference = self._reference(len(few))
         for method in methods:
             try:
                 edits = method.rewrite(self.workshop.model, site, self.workshop.structure_statistics)

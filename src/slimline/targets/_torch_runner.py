@@ -35,6 +35,6 @@ def load(file: str, threads: int) -> Callable[[Mapping[str, Any]], Sequence[Any]
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         with torch.inference_mode():
             outputs = module(*(tensors[n] for n in positional), **{n: tensors[n] for n in keywords})
-        return [t.numpy() for t in _pytree.tree_leaves(outputs)]
+        return [t.numpy() for t in _pytree.tree_leaves(outputs) if isinstance(t, torch.Tensor)]
 
     return run

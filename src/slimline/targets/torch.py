@@ -98,8 +98,8 @@ class Torch:
     def _call(self, artifact: Artifact, *, compiled: bool = False) -> Any:
         """A function from samples to the flat outputs."""
         import torch
-        from torch.utils import _pytree
 
+        from slimline.model.traced import tensors_of
         from slimline.targets import _torch_runner
 
         program, module = self._load(artifact, compiled=compiled)
@@ -109,7 +109,7 @@ class Torch:
         def call(samples: Samples) -> tuple[torch.Tensor, ...]:
             given = {n: torch.from_numpy(a) for n, a in feed(whole, samples).items()}
             with torch.inference_mode():
-                return tuple(_pytree.tree_leaves(module(*(given[n] for n in positional), **{n: given[n] for n in keywords})))
+                return tuple(tensors_of(module(*(given[n] for n in positional), **{n: given[n] for n in keywords})))
 
         return call
 

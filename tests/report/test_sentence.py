@@ -100,6 +100,14 @@ def test_a_refuted_drop_names_its_lower_limit_and_what_stood_in_the_way(report: 
     assert "the drop is at least 2.00 points" in text and text.endswith("In the way: latency is 3, the limit 2.")
 
 
+def test_it_is_said_where_the_original_has_less_of_what_was_to_be_minimised(report: Report) -> None:
+    drop = interval(0.0, 0.004, 0.008)
+    text = sentence("pass", report.compressed, report.baseline, drop)
+    assert text.endswith("What was to be minimised, latency, is less in the original: keep that, or ask for --minimize size.")
+    assert sentence("pass", report.compressed, report.baseline, drop, minimize="size").endswith("file, is less in the original: keep that.")
+    assert "to be minimised" not in sentence("pass", report.baseline, report.compressed, drop)
+
+
 def test_a_missed_budget_with_a_certified_drop_says_that_the_drop_is_fine(report: Report) -> None:
     assert "the drop is at most 0.80 points" in sentence("fail", report.baseline, report.compressed, interval(0.0, 0.004, 0.008))
 

@@ -140,7 +140,7 @@ def sentence(
     obstacles: Sequence[str] = (),
     minimize: Quantity = "latency",
 ) -> str:
-    """One sentence of verdict: file and latency, and before them what was minimised where that is something else."""
+    """One sentence of verdict: file and latency, and before them what was minimised where that is something else. A second where the original has less of that."""
     if compressed is None:
         return "; ".join([f"{verdict.capitalize()}: nothing was delivered", *obstacles]) + "."
     lead = ""
@@ -152,7 +152,10 @@ def sentence(
         f"{_latency(baseline, compressed)}, {latency_text(compressed.latency_ms.median, compressed.latency_ms.estimated)}"
     )
     why = f" In the way: {'; '.join(obstacles)}." if verdict == "fail" and obstacles else ""
-    return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}"
+    worse = compressed.cost(minimize) > (1 + NOISE) * baseline.cost(minimize)
+    instead = "" if minimize == "size" else ", or ask for --minimize size"
+    note = f" What was to be minimised, {NAMES[minimize]}, is less in the original: keep that{instead}." if worse else ""
+    return f"{verdict.capitalize()}: {gains}; {_certainty(verdict, drop, baseline.quality)}.{why}{note}"
 
 
 def obstacle_texts(violations: Sequence[Violation], estimated: bool, drop: DropInterval | None, quality: float | None) -> tuple[str, ...]:

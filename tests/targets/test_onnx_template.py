@@ -103,6 +103,14 @@ def test_float_graphs_too(exports: list[int], monkeypatch: pytest.MonkeyPatch, m
     assert same(files, [alone(p, samples, monkeypatch) for p in programs], samples)
 
 
+def test_a_large_graph_is_exported_each_time(exports: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a template holds its tensors four times more."""
+    monkeypatch.setattr(_onnx_template, "LARGE", 100)
+    samples = Samples.of(torch.randn(4, 1, 8, 8))
+    files = [lowered(Program.export(meaned(8).eval(), samples), samples) for _ in range(2)]
+    assert len(exports) == 2 and len(files[0]) == len(files[1])
+
+
 def test_mixed_ways_of_storing(exports: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     samples = Samples.of(torch.randn(16, 1, 8, 8))
     programs = [stored(Residual(8, 8), samples, bits) for bits in ((8, 0), (0, 8), (8, 0))]

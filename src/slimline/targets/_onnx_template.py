@@ -25,6 +25,7 @@ from slimline.model.trace import quiet
 
 aten, quantized = torch.ops.aten, torch.ops.quantized_decomposed
 KEPT = 16  # templates
+LARGE = 1 << 29  # bytes of tensors: making a template holds them four times more
 SCALED = (quantized.quantize_per_tensor.default, quantized.dequantize_per_tensor.default)
 ANY_WIDTH = frozenset(  # what the exporter translates without writing down a size of its input
     (
@@ -92,7 +93,7 @@ class Template:
 def exported(module: fx.GraphModule, example: Samples, export: Export) -> onnx.ModelProto:
     """What ``export`` makes of ``module``, or as good as that."""
     operations = tuple((n.op, "" if n.op == "get_attr" else str(n.target)) for n in module.graph.nodes)
-    if operations in _hopeless:
+    if operations in _hopeless or sum(t.nbytes for t in (*module.parameters(), *module.buffers())) > LARGE:
         return export(module)
     key = _key(module, example)
     template = _templates[key] if key in _templates else _template(module, export)

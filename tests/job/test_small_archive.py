@@ -54,7 +54,7 @@ def net(task: Few) -> nn.Module:
 
 def prepared(out: Path, minimize: Quantity, steps: int = 1600) -> tuple[Job, Found]:
     task = Few()
-    request = Request(out=out, seconds=30, methods=("static_int8",), budget=Budget(minimize=minimize, max_drop="3%"))
+    request = Request(out=out, seconds=240, methods=("static_int8",), budget=Budget(minimize=minimize, max_drop="3%"))
     job = open_job(_PythonTask(net(task), task), request, Silent())
     found = prepare(job)
     found.schedule = found.schedule.model_copy(update={"recovery_steps": steps, "candidates": 4})

@@ -1,4 +1,4 @@
-"""Where all candidates are daring, a milder one is added, so that the certificate has where to begin."""
+"""Where all candidates are daring, a milder one is added, so that the certificate has where to begin; where none is better than the original, that is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from slimline.core.budget import Budget
 from slimline.core.progress import Silent
 from slimline.core.request import Request
 from slimline.job import _PythonTask
-from slimline.job.cautious import SURE, add_cautious, chance_of
+from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
 from slimline.job.context import Job, open_job
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
@@ -16,6 +16,15 @@ from slimline.job.search import loss_samples, try_plan
 from slimline.model.recover import evaluate
 from slimline.search.space import Corrections
 from slimline.search.strategies.allocate import solve
+
+
+def larger(found: Found, times: float) -> None:
+    """The only candidate, as if its file and its latency were so many times the original's."""
+    (trial,), base = found.trials, found.baseline_measurement
+    assert trial.measurement is not None
+    latency = base.latency_ms.model_copy(update={"median": times * base.latency_ms.median})
+    measured = trial.measurement.model_copy(update={"size_bytes": int(times * base.size_bytes), "latency_ms": latency})
+    found.trials[:] = [trial.model_copy(update={"measurement": measured})]
 
 
 def tried(rings: _PythonTask, out: Path, level: float) -> tuple[Job, Found]:
@@ -50,4 +59,27 @@ def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path
     assert chance is not None and chance >= SURE
     with job.journal:
         add_cautious(job, found)
+    assert len(found.trials) == 1
+
+
+def test_where_nothing_is_better_than_the_original_it_is_a_candidate_and_loses_nothing(rings: _PythonTask, tmp_path: Path) -> None:
+    job, found = tried(rings, tmp_path / "build", 1e-4)
+    larger(found, 1.5)
+    with job.journal:
+        add_original(job, found)
+        assert [t["origin"] for t in job.journal.events("trial")] == ["original"]
+        add_original(job, found)  # as a resumed run would
+    original = found.trials[1]
+    assert len(found.trials) == 2 and original.measurement is not None
+    assert all(d.method.name == "keep" for d in original.plan.decisions)
+    assert original.measurement.size_bytes == found.baseline_measurement.size_bytes and abs(original.measured_loss or 0.0) < 1e-6
+    assert (chance_of(job, found, original) or 0.0) >= SURE
+    assert any("no candidate has less file than the original" in note for note in job.notes)
+
+
+def test_a_candidate_better_than_the_original_keeps_it_out(rings: _PythonTask, tmp_path: Path) -> None:
+    job, found = tried(rings, tmp_path / "build", 1e-4)
+    larger(found, 0.9)
+    with job.journal:
+        add_original(job, found)
     assert len(found.trials) == 1

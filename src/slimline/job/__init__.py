@@ -24,7 +24,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.core.whole import written
 from slimline.errors import BudgetNotMet, DataError, SlimlineError, UsageError
-from slimline.job.cautious import SURE, add_cautious, chance_of
+from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
 from slimline.job.certificate import Outcome, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, methods_of, open_job, take_away
 from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
@@ -151,6 +151,7 @@ def _carried_out(job: Job) -> Report:
             found = prepare(job)
             search(job, found)
             add_cautious(job, found)
+            add_original(job, found)
             finalists = _finalists(job, found)
             outcome = certify(job, found, order(job, found, finalists))
             return _deliver(job, found, outcome, finalists, interrupted=False)

@@ -1,13 +1,15 @@
-"""A candidate that all but surely passes: the certificate's sequence begins with it, so that daring ones cost no verdict."""
+"""Candidates that no strategy proposes: one that all but surely passes, with which the certificate's sequence begins, so that daring ones cost no verdict; and the original, where nothing is better."""
 
 from __future__ import annotations
 
 from slimline.core.trial import Trial
 from slimline.job.context import Job
 from slimline.job.found import Found, timed
-from slimline.job.search import CAUTIOUS, loss_samples, try_plan
+from slimline.job.recovery import objective
+from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, try_plan
 from slimline.measure.certify import chance
 from slimline.model.recover import evaluate
+from slimline.report.sentence import NAMES
 from slimline.search.strategies.allocate import corrections_from, counted, solve
 
 SURE = 0.98  # chance to pass on the holdout, below which a milder candidate is looked for
@@ -56,3 +58,19 @@ def add_cautious(job: Job, found: Found) -> None:
             trial = try_plan(job, found, plan, CAUTIOUS, samples, reference)
         found.trials.append(trial)
         job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
+
+
+def add_original(job: Job, found: Found) -> None:
+    """Where no candidate that keeps the limits is better than the original in what is minimised, the original is one: a network of a few microseconds is slower in integers."""
+    budget, base = job.request.budget, found.baseline_measurement
+    if job.request.plan is not None or budget.violations(base) or any(t.origin == ORIGINAL for t in found.trials):
+        return
+    known = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
+    if any(objective(job, found, t) < budget.objective(base, base) for t in known):
+        return
+    job.note(f"compression: no candidate has less {NAMES[budget.minimize]} than the original, so that was made a candidate, too")
+    samples = loss_samples(job, found)
+    with timed(job, "trying the original", 0.4):
+        trial = try_plan(job, found, found.space.plan(found.space.nothing), ORIGINAL, samples, evaluate(job.model, samples))
+    found.trials.append(trial)
+    job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)

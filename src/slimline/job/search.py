@@ -20,7 +20,7 @@ from slimline.numerics.divergence import mean_divergence
 from slimline.search.strategies.replay import Replay
 from slimline.search.timing import per_layer
 
-CAUTIOUS = "cautious"  # the origin of candidates that ``job.cautious`` adds
+CAUTIOUS, ORIGINAL = "cautious", "original"  # the origins of candidates that ``job.cautious`` adds
 LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
 
 
@@ -37,7 +37,7 @@ def search(job: Job, found: Found) -> None:
         if job.clock.over(0.8) and sum(t.measurement is not None for t in found.trials) >= LEAST_TRIALS:
             job.cut(f"candidates: {len(found.trials)} of at most {found.schedule.candidates} were tried before their time was up")
             break
-        plan = strategy.propose(found.space, budget, [t for t in found.trials if t.origin != CAUTIOUS])  # those came after the strategy's end
+        plan = strategy.propose(found.space, budget, [t for t in found.trials if t.origin not in (CAUTIOUS, ORIGINAL)])  # those came after the strategy's end
         if plan is None:
             break
         with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):

@@ -185,7 +185,15 @@ def next_steps(report: Report) -> list[str]:
         return ["define data(split) in the task file, so that quality can be measured"]
     if report.verdict == "fail":
         return ["allow more drop, loosen the budget, or give more --time"]
-    return _plain_is_smaller(report)
+    return _left_as_it_was(report) or _plain_is_smaller(report)
+
+
+def _left_as_it_was(report: Report) -> list[str]:
+    """Said where the original itself is delivered: no candidate was better."""
+    if not report.decisions or any(d.method != "keep" for d in report.decisions):
+        return []
+    instead = "" if report.minimize == "size" else ": --minimize size looks for small files"
+    return [f"nothing that was tried was better than the original in what was minimised ({MINIMISED[report.minimize]}), so it is delivered as it is{instead}"]
 
 
 def _plain_is_smaller(report: Report) -> list[str]:

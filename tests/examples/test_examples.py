@@ -36,6 +36,7 @@ ALONE = [
     "methods/product.py",
     "methods/projection.py",
     "methods/resolution.py",
+    "methods/sequence_length.py",
     "methods/scale.py",
     "methods/static_int8.py",
     "methods/tucker.py",

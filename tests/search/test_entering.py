@@ -10,6 +10,7 @@ from slimline.core.plan import Fingerprint
 from slimline.core.samples import Samples
 from slimline.methods.feature_select import FeatureSelect
 from slimline.methods.resolution import Resolution
+from slimline.methods.sequence_length import SequenceLength
 from slimline.model.program import Program
 from slimline.model.sites import find_sites
 from slimline.search.sensitivity import Sensitivity
@@ -28,7 +29,14 @@ class Pooled(nn.Module):
         return scores
 
 
-def space_of(model: nn.Module, samples: Samples, method: type[FeatureSelect] | type[Resolution]) -> tuple[Space, Workshop]:
+class Mean(nn.Module):
+    """Over the positions of ``[N, T, C]``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(1)
+
+
+def space_of(model: nn.Module, samples: Samples, method: type[FeatureSelect | Resolution | SequenceLength]) -> tuple[Space, Workshop]:
     """The measured options of one method at the input, and nothing else."""
     sites, _ = find_sites(model, samples)
     workshop = Workshop(model, samples[:2], samples, sites, OnnxRuntime())
@@ -71,6 +79,20 @@ def test_fewer_features_narrow_the_first_layer() -> None:
     assert [o.channels for o in space.places[0].options] == [12, 9, 6, 3]
     assert space.costs((2,))["macs"] == 6 * 16 + 16 * 3 == workshop.build(space.plan((2,))).program.macs()
     assert space.places[0].options[2].loss < 1e-2 * space.places[0].options[3].loss  # six follow from the other six
+
+
+def test_shorter_texts_cost_less_in_every_layer_and_nothing_is_repaired() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, 8), nn.Linear(8, 16), nn.ReLU(), Mean(), nn.Linear(16, 4)).eval()
+    ids = torch.randint(0, 30, (32, 16)).where(torch.arange(16) < 10, 0)
+    space, workshop = space_of(model, Samples.of(ids), SequenceLength)
+    assert [o.label for o in space.places[0].options[1:]] == [f"sequence_length(length={n})" for n in (14, 12, 10, 8, 6, 4)]
+    for taken in range(len(space.places[0].options)):
+        module = workshop.structure(space.plan((taken,)))
+        assert space.costs((taken,))["macs"] == workshop.build(space.plan((taken,))).program.macs()
+        assert all(torch.equal(a, b) for a, b in zip(module.parameters(), model.parameters(), strict=True))
+    losses = [o.loss for o in space.places[0].options]
+    assert losses == sorted(losses) and losses[0] == 0.0 < losses[-1]
 
 
 def test_a_choice_comes_back_from_its_plan_and_small_inputs_keep_their_layers(smaller: tuple[Space, Workshop]) -> None:

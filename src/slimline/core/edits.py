@@ -39,10 +39,14 @@ class Replace:
 
 @dataclass(frozen=True, eq=False)
 class Prepend:
-    """Structure: what enters the model as ``value`` (``#input.0``) goes through ``module`` first. The model is called as before."""
+    """Structure: what enters the model as ``value`` (``#input.0``) goes through ``module`` first. The model is called as before.
+
+    ``exact``: what passes is what it was, only less of it, so that no layer needs repair.
+    """
 
     value: str
     module: torch.nn.Module
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,6 +76,7 @@ class Site(Data):
     own dimension of features and every dimension that goes along, or nothing if its features must all stay.
     ``counts``: attributes that the model's code reads and that follow their number.
     ``minimum``: the fewest channels that may stay. ``resizable``: an image input of another height and width runs too.
+    ``tokens``: of an input of token ids every input whose positions go along (itself, masks), where shorter ones run, too; ``padded``: the side on which they are filled up.
     ``parts``: of the model, its sites of blocks and channels; its ``shape`` is their number.
     """
 
@@ -87,6 +88,8 @@ class Site(Data):
     counts: tuple[Count, ...] = ()
     minimum: int = 1
     resizable: bool = False
+    tokens: tuple[str, ...] = ()
+    padded: Literal["start", "end"] = "end"
     parts: tuple[Site, ...] = ()
 
     @property

@@ -201,7 +201,8 @@ def _fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], 
         return count * speed.forward * MEASURED * samples + sum(speed.seconds(s, part[s.id]) for s in sites if s.kind == "weight")
 
     def thinned(part: dict[str, list[Method]], few: Callable[[list[Method]], list[Method]]) -> dict[str, list[Method]]:
-        return {s: options[1::2] if kinds[s] == "channels" and len(options) > 2 else few(options) for s, options in part.items()}
+        widths = {s: options[1::2] for s, options in part.items() if kinds[s] == "channels" and len(options) > 2}
+        return {s: widths.get(s) or (options if s in apart else few(options)) for s, options in part.items()}
 
     needed = seconds(offered, LEAST_SAMPLES)
     if needed <= allowed:
@@ -227,11 +228,11 @@ def _quick(sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Spe
 
 def _affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed, samples: int) -> dict[str, list[Method]]:
     """Without those that build the model anew and without factored layers, where measuring them takes more than their share; said in the report."""
-    kinds = {s.id: s.kind for s in sites}
     calibration = min(len(job.calibration), REPAIR_SAMPLES) if job.calibration is not None else 0
-    rebuilt = {s: options for s, options in offered.items() if kinds[s] in ("input", "model")}
-    factored = {s: [m for m in options if m.stage == "structure"] for s, options in offered.items() if kinds[s] == "weight"}
-    for part, per_option in ((rebuilt, REPAIR_PASSES * calibration + samples), (factored, min(samples, FACTOR_SAMPLES))):
+    repaired = {s.id: offered[s.id] for s in sites if s.kind in ("input", "model") and not s.tokens}
+    shortened = {s.id: offered[s.id] for s in sites if s.tokens}
+    factored = {s.id: [m for m in offered[s.id] if m.stage == "structure"] for s in sites if s.kind == "weight"}
+    for part, per_option in ((repaired, REPAIR_PASSES * calibration + samples), (shortened, samples), (factored, min(samples, FACTOR_SAMPLES))):
         if (needed := sum(map(len, part.values())) * speed.forward * per_option) > FACTORED_SHARE * job.clock.seconds:
             names = ", ".join(sorted({m.name for options in part.values() for m in options}))
             job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")

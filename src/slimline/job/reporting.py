@@ -272,7 +272,7 @@ def _present(site: Site, option: Option | None = None) -> str:
         return f"{count} {'features' if site.kind == 'input' else 'channels'}"
     if site.kind not in ("input", "model") or (site.kind == "model" and (option is None or not option.decisions)):
         return "present"
-    return option.label if option is not None and option.decisions else f"{_shape(site.shape[2:])} pixels"
+    return option.label if option is not None and option.decisions else f"{site.shape[1]} positions" if site.tokens else f"{_shape(site.shape[2:])} pixels"
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -1,8 +1,10 @@
-"""Inputs of a model where something can be decided: features that can be left out, images that can be smaller."""
+"""Inputs of a model where something can be decided: features that can be left out, images that can be smaller, texts that can be shorter."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,14 +17,16 @@ from slimline.model.entry import feature_dims, prepend
 from slimline.model.traced import Traced, outputs_of
 
 SMALLEST_SIDE = 8
+SHORTEST = 8  # positions of a sequence
 
 
 def find_input_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
-    """Floating-point inputs whose features can be dropped (``members``) or whose height and width may change (``resizable``).
+    """Floating-point inputs whose features can be dropped (``members``) or whose height and width may change (``resizable``), and tokens of which there may be fewer (``tokens``).
 
     Features lie along the last dimension of ``[N, F]`` and ``[N, T, F]``, or else along the second one. What reads
     them is found as for channels, and a copy without the first feature has been tried. An image ``[N, C, H, W]`` is resizable if the model
-    runs at half its height and width and gives outputs of the same shape. ``traced``: the model's graph, if it is at hand.
+    runs at half its height and width and gives outputs of the same shape; token ids ``[N, T]``, with all inputs of that shape, can be cut if
+    it does so with half of them. ``traced``: the model's graph, if it is at hand.
 
     Raises:
         ModelError: the model cannot be exported.
@@ -57,7 +61,48 @@ def find_input_sites(model: nn.Module, example: Samples, traced: Traced | None =
                 refusals.append(Refusal(where=f"{name} resolution", reason=reason))
         if members or resizable:
             sites.append(Site(id=name, kind="input", op="input", shape=(1, *value.shape[1:]), members=members, resizable=resizable))
+    tokens = _token_inputs(traced.samples)
+    if tokens:
+        reason = _fault_at_half_length(traced, tokens)
+        if reason:
+            refusals.append(Refusal(where=f"{tokens[0]} length", reason=reason))
+        else:
+            values = dict(_inputs(traced.samples))
+            sites.append(
+                Site(id=tokens[0], kind="input", op="input", shape=(1, *values[tokens[0]].shape[1:]), tokens=tokens, padded=_padded_side(values[tokens[0]]))
+            )
     return tuple(sites), tuple(refusals)
+
+
+def _inputs(samples: Samples) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{INPUT}{number}", value) for number, value in enumerate(samples.tensors)]
+
+
+def _token_inputs(samples: Samples) -> tuple[str, ...]:
+    """The first input of integers ``[N, T]``, and all others of that shape."""
+    shape = next((v.shape for _, v in _inputs(samples) if v.ndim == 2 and v.shape[1] >= SHORTEST and not v.is_floating_point()), None)
+    return tuple(name for name, value in _inputs(samples) if value.shape == shape)
+
+
+def _padded_side(tokens: torch.Tensor) -> Literal["start", "end"]:
+    """Where rows of token ids repeat their outermost value for longer: at the end, if in doubt."""
+
+    def repeated(rows: torch.Tensor) -> int:
+        return int((rows == rows[:, :1]).cumprod(1).sum())
+
+    return "start" if repeated(tokens) > repeated(tokens.flip(1)) else "end"
+
+
+class Shortened(nn.Module):
+    """The first half of the positions of ``[N, T]``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, : x.shape[1] // 2]
+
+
+def _fault_at_half_length(traced: Traced, tokens: tuple[str, ...]) -> str:
+    """Why the model does not run on half as many tokens, or nothing."""
+    return _fault_with(traced, dict.fromkeys(tokens, Shortened()), "the length of its sequences")
 
 
 class Halved(nn.Module):
@@ -69,11 +114,17 @@ class Halved(nn.Module):
 
 def _fault_at_half_size(traced: Traced, name: str) -> str:
     """Why the model does not run on images of half the size, or nothing."""
+    return _fault_with(traced, {name: Halved()}, "the size of its images")
+
+
+def _fault_with(traced: Traced, before: Mapping[str, nn.Module], what: str) -> str:
+    """Why the model does not run with these modules before its inputs, or gives outputs of other shapes; nothing where it does neither."""
     trial = copy.deepcopy(traced.model)
-    prepend(trial, name, Halved())
+    for name, module in before.items():
+        prepend(trial, name, module)
     try:
         shapes = [o.shape for o in outputs_of(trial, traced.few)]
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises on a smaller image is the reason
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises on a smaller input is the reason
         lines = str(error).strip().splitlines()
-        return f"the model's code fixes the size of its images: {lines[0] if lines else type(error).__name__}"
-    return "" if shapes == traced.shapes else "its outputs change their shape with the size of its images"
+        return f"the model's code fixes {what}: {lines[0] if lines else type(error).__name__}"
+    return "" if shapes == traced.shapes else f"its outputs change their shape with {what}"

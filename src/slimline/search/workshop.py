@@ -101,12 +101,15 @@ class Workshop:
         decisions = plan.stage("structure")
         if decisions not in self._structures:
             edits = self.structure_edits(decisions)
-            module = apply_structure(self.model, edits)
-            if self.calibration is not None and edits:
-                if any(isinstance(e, Prepend) for e in edits):  # norms of smaller images, which least squares does not reach
+            exact = [e for e in edits if isinstance(e, Prepend) and e.exact]
+            repaired = [e for e in edits if e not in exact]
+            module = apply_structure(self.model, repaired)
+            if self.calibration is not None and repaired:
+                if any(isinstance(e, Prepend) for e in repaired):  # norms of smaller images, which least squares does not reach
                     module = recalibrate_batch_norm(module, self.calibration)
                 # Least squares alone: recalibrating batch norms after it was measured to lose again.
-                module = reconstruct(self.model, module, edits, self.calibration, seed=self.seed, observed=self._observed)
+                module = reconstruct(self.model, module, repaired, self.calibration, seed=self.seed, observed=self._observed)
+            module = apply_structure(module, exact) if exact else module
             self._structures = {decisions: module}  # only the last: models can be large
         return copy.deepcopy(self._structures[decisions])
 

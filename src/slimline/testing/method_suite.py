@@ -114,7 +114,7 @@ def default_benches() -> tuple[Bench, ...]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         images, words = Images().eval(), Words().eval()
-        pictures, tokens = torch.randn(16, 3, 8, 8), torch.randint(0, 40, (16, 6))
+        pictures, tokens = torch.randn(16, 3, 8, 8), torch.randint(0, 40, (16, 8))
         table, rows = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 3)).eval(), torch.randn(32, 12)
     return Bench.of(images, Samples.of(pictures)), Bench.of(words, Samples.of(tokens)), Bench.of(table, Samples.of(rows))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from slimline.core.budget import Budget
 from slimline.core.progress import Silent
 from slimline.core.request import Request
@@ -83,3 +85,19 @@ def test_a_candidate_better_than_the_original_keeps_it_out(rings: _PythonTask, t
     with job.journal:
         add_original(job, found)
     assert len(found.trials) == 1
+
+
+def test_the_chance_of_values_comes_from_the_width_of_their_interval(rings: _PythonTask, tmp_path: Path) -> None:
+    """A sentence encoder, which has no classes, got no cautious candidate at all."""
+    job, found = tried(rings, tmp_path / "build", 1.0)
+    (trial,), base = found.trials, found.baseline_measurement.quality
+    assert trial.measurement is not None and trial.fidelity is not None and base is not None
+
+    def chance(drop: float, width: float | None) -> float | None:
+        values = trial.fidelity.model_copy(update={"top1": None})  # type: ignore[union-attr]
+        quality = trial.measurement.model_copy(update={"quality": base - drop})  # type: ignore[union-attr]
+        return chance_of(job, found, trial.model_copy(update={"fidelity": values, "measurement": quality, "half_width": width}))
+
+    assert chance(0.01, None) is None
+    mild, near, beyond = (chance(drop, 0.002) or 0.0 for drop in (0.01, 0.028, 0.04))
+    assert mild >= SURE > near > beyond and near == pytest.approx(0.5, abs=0.1)

@@ -18,7 +18,7 @@ from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
-from slimline.search.strategies.allocate import EDGE, Allocate, _edge, corrections_from, counted, solve
+from slimline.search.strategies.allocate import EDGE, LEAST, Allocate, _edge, corrections_from, counted, least_level, solve, within_reach
 
 BASE = 0.9
 
@@ -119,6 +119,30 @@ def test_the_ladder_ends_where_training_does_not_reach(space: Space) -> None:
 
     assert most(80, "1%") <= 0.19 < 0.3 < most(1500, "1%") <= 0.43 < 0.6 < most(6000, "1%") <= 0.86
     assert most(80, "5%") > 2 * most(80, "1%") and most(6000, "30%") <= 1.5
+
+
+def test_under_a_limit_the_ladder_begins_at_the_least_loss_that_keeps_it(space: Space) -> None:
+    """A run for a fifth of MiniLM's bytes had two candidates, both far beyond its allowance: the lower rungs asked for less loss than any file of that size has."""
+    for steps in (0, 80):
+        given = replace(space, recovery=Recovery(steps=steps))
+        eight = given.costs((1,) * len(given.places))["size"]
+        budget = Budget(minimize="latency", max_drop="2%", size_bytes=int(0.8 * eight))
+        known = counted(given, Corrections())
+        floor = least_level(given, budget, known)
+        assert solve(given, budget, 0.9 * floor, known) is None and floor > LEAST
+        trials = run(given, 8, budget)
+        losses = [given.loss(c, known) for t in trials if (c := given.choice(t.plan)) is not None]
+        assert len(losses) >= 4 and losses[0] == min(losses) <= floor
+        assert all(t.measurement is not None and t.measurement.size_bytes <= 0.8 * eight for t in trials)
+
+
+def test_without_limits_or_where_none_can_be_kept_the_ladder_is_what_it_was(space: Space) -> None:
+    assert least_level(space, Budget(minimize="size"), Corrections()) == LEAST
+    assert least_level(space, Budget(size_bytes=10), Corrections()) == LEAST and Allocate(8).propose(space, Budget(size_bytes=10), []) is None
+
+
+def test_the_reach_of_values_is_told_by_their_squared_error() -> None:
+    assert within_reach(Budget(max_drop="2%"), 80, classes=False) == pytest.approx(0.4 * within_reach(Budget(max_drop="2%"), 80))
 
 
 def test_without_training_changed_answers_bound_the_edge(space: Space) -> None:

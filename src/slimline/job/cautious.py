@@ -7,10 +7,10 @@ from slimline.job.context import Job
 from slimline.job.found import Found, timed
 from slimline.job.recovery import objective
 from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, try_plan
-from slimline.measure.certify import chance
+from slimline.measure.certify import Z, chance
 from slimline.model.recover import evaluate
 from slimline.report.sentence import NAMES
-from slimline.search.strategies.allocate import corrections_from, counted, solve
+from slimline.search.strategies.allocate import corrections_from, counted, least_level, solve
 
 SURE = 0.98  # chance to pass on the holdout, below which a milder candidate is looked for
 SHARES = (0.2, 0.04, 0.008)  # of the mildest candidate's loss, that a milder one may have
@@ -18,12 +18,15 @@ LATEST = 0.85  # of the time
 
 
 def chance_of(job: Job, found: Found, trial: Trial) -> float | None:
-    """Chance that an untrained candidate passes on the holdout, taking every changed answer for a changed score; ``None`` where answers cannot be counted."""
-    base, m, f = found.baseline_measurement.quality, trial.measurement, trial.fidelity
+    """Chance that an untrained candidate passes on the holdout, taking every changed answer for a changed score; of values from the width of their interval. ``None`` where there is neither."""
+    base, m, f, width = found.baseline_measurement.quality, trial.measurement, trial.fidelity, trial.half_width
     holdout = job.source.data("holdout")
-    if base is None or holdout is None or job.evaluation is None or m is None or m.quality is None or f is None or f.top1 is None:
+    if base is None or holdout is None or job.evaluation is None or m is None or m.quality is None:
         return None
-    return chance(base - m.quality, 1 - f.top1, len(job.evaluation), len(holdout), job.request.budget.max_drop.allowed(base))
+    drop, counts, allowed = base - m.quality, (len(job.evaluation), len(holdout)), job.request.budget.max_drop.allowed(base)
+    if f is not None and f.top1 is not None:
+        return chance(drop, 1 - f.top1, *counts, allowed)
+    return None if width is None else chance(drop, (width / Z) ** 2 * len(holdout), *counts, allowed, width)
 
 
 def add_cautious(job: Job, found: Found) -> None:
@@ -46,8 +49,11 @@ def add_cautious(job: Job, found: Found) -> None:
         choices = [choice for _, t in known if (choice := found.space.choice(t.plan)) is not None]
         if not choices:
             return
-        level = share * min(found.space.loss(choice, corrections) for choice in choices)
-        choice = solve(found.space, job.request.budget, level, corrections) if level > 0 else None  # nothing is milder than what loses nothing
+        mildest = min(found.space.loss(choice, corrections) for choice in choices)
+        level = max(share * mildest, least_level(found.space, job.request.budget, corrections))
+        choice = (
+            solve(found.space, job.request.budget, level, corrections) if 0 < level < mildest else None
+        )  # nothing is milder than what loses nothing, or what the limits ask for
         if choice is None:
             return
         plan = found.space.plan(choice)

@@ -91,6 +91,7 @@ def prepare(job: Job) -> Found:
         Recovery(steps=schedule.recovery_steps, batch=batch, gradual=job.request.plan is not None and job.request.plan.recovery.gradual),
         job.request.seed,
         getattr(job.target, "weights_in_flash", False),
+        job.classes,
     )
     _check_reachable(job, space)
     if job.request.plan is None:

@@ -155,6 +155,8 @@ class Space:
     recovery: Recovery = Recovery()
     seed: int = 0
     weights_in_flash: bool = False
+    classes: bool = True
+    """Whether losses are nats of class scores; else they are relative squared errors of values."""
 
     @property
     def nothing(self) -> Choice:

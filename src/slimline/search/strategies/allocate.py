@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -23,7 +24,10 @@ EDGE = 0.5  # of the allowance: the rest is for the interval on the holdout, and
 REACH = 3.0  # times the allowance: what is expected to lose more after recovery is out of reach, even where training does better than expected
 LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
 PER_POINT = 0.15  # nats that ``REACH`` points went with on ResNet-20 (0.07 with 1.2, 0.29 with 5.9): so much for each point allowed is within reach untrained, more with training
+PER_POINT_OF_VALUES = 0.06  # relative squared error of values: a cosine falls by half of it, so that is ``REACH`` points with each point
+HIGHEST, HALVINGS = 10.0, 8  # loss up to which the least that keeps the limits is looked for, and in how many steps
 LEAST_POINTS = 0.3  # that the allowance counts as, however small: what loses nothing measurable is left out of no ladder
+ABOVE = 4.0  # times the least loss that keeps the limits, where the ladder ends if that is above all else
 TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes back whatever it is
 
 
@@ -50,18 +54,19 @@ class Allocate:
         corrections = counted(space, corrections_from(space, trials))
         if len(mine) >= self.levels:
             return None
-        for level in self._levels(space, budget, mine, corrections):
-            choice = solve(space, budget, level, corrections)
+        floor = least_level(space, budget, corrections)
+        for level in self._levels(space, budget, mine, corrections, floor):
+            choice = solve(space, budget, max(level, floor), corrections)
             if choice is not None and _decided(space.plan(choice)) not in tried:
                 return space.plan(choice)
         return None
 
-    def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections) -> Iterator[float]:
-        """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge."""
+    def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Iterator[float]:
+        """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept."""
         ladder = max(3, self.levels // 2)
-        rungs = np.geomspace(LEAST, min(self.most, UNTRAINED), ladder)
-        if space.recovery.steps and (most := min(self.most, within_reach(budget, space.recovery.steps))) > TRAINED:
-            rungs = np.array([LEAST, *np.geomspace(TRAINED, most, ladder - 1)])
+        rungs = np.geomspace(floor, max(min(self.most, UNTRAINED), ABOVE * floor), ladder)
+        if space.recovery.steps and (most := min(self.most, within_reach(budget, space.recovery.steps, classes=space.classes))) > TRAINED:
+            rungs = np.array([floor, *np.geomspace(max(TRAINED, floor * ABOVE ** (1 / (ladder - 1))), max(most, ABOVE * floor), ladder - 1)])
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
         if len(mine) < ladder:
             yield from (float(rungs[i]) for i in _spread_order(ladder)[len(mine) :])
@@ -74,8 +79,19 @@ class Allocate:
         yield from sorted(between, key=lambda level: abs(np.log(level**2 / (low * high))))
 
 
-def within_reach(budget: Budget, steps: int) -> float:
-    """The loss, in nats, up to which a candidate is worth measuring where ``steps`` of recovery follow: beyond, the ladder has no rungs, since what training may bring back grows with its steps.
+def least_level(space: Space, budget: Budget, corrections: Corrections) -> float:
+    """The least loss at which the limits can be kept, but for an eighth, or ``LEAST``: below it a ladder would have no rungs. Where nothing keeps them, ``LEAST``, too."""
+    if not budget.limits() or solve(space, budget, LEAST, corrections) is not None or solve(space, budget, HIGHEST, corrections) is None:
+        return LEAST
+    low, high = LEAST, HIGHEST
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if solve(space, budget, middle, corrections) is not None else (middle, high)
+    return high
+
+
+def within_reach(budget: Budget, steps: int, *, classes: bool = True) -> float:
+    """The loss, in nats (of values a relative squared error), up to which a candidate is worth measuring where ``steps`` of recovery follow: beyond, the ladder has no rungs, since what training may bring back grows with its steps.
 
     Example:
         >>> [round(within_reach(Budget(max_drop=drop), steps), 2) for drop, steps in (("1%", 80), ("1%", 1500), ("1%", 6000), ("5%", 1500))]
@@ -83,7 +99,7 @@ def within_reach(budget: Budget, steps: int) -> float:
     """
     drop = budget.max_drop
     points = 100 * drop.value if not drop.relative and drop.value < HALF else 1.0
-    return PER_POINT * max(points, LEAST_POINTS) / left(steps)
+    return (PER_POINT if classes else PER_POINT_OF_VALUES) * max(points, LEAST_POINTS) / left(steps)
 
 
 def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Corrections) -> list[tuple[float, float]]:

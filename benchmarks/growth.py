@@ -32,7 +32,7 @@ from slimline import Budget, Samples
 from slimline.core.plan import Fingerprint, Method, Recovery
 from slimline.core.registry import find, registered
 from slimline.core.site import Site
-from slimline.job.prepare import keep_option
+from slimline.job.option_database import keep_option
 from slimline.model.sites import find_sites
 from slimline.report.plots import axis
 from slimline.search.sensitivity import Sensitivity

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slimline.core.plan import Fingerprint, Method, Plan
 from slimline.core.registry import find
-from slimline.job.prepare import keep_option
+from slimline.job.option_database import keep_option
 from slimline.methods.channel_prune import ChannelPrune
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.sites import find_sites

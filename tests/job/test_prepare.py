@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
+import torch
+
 from slimline.core.plan import Method
+from slimline.core.samples import Samples
 from slimline.core.site import Site
-from slimline.job.prepare import MEASURED, OPTIONS_SHARE, Speed, _fewer, _kind, _plain
+from slimline.job.offers import MEASURED, OPTIONS_SHARE
+from slimline.job.offers import fewer as fewer_of
+from slimline.job.probing import Speed, kind_of, limit_evaluation, plain
 from slimline.methods.channel_prune import ChannelPrune
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.static_int8 import StaticInt8
@@ -24,11 +30,56 @@ OFFERED: dict[str, list[Method]] = {
 FREE = 1e-12
 
 
+class SlowRuntime:
+    """A runtime that takes so many seconds for each sample, and 0.05 to open a file."""
+
+    name = "slow"
+
+    def __init__(self, each: float) -> None:
+        self.each = each
+
+    def run(self, artifact: object, samples: Samples, threads: int) -> None:
+        time.sleep(0.05 + self.each * len(samples))
+
+
+def evaluated(each: float, seconds: float, kept: dict[str, float] | None = None) -> tuple[list[int], list[str], list[str], list[dict[str, float]]]:
+    """Which of 2,000 samples are left to choose by, what is said in the report and at the start, and what is in the journal."""
+    notes: list[str] = []
+    said: list[str] = []
+    events: list[dict[str, float]] = []
+    samples = Samples.of(torch.arange(2000))
+    job = SimpleNamespace(
+        evaluation=samples,
+        target=SlowRuntime(each),
+        clock=SimpleNamespace(seconds=seconds, elapsed=0.0),
+        request=SimpleNamespace(seed=0),
+        journal=SimpleNamespace(last=lambda kind: kept, append=lambda kind, data, elapsed: events.append(data)),
+        source=SimpleNamespace(data=lambda split: samples),
+        note=notes.append,
+        progress=SimpleNamespace(note=said.append),
+    )
+    limit_evaluation(cast(Any, job), cast(Any, None))
+    (left,) = job.evaluation.args
+    return left.tolist(), notes, said, events
+
+
+def test_a_slow_runtime_chooses_by_fewer_samples_and_the_certificate_is_announced() -> None:
+    left, notes, said, events = evaluated(0.02, 200)
+    assert len(left) == 500 and left == sorted(set(left)) and left != list(range(len(left)))
+    assert "of 2,000 samples: slow takes" in notes[0] and "certifying on 2,000 holdout samples will take about" in said[0]
+    assert evaluated(1.0, 200, kept=events[0])[0] == left, "a resumed run takes the same, however fast the machine is then"
+
+
+def test_a_fast_runtime_chooses_by_all_of_them() -> None:
+    left, notes, said, _ = evaluated(1e-4, 400)
+    assert left == list(range(2000)) and not notes and not said
+
+
 def fewer(seconds: float, forward: float, rounding: float) -> tuple[dict[str, list[Method]], int, list[str]]:
     notes: list[str] = []
     job = cast(Any, SimpleNamespace(clock=SimpleNamespace(seconds=seconds), note=notes.append))
-    encoding = {_kind(LAYERS[0], m): rounding for m in OFFERED["0.weight"] if getattr(m, "rounding", "") == "second_order"}
-    found, samples = _fewer(job, SITES, OFFERED, Speed(forward, encoding))
+    encoding = {kind_of(LAYERS[0], m): rounding for m in OFFERED["0.weight"] if getattr(m, "rounding", "") == "second_order"}
+    found, samples = fewer_of(job, SITES, OFFERED, Speed(forward, encoding))
     return found, samples, notes
 
 
@@ -81,7 +132,7 @@ def test_masks_that_take_longest_go_first_where_there_is_no_time_for_the_fewest(
     job = cast(Any, SimpleNamespace(clock=SimpleNamespace(seconds=600), note=notes.append))
     whole = OPTIONS_SHARE * 600 / (len(LAYERS) * 256**3)  # of the time that options may take
     for share, stay in ((0.1, True), (1.0, False)):
-        found, _ = _fewer(job, tuple(LAYERS), offered, Speed(FREE, {_kind(LAYERS[0], m): share * whole for m in Unstructured.candidates(LAYERS[0])}))
+        found, _ = fewer_of(job, tuple(LAYERS), offered, Speed(FREE, {kind_of(LAYERS[0], m): share * whole for m in Unstructured.candidates(LAYERS[0])}))
         names = {m.name for m in found["0.weight"]}
         assert ("unstructured" in names) == stay and {"static_int8", "dynamic_int8", "weight_only"} <= names
     assert len(notes) == 1
@@ -91,6 +142,6 @@ def test_a_candidate_is_timed_with_plain_numerics() -> None:
     """However the methods are ordered: masks and second-order rounding take much longer than everything else that a candidate does."""
     site = LAYERS[0]
     everything: list[Method] = [*Unstructured.candidates(site), *reversed(StaticInt8.candidates(site)), *WeightOnly.candidates(site)]
-    (taken,) = _plain(everything)
+    (taken,) = plain(everything)
     assert isinstance(taken, StaticInt8) and taken.rounding == "nearest"
-    assert _plain(everything[:1]) == everything[:1] and _plain([]) == []
+    assert plain(everything[:1]) == everything[:1] and plain([]) == []

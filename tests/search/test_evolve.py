@@ -10,7 +10,7 @@ from slimline.core.budget import Budget
 from slimline.core.plan import Fingerprint, Method
 from slimline.core.samples import Samples
 from slimline.core.trial import Latency, Measurement, Trial
-from slimline.job.prepare import keep_option
+from slimline.job.option_database import keep_option
 from slimline.methods.channel_prune import ChannelPrune
 from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8

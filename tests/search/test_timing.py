@@ -5,7 +5,7 @@ from torch import nn
 
 from slimline.core.plan import Fingerprint, Plan
 from slimline.core.samples import Samples
-from slimline.job.prepare import keep_option
+from slimline.job.option_database import keep_option
 from slimline.methods.channel_prune import ChannelPrune
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.static_int8 import StaticInt8

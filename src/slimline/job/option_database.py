@@ -1,0 +1,139 @@
+"""The option database of a job: measured, or from the cache, or by its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from slimline.core.plan import Decision, Method
+from slimline.core.site import Refusal, Site
+from slimline.job.context import Job
+from slimline.job.workers import Bench, share
+from slimline.search.sensitivity import Sensitivity
+from slimline.search.space import Option, Place
+from slimline.search.workshop import Workshop
+from slimline.store.cache import key
+
+
+class OptionDatabase:
+    """What every option loses on ``count`` calibration samples: measured, or from the cache."""
+
+    def __init__(self, job: Job, workshop: Workshop, count: int) -> None:
+        self.job, self.workshop, self.count = job, workshop, count
+        self._sensitivity: Sensitivity | None = None
+
+    def name(self, site: Site, methods: Sequence[Method]) -> str:
+        """Of the cache entry."""
+        job = self.job
+        offered = [(m.name, m.model_dump()) for m in methods]
+        return key("options with added weights", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, job.request.seed)
+
+    def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
+        name = self.name(site, methods)
+        stored = self.job.cache.get(name)
+        if stored is not None:
+            return Place(site, tuple(_option_from_json(o) for o in stored[1]["options"])), [Refusal.model_validate(r) for r in stored[1]["refused"]]
+        if self._sensitivity is None:
+            samples = (self.job.calibration if self.job.calibration is not None else self.job.example)[: self.count]
+            self._sensitivity = Sensitivity(self.workshop, samples, **({"recalled": self._recalled} if self.job.request.shared is not None else {}))
+        place, refused = self._sensitivity.place(site, methods, keep_option)
+        about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
+        self.job.cache.put(name, {"none": torch.zeros(1)}, about)
+        return place, refused
+
+    def _recalled(self, site: Site, method: Method, measure: Callable[[], float]) -> float:
+        """A loss is of the float program, whatever the target: measured for the first one, looked up for the next."""
+        name = key("loss", self.job.fingerprint.model_dump(), site.model_dump(), method.name, method.model_dump(), self.count, self.job.request.seed)
+        stored = self.job.cache.get(name)
+        if stored is None:
+            self.job.cache.put(name, {}, measure())
+            stored = self.job.cache.get(name)
+        assert stored is not None
+        return float(stored[1])
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """A worker's task: the options of one site. ``moments``: as in the job's own workshop."""
+
+    name: str
+    site: str
+    methods: tuple[Method, ...]
+    count: int
+    moments: bool
+    needs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"measuring the options of {self.site}"
+
+    def work(self, bench: Bench) -> None:
+        bench.workshop.moments = self.moments
+        if "options" not in bench.kept:
+            bench.kept["options"] = OptionDatabase(bench.job, bench.workshop, self.count)
+        bench.kept["options"].place(bench.sites[self.site], self.methods)
+
+
+def option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int) -> tuple[list[Place], list[Refusal]]:
+    database = OptionDatabase(job, workshop, count)
+    tasks = [MeasureOptions(database.name(s, offered[s.id]), s.id, tuple(offered[s.id]), count, workshop.moments) for s in sites]
+    share(job, tasks, "measuring options", 0.08, 0.18)
+    places: list[Place] = []
+    refused: list[Refusal] = []
+    for number, site in enumerate(sites):
+        place, more = database.place(site, offered[site.id])
+        places.append(place)
+        refused += more
+        job.progress.stage("measuring options", 0.08 + 0.1 * number / len(sites), max(0.0, job.clock.left))
+    return places, refused
+
+
+def in_integers(place: Place) -> Place:
+    """Without the options that compute in float, where there are others."""
+    integers = tuple(o for o in place.options if o.execute == "integer")
+    return Place(place.site, integers) if place.site.kind == "weight" and integers else place
+
+
+def keep_option(site: Site) -> Option:
+    """Leave the site as it is."""
+    return Option("keep", channels=site.features or None)
+
+
+def _option_to_json(option: Option) -> dict[str, Any]:
+    return {
+        "label": option.label,
+        "decisions": [d.model_dump(mode="json") for d in option.decisions],
+        "loss": option.loss,
+        "channels": option.channels,
+        "dropped": option.dropped,
+        "execute": option.execute,
+        "factors": option.factors,
+        "work": option.work,
+        "widths": option.widths,
+        "drops": option.drops,
+        "coded": option.coded,
+        "added": option.added,
+        "format": option.format.model_dump(),  # type: ignore[attr-defined]  # every format that reaches the disk is Data
+    }
+
+
+def _option_from_json(data: dict[str, Any]) -> Option:
+    from slimline.core.formats import format_of
+
+    return Option(
+        data["label"],
+        tuple(Decision.model_validate(d) for d in data["decisions"]),
+        data["loss"],
+        data["channels"],
+        data["dropped"],
+        format_of(data["format"]),
+        data["execute"],
+        tuple(map(tuple, data["factors"])),
+        tuple((name, share) for name, share in data["work"]),
+        tuple((site, count) for site, count in data["widths"]),
+        tuple(data["drops"]),
+        data["coded"],
+        data["added"],
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import onnxruntime
+import pytest
 
 from slimline.targets._onnx_memory import pattern
 from slimline.targets._tflite_reading import Buffer
@@ -13,11 +15,26 @@ from slimline.targets._tflite_reading import Buffer
 FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 
 
-def test_the_planner_is_within_a_twentieth_of_what_onnxruntime_takes_and_the_table_says_it() -> None:
+@pytest.fixture(scope="module")
+def memory() -> ModuleType:
     spec = importlib.util.spec_from_file_location("memory_benchmark", FILE)
     assert spec is not None and spec.loader is not None
-    memory = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(memory)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_buffers_of_the_same_known_shape_are_taken_again_as_onnxruntime_does(memory: ModuleType) -> None:
+    """In the encoder two reshapes follow from the batch, and what is below them has no shape that is known beforehand: a fifth more than if nothing were taken again."""
+    for form, artifact, example, planned in memory.lowered("encoder", "onnxruntime"):
+        try:
+            own, _ = memory.told("onnxruntime", artifact, example)
+        finally:
+            onnxruntime.set_default_logger_severity(2)
+        assert abs(planned / own - 1) < 0.05, form
+
+
+def test_the_planner_is_within_a_twentieth_of_what_onnxruntime_takes_and_the_table_says_it(memory: ModuleType) -> None:
     form, artifact, example, planned = memory.lowered("separable", "onnxruntime")[-1]
     try:
         own, scratch = memory.told("onnxruntime", artifact, example)

@@ -13,6 +13,7 @@ from slimline.methods.resolution import Resolution
 from slimline.methods.sequence_length import SequenceLength
 from slimline.model.program import Program
 from slimline.model.sites import find_sites
+from slimline.numerics.divergence import mean_divergence
 from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import LEAST_COMMON, Option, Place, Space, Timing, layers_of
 from slimline.search.workshop import Workshop
@@ -93,6 +94,24 @@ def test_shorter_texts_cost_less_in_every_layer_and_nothing_is_repaired() -> Non
         assert all(torch.equal(a, b) for a, b in zip(module.parameters(), model.parameters(), strict=True))
     losses = [o.loss for o in space.places[0].options]
     assert losses == sorted(losses) and losses[0] == 0.0 < losses[-1]
+
+
+def test_lengths_are_measured_on_more_texts_than_the_rest() -> None:
+    """Two short texts do not show what a cut loses."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, 8), Mean(), nn.Linear(8, 4)).eval()
+    longer = torch.randint(1, 30, (32, 16))
+    short = longer[:2] * (torch.arange(16) < 4)
+    sites, _ = find_sites(model, Samples.of(short))
+    workshop = Workshop(model, Samples.of(short), Samples.of(short), sites, OnnxRuntime())
+    site = next(s for s in sites if s.kind == "input")
+    alone, beside = (
+        [o.loss for o in Sensitivity(workshop, Samples.of(short), texts=texts).rebuilt(site, [SequenceLength(length=6)]) if isinstance(o, Option)]
+        for texts in (None, Samples.of(longer))
+    )
+    with torch.no_grad():
+        expected = float(mean_divergence([model(longer[:, :6])], [model(longer)], classes=True))
+    assert beside == pytest.approx([expected]) and alone != pytest.approx(beside, rel=0.1)
 
 
 def test_a_choice_comes_back_from_its_plan_and_small_inputs_keep_their_layers(smaller: tuple[Space, Workshop]) -> None:

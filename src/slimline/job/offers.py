@@ -10,7 +10,7 @@ from slimline.core.site import Site
 from slimline.job.context import Job
 from slimline.job.probing import Speed, is_second_order, kind_of
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES
-from slimline.search.sensitivity import FACTOR_SAMPLES
+from slimline.search.sensitivity import FACTOR_SAMPLES, TEXT_SAMPLES
 from slimline.search.strategies.replay import planned
 
 MEASURED = 0.6  # of a forward pass, that an option computes: what lies downstream of it
@@ -78,7 +78,11 @@ def affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method
     repaired = {s.id: offered[s.id] for s in sites if s.kind in ("input", "model") and not s.tokens}
     shortened = {s.id: offered[s.id] for s in sites if s.tokens}
     factored = {s.id: [m for m in offered[s.id] if m.stage == "structure"] for s in sites if s.kind == "weight"}
-    for part, per_option in ((repaired, REPAIR_PASSES * calibration + samples), (shortened, samples), (factored, min(samples, FACTOR_SAMPLES))):
+    for part, per_option in (
+        (repaired, REPAIR_PASSES * calibration + samples),
+        (shortened, max(samples, TEXT_SAMPLES)),
+        (factored, min(samples, FACTOR_SAMPLES)),
+    ):
         if (needed := sum(map(len, part.values())) * speed.forward * per_option) > FACTORED_SHARE * job.clock.seconds:
             names = ", ".join(sorted({m.name for options in part.values() for m in options}))
             job.note(f"{names}: measuring these options would take {needed:.0f} s of {job.clock.seconds:.0f} s; give more --time to have them tried")

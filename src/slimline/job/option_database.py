@@ -12,7 +12,7 @@ from slimline.core.plan import Decision, Method
 from slimline.core.site import Refusal, Site
 from slimline.job.context import Job
 from slimline.job.workers import Bench, share
-from slimline.search.sensitivity import Sensitivity
+from slimline.search.sensitivity import TEXT_SAMPLES, Sensitivity
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop
 from slimline.store.cache import key
@@ -37,8 +37,13 @@ class OptionDatabase:
         if stored is not None:
             return Place(site, tuple(_option_from_json(o) for o in stored[1]["options"])), [Refusal.model_validate(r) for r in stored[1]["refused"]]
         if self._sensitivity is None:
-            samples = (self.job.calibration if self.job.calibration is not None else self.job.example)[: self.count]
-            self._sensitivity = Sensitivity(self.workshop, samples, **({"recalled": self._recalled} if self.job.request.shared is not None else {}))
+            job = self.job
+            source = job.calibration if job.calibration is not None else job.example
+            texts = (
+                job.evaluation[:TEXT_SAMPLES] if job.evaluation is not None else source[:TEXT_SAMPLES]
+            )  # nothing is fitted to them, and training texts can be shorter
+            recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
+            self._sensitivity = Sensitivity(self.workshop, source[: self.count], texts=texts, **recalled)
         place, refused = self._sensitivity.place(site, methods, keep_option)
         about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
         self.job.cache.put(name, {"none": torch.zeros(1)}, about)

@@ -32,7 +32,11 @@ from torch import nn
 from torch.nn import functional
 
 LENGTH = 64  # tokens, padded: all of SST-2 fits
-SPLITS = {"train": ("train.tsv", 20_000, 8), "search": ("dev.tsv", 512, 3), "holdout": ("test.tsv", 1_500, 3)}  # file, texts, and of more than so many words: SST-2 trains on phrases, too
+SPLITS = {
+    "train": ("train.tsv", 20_000, 8),
+    "search": ("dev.tsv", 512, 3),
+    "holdout": ("test.tsv", 1_500, 3),
+}  # file, texts, and of more than so many words: SST-2 trains on phrases, too
 THREADS = (1, 2)
 ASKED, FASTER = ((5.0, 0.98), (3.9, 0.995)), 2.0  # (times smaller, cosine), of which one; and times faster
 OURS = "Slimline"

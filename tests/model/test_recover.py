@@ -15,7 +15,7 @@ from slimline.core.samples import Samples
 from slimline.errors import UsageError
 from slimline.model import recover
 from slimline.model.augment import Augmentation
-from slimline.model.recover import Answers, Distillation, attention_map, distil
+from slimline.model.recover import Answers, Distillation, attention_map, distil, learning_rate, to_training
 from slimline.numerics.divergence import distillation_loss
 
 HOW = Distillation(steps=40, batch=16, learning_rate=0.02, augmentation=Augmentation(mix=True))
@@ -203,3 +203,19 @@ def test_targets_move_with_their_inputs() -> None:
     samples = Samples((torch.ones(2, 3),), {"mask": torch.ones(2)}, {"label": torch.zeros(2)})
     there = recover._moved(samples, "meta")  # type: ignore[arg-type]
     assert {t.device.type for t in (*there.tensors, there.targets["label"])} == {"meta"}
+
+
+def test_in_training_batch_norms_gather_and_dropout_is_off() -> None:
+    net = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3)).eval()
+    to_training(net)
+    x = torch.randn(32, 6) + 5
+    before = net[1].running_mean.clone()  # type: ignore[operator]
+    torch.testing.assert_close(net(x), net(x))
+    assert not torch.equal(net[1].running_mean, before)  # type: ignore[arg-type]
+
+
+def test_models_that_are_normed_by_layers_learn_at_a_tenth_of_the_rate() -> None:
+    transformer = nn.TransformerEncoderLayer(8, 2, 16)
+    usual = Distillation(steps=0).learning_rate
+    assert learning_rate(transformer) == pytest.approx(0.1 * usual) and learning_rate(nn.Linear(2, 2)) == usual
+    assert learning_rate(nn.Sequential(transformer, nn.BatchNorm1d(8))) == usual

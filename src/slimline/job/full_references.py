@@ -59,9 +59,9 @@ def _recovered(job: Job, found: Found, compared: Compared, plan: Plan, trainings
     for how, with_quantizers in trainings:
         if module is None or (with_quantizers and plan.stage("numerics")):
             built = built if built is not None else found.workshop.build(plan, module)
-            own, net = (how if with_quantizers else through_quantizers(how)), built.training.module
+            own, net = (how if with_quantizers else through_quantizers(how, job.model)), built.training.module
         else:
-            own, net = (how if with_quantizers else replace(how, learning_rate=rate_for(lost))), module
+            own, net = (how if with_quantizers else replace(how, learning_rate=rate_for(job.model, lost))), module
         on = job.train if job.train is not None else job.calibration
         assert on is not None  # the result was trained on it
         steps += how.steps

@@ -23,7 +23,7 @@ from slimline.job.workers import Bench, share
 from slimline.measure.agreement import agreement
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
-from slimline.model.recover import Answers, Distillation, distil
+from slimline.model.recover import Answers, Distillation, distil, learning_rate, to_training
 from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.workshop import Built
@@ -209,9 +209,9 @@ def _stage(job: Job, found: Found, entry: Entry, rung: Rung) -> Stage:
         classes=job.classes,
         device=job.request.train_device,
         augmentation=found.augmentation,
-        learning_rate=_rate(found, digest),
+        learning_rate=_rate(job, found, digest),
     )
-    how = dataclasses.replace(through_quantizers(how), gradual=_gradual(found, entry.plan)) if with_quantizers else how
+    how = dataclasses.replace(through_quantizers(how, job.model), gradual=_gradual(found, entry.plan)) if with_quantizers else how
     return Stage(_rung_name(found, digest, entry.steps + rung.steps, with_quantizers), how, with_quantizers)
 
 
@@ -234,20 +234,20 @@ def _laid_out(job: Job, module: nn.Module) -> nn.Module:
     return module.to(memory_format=torch.channels_last) if job.example.tensors[0].ndim == 4 else module  # type: ignore[call-overload]  # missing in torch's annotations
 
 
-def through_quantizers(how: Distillation) -> Distillation:
+def through_quantizers(how: Distillation, model: nn.Module) -> Distillation:
     """The same with quantizers in the loop: gentler, and without decay, which would move weights between their levels."""
-    return dataclasses.replace(how, learning_rate=Distillation(steps=0).learning_rate * QAT_RATE, weight_decay=0.0)
+    return dataclasses.replace(how, learning_rate=learning_rate(model) * QAT_RATE, weight_decay=0.0)
 
 
-def _rate(found: Found, digest: str) -> float:
+def _rate(job: Job, found: Found, digest: str) -> float:
     """Learning rate in proportion to the root of what was lost."""
     trial = next(t for t in found.trials if t.plan.digest == digest)
-    return rate_for(trial.measured_loss or 0.0)
+    return rate_for(job.model, trial.measured_loss or 0.0)
 
 
-def rate_for(lost: float) -> float:
+def rate_for(model: nn.Module, lost: float) -> float:
     """Learning rate after a loss of ``lost`` nats; rounding can put that just below zero."""
-    return Distillation(steps=0).learning_rate * min(1.0, max(math.sqrt(max(lost, 0.0) / FULL_RATE), 0.1))
+    return learning_rate(model) * min(1.0, max(math.sqrt(max(lost, 0.0) / FULL_RATE), 0.1))
 
 
 def _gradual(found: Found, plan: Plan) -> bool:
@@ -267,7 +267,7 @@ def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, sa
     is_graph = isinstance(module, torch.fx.GraphModule)
     before = {parameter: value.detach().clone() for parameter, value in module.state_dict().items()}
     if not is_graph:
-        module.train()
+        to_training(module)
     try:
         done = distil(
             module,
@@ -460,7 +460,7 @@ def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
         classes=job.classes,
         device=job.request.train_device,
         augmentation=found.augmentation,
-        learning_rate=Distillation(steps=0).learning_rate * QAT_RATE * (1.0 if job.train is not None else 0.1),
+        learning_rate=learning_rate(job.model) * QAT_RATE * (1.0 if job.train is not None else 0.1),
         weight_decay=0.0,
         gradual=_gradual(found, plan),
     )

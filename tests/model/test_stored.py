@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from slimline.core.formats import Affine, Float, Format
-from slimline.core.site import Op
+from slimline.core.samples import Samples
+from slimline.core.site import Op, Site
 from slimline.errors import ModelError
+from slimline.methods.weight_only import WeightOnly
 from slimline.model import stored
 from slimline.model.program import Program
+from slimline.model.quantizers import freeze, quantize
 from slimline.targets.torch import Torch
 from slimline.testing.target_suite import inputs_of, lowered
 
@@ -79,3 +83,20 @@ def test_what_a_runtime_executes_stays_as_it_is() -> None:
 def test_another_file_is_a_typed_error() -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         stored.load(b"nonsense", {})
+
+
+def test_a_factor_that_held_nothing_but_its_weight_is_found_again_after_saving() -> None:
+    """The first of two factors has no bias, so its module came back from the file as nothing: exporting such a plan ended in a defect."""
+    net = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 8))).eval()
+    samples = Samples.of(torch.randn(2, 8))
+    exported = Program.export(net, samples)
+    edits = [
+        e for name, use in exported.weights.items() for e in WeightOnly().rewrite(exported, Site(id=name, kind="weight", op=use.op, shape=use.shape), None)
+    ]
+    before = freeze(quantize(exported, edits))
+    after = stored.load(stored.save(before, samples), {f"parts/{n}/{k}": t for n, e in before.encoded.items() for k, t in e.parts.items()})
+    assert "1.0" not in dict(after.module.named_modules())
+    expected = before.run(samples).outputs[0].detach()
+    for program in (after, stored.adapted(after, lambda format, op, execute: isinstance(format, Float))[0]):
+        (got,) = Torch().run(Torch().lower(program, samples), samples)
+        torch.testing.assert_close(got, expected)

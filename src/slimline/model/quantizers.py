@@ -188,6 +188,14 @@ def mangled(parameter: str) -> str:
     return parameter.replace("_", "__").replace(".", "_")
 
 
+def owner_of(module: fx.GraphModule, parameter: str) -> nn.Module:
+    """The module that a parameter lies in by its name; made, where nothing else was left in it and a saved graph came back without it."""
+    owner = parameter.rpartition(".")[0]
+    if owner and not any(name == owner for name, _ in module.named_modules()):
+        module.add_submodule(owner, nn.Module())
+    return module.get_submodule(owner)
+
+
 def quantize(program: Program, edits: Sequence[Numerics]) -> Program:
     """The training form of ``program``, a copy, with all edits carried out.
 

@@ -19,7 +19,7 @@ from slimline.core.site import Op
 from slimline.errors import ModelError
 from slimline.model.operations import weight_arguments
 from slimline.model.program import Program
-from slimline.model.quantizers import mangled
+from slimline.model.quantizers import mangled, owner_of
 from slimline.model.trace import quiet, trace
 
 ABOUT = "encoded.json"
@@ -111,10 +111,7 @@ def _ops(program: Program) -> Iterator[tuple[str, Op]]:
 def _decode(program: Program, encode: Encode) -> None:
     """The weight in float32, under its own name."""
     module, graph = program.module, program.graph
-    owner, _, leaf = encode.parameter.rpartition(".")
-    if owner:
-        module.add_submodule(owner, nn.Module()) if not any(n == owner for n, _ in module.named_modules()) else None
-    module.get_submodule(owner).register_parameter(leaf, nn.Parameter(encode.format.decode(encode.parts)))
+    owner_of(module, encode.parameter).register_parameter(encode.parameter.rpartition(".")[2], nn.Parameter(encode.format.decode(encode.parts)))
     for node in _decoders(program, encode.parameter):
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.get_attr(encode.parameter))

@@ -14,7 +14,7 @@ from slimline.core.formats import Affine
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError, ModelError
 from slimline.model.program import Program
-from slimline.model.quantizers import mangled
+from slimline.model.quantizers import mangled, owner_of
 from slimline.model.trace import quiet, trace
 
 KEPT = ("val", "tensor_meta")  # of a node's metadata; stack traces and module stacks are a third of a small file
@@ -60,8 +60,7 @@ def deflated(archive: bytes) -> bytes:
 
 def store(module: fx.GraphModule, parameter: str, bits: int) -> None:
     """Move a weight's integers to where its float twin was (``conv.weight__values``), packed if they have fewer than 8 bits."""
-    owner, _, leaf = parameter.rpartition(".")
-    home, stem = module.get_submodule(owner), mangled(parameter)
+    home, stem, leaf = owner_of(module, parameter), mangled(parameter), parameter.rpartition(".")[2]
     for part in ("values", "scale"):
         old = f"{stem}__{part}"
         if not hasattr(module, old):

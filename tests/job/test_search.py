@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from slimline.core.budget import Budget
+from slimline.core.result import Schedule
 from slimline.core.samples import Samples
-from slimline.job.search import _sought, divergence_of
+from slimline.job.search import _more, _sought, divergence_of
 
 REFERENCE = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
@@ -46,3 +47,18 @@ def test_where_no_candidate_keeps_the_limits_the_closest_is_looked_for() -> None
         sought = _sought(job, found, cast(Any, Unlimited()))
         assert sought == (asked if asked != out_of_reach else Budget(max_drop="2%", minimize="latency"))
     assert len(said) == 1 and "least latency" in said[0]
+
+
+def test_candidates_are_added_once_and_a_resumed_run_has_as_many() -> None:
+    """MiniLM's were probed at 164 s with second-order rounding, took 62, and the four of them left a gap where the answer lay."""
+    events: list[dict[str, Any]] = []
+    schedule = Schedule(seconds=1200, samples_loss=16, candidates=4, recovery_steps=25, finalists=1)
+    kept = {"schedule": schedule.model_dump(), "bf16": False, "batch": 64, "candidate": 164.0}
+    journal = SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda kind, data, elapsed: events.append(data))
+    job = cast(Any, SimpleNamespace(journal=journal, clock=SimpleNamespace(elapsed=0.0)))
+    found = cast(Any, SimpleNamespace(schedule=schedule, trials=[SimpleNamespace(seconds=s) for s in (75.0, 63.0, 52.0)]))
+    assert not _more(job, found) and not events, "one of the four is still to come"
+    found.trials.append(SimpleNamespace(seconds=60.0))
+    assert _more(job, found) and found.schedule.candidates == 8
+    assert not _more(job, found) and len(events) == 1
+    assert Schedule.model_validate(events[0]["schedule"]) == found.schedule and events[0]["batch"] == 64

@@ -7,7 +7,21 @@ import time
 
 import pytest
 
-from slimline.search.schedule import CANDIDATES, LEAST_CANDIDATES, LEAST_SAMPLES, RECOVERY, SENSITIVITY, Clock, Probe, batch_size, make_schedule
+from slimline.search.schedule import (
+    CANDIDATES,
+    FEWEST_STEPS,
+    LEAST_CANDIDATES,
+    LEAST_SAMPLES,
+    MOST_CANDIDATES,
+    RECOVERY,
+    SENSITIVITY,
+    UNTRAINED,
+    Clock,
+    Probe,
+    batch_size,
+    make_schedule,
+    more_candidates,
+)
 
 PROBES = [Probe(1e-5, 0.002, 1.0), Probe(1e-4, 0.15, 4.0), Probe(1e-2, 3.0, 20.0)]
 
@@ -53,7 +67,7 @@ def test_what_is_planned_fits_or_is_the_least_that_makes_sense(seconds: float, p
     schedule = make_schedule(seconds, seconds, probe, options=150, samples=5000, train=45_000, batch=128)
     assert 1 <= schedule.finalists <= 3
     assert schedule.samples_loss == LEAST_SAMPLES or schedule.samples_loss * 150 * probe.forward <= SENSITIVITY * seconds
-    assert schedule.candidates == LEAST_CANDIDATES or schedule.candidates * probe.candidate <= CANDIDATES * seconds
+    assert schedule.candidates == LEAST_CANDIDATES or schedule.candidates * probe.candidate <= (CANDIDATES if schedule.recovery_steps else UNTRAINED) * seconds
     assert schedule.recovery_steps * probe.step <= RECOVERY * seconds
     assert SENSITIVITY + CANDIDATES + RECOVERY < 1, "something is left for measuring and the certificate"
 
@@ -72,3 +86,15 @@ def test_the_clock_counts_what_earlier_runs_spent() -> None:
 def test_time_that_is_not_trained_in_buys_candidates() -> None:
     trained, untrained = (make_schedule(600, 600, PROBES[2], options=150, samples=250, train=n, batch=64) for n in (45_000, 0))
     assert untrained.candidates > trained.candidates
+
+
+def test_a_handful_of_steps_is_left_to_the_candidates() -> None:
+    schedules = [make_schedule(600, 600, Probe(1e-3, step, 10.0), options=50, samples=512, train=45_000, batch=16) for step in (1.0, 30.0)]
+    assert schedules[0].recovery_steps >= FEWEST_STEPS and schedules[1].recovery_steps == 0
+    assert schedules[1].candidates > schedules[0].candidates
+
+
+def test_candidates_that_were_cheaper_than_probed_make_room_for_more() -> None:
+    assert more_candidates(4, 100.0, []) == 0
+    assert more_candidates(4, 100.0, [10.0] * 4) == MOST_CANDIDATES - 4
+    assert more_candidates(8, 100.0, [120.0] * 8) == 0

@@ -21,7 +21,7 @@ from slimline.job.context import Job
 from slimline.job.found import TRIAL_SECONDS, timed
 from slimline.job.recovery import CALIBRATION_BATCH
 from slimline.model.recover import Distillation, bf16_pays, seconds_per_step
-from slimline.search.schedule import Probe, batch_size, coarse, make_schedule
+from slimline.search.schedule import ENOUGH_STEPS, LEAST_BATCH, Probe, batch_size, coarse, make_schedule
 from slimline.search.workshop import Workshop
 
 BF16_GAIN = 1.3  # how much faster a step must be before half of the mantissa is given up
@@ -150,16 +150,23 @@ def scheduled(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
             bf16 = half * BF16_GAIN < step
             step = half if bf16 else step
         candidate = _candidate_seconds(job, workshop, offered, speed)
-    schedule = make_schedule(
-        job.clock.seconds,
-        job.clock.left,
-        Probe(speed.forward, step, candidate),
-        options=sum(map(len, offered.values())),
-        samples=len(job.calibration if job.calibration is not None else job.example),
-        train=len(job.train) if job.train is not None else 0,
-        batch=batch,
-        least=least,
-    )
+
+    def schedule_of(batch: int, step: float) -> Schedule:
+        return make_schedule(
+            job.clock.seconds,
+            job.clock.left,
+            Probe(speed.forward, step, candidate),
+            options=sum(map(len, offered.values())),
+            samples=len(job.calibration if job.calibration is not None else job.example),
+            train=len(job.train) if job.train is not None else 0,
+            batch=batch,
+            least=least,
+        )
+
+    schedule = schedule_of(batch, step)
+    while job.train is not None and schedule.recovery_steps < ENOUGH_STEPS and batch > LEAST_BATCH:  # a step takes longer than forward passes let expect
+        batch, step = batch // 2, step / 2
+        schedule = schedule_of(batch, step)
     if job.train is None and job.calibration is not None:
         schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, speed.forward)})
     job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "candidate": candidate}, job.clock.elapsed)

@@ -17,6 +17,7 @@ from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, measure, pai
 from slimline.measure.agreement import agreement
 from slimline.model.recover import evaluate
 from slimline.numerics.divergence import mean_divergence
+from slimline.search.schedule import more_candidates
 from slimline.search.strategies.replay import Replay
 from slimline.search.timing import per_layer
 
@@ -39,6 +40,9 @@ def search(job: Job, found: Found) -> None:
             break
         plan = strategy.propose(found.space, budget, [t for t in found.trials if t.origin not in (CAUTIOUS, ORIGINAL)])  # those came after the strategy's end
         if plan is None:
+            if given is None and _more(job, found):
+                strategy = find("strategies", job.request.strategy)(found.schedule.candidates)
+                continue
             break
         with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):
             trial = try_plan(job, found, plan, strategy.name, samples, reference)
@@ -46,6 +50,17 @@ def search(job: Job, found: Found) -> None:
         job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
         if trial.status == "failed":
             job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")
+
+
+def _more(job: Job, found: Found) -> bool:
+    """Once, where the scheduled candidates took less time than the probe let expect: more of them. In the journal, so that a resumed run has as many."""
+    kept = job.journal.last("schedule")
+    if kept is None or kept.get("extended") or len(found.trials) < found.schedule.candidates:
+        return False
+    more = more_candidates(found.schedule.candidates, float(kept["candidate"]), [t.seconds for t in found.trials])
+    found.schedule = found.schedule.model_copy(update={"candidates": found.schedule.candidates + more})
+    job.journal.append("schedule", {**kept, "schedule": found.schedule.model_dump(), "extended": True}, job.clock.elapsed)
+    return more > 0
 
 
 def _sought(job: Job, found: Found, strategy: Any) -> Budget:

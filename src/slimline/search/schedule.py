@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slimline.core.result import Schedule
@@ -20,6 +22,7 @@ LEAST_CANDIDATES, MOST_CANDIDATES = 4, 24
 STEP = 4  # of candidates: what a disturbed probe may not change
 BATCH, SMALL_BATCH, SMALL = 128, 64, 4_000  # samples of a training step: of much data, and of less than the third
 LEAST_BATCH, ENOUGH_STEPS = 16, 100  # below so many steps in all, fewer samples a step
+FEWEST_STEPS = 30  # below which nothing is trained: candidates need the time more
 STEP_PASSES = 4  # of one sample, that a step takes for each of its own: the teacher's forward pass, and the student's forward and backward
 
 
@@ -48,7 +51,21 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     others = (SENSITIVITY + TIMING) * left + (candidates + 2 * (finalists + 1)) * probe.candidate  # the safest is finished too
     steps = min(RECOVERY * left, max(left - others, LEAST_RECOVERY * left)) / max(probe.step, 1e-9)
     steps = min(steps, EPOCHS * max(train, batch) / batch) if train else 0
+    if train and steps < FEWEST_STEPS:
+        return make_schedule(seconds, left, probe, options=options, samples=samples, train=0, batch=batch, least=least)
     return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=coarse(steps), finalists=finalists)
+
+
+def more_candidates(planned: int, candidate: float, taken: Sequence[float]) -> int:
+    """Candidates that fit beside the ``planned`` ones, of ``candidate`` seconds each, where they took as long as ``taken`` says.
+
+    Example:
+        >>> more_candidates(4, 160.0, [75.0, 62.0, 52.0, 60.0]), more_candidates(4, 70.0, [75.0, 62.0, 52.0, 60.0])
+        (4, 0)
+    """
+    spare = planned * candidate - sum(taken)
+    fitting = int(spare / max(statistics.median(taken), 1e-9)) if taken else 0
+    return max(0, min(fitting, MOST_CANDIDATES - planned)) // STEP * STEP
 
 
 def batch_size(train: int, forward: float, left: float) -> int:

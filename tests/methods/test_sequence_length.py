@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import slimline
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
@@ -23,12 +26,12 @@ class Sentences(nn.Module):
 
     def __init__(self, fixed: bool = False) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(50, 16), nn.Embedding(LENGTH, 16)
+        self.words, self.places, self.layer = nn.Embedding(50, 16), nn.Embedding(LENGTH, 16), nn.Linear(16, 16)
         self.head = nn.Linear(16 * LENGTH if fixed else 16, 4)
         self.fixed = fixed
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        seen = (self.words(ids) + self.places.weight[: ids.shape[1]]) * mask.unsqueeze(2).float()
+        seen = torch.relu(self.layer(self.words(ids) + self.places.weight[: ids.shape[1]])) * mask.unsqueeze(2).float()
         scores: torch.Tensor = self.head(seen.flatten(1) if self.fixed else seen.sum(1) / mask.sum(1, keepdim=True).float())
         return scores
 
@@ -86,6 +89,31 @@ def test_what_holds_no_tokens_or_fewer_is_refused() -> None:
     for site, length in ((image, 8), (tokens(16), 17)):
         with pytest.raises(UnsupportedSite, match="only the tokens of a model"):
             SequenceLength(length=length).rewrite(nn.Identity(), site, None)
+
+
+def test_a_search_cuts_padding_and_says_what_the_certificate_leaves_out(tmp_path: Path) -> None:
+    lengths = torch.randint(3, 13, (400,), generator=torch.Generator().manual_seed(1)).tolist()
+
+    class Texts:
+        def example(self) -> Samples:
+            return sentences(lengths[:2])
+
+        def data(self, split: str) -> Samples | None:
+            return {"search": sentences(lengths[:200]), "holdout": sentences(lengths[200:])}.get(split)
+
+    result = slimline.compress(
+        Sentences().eval(),
+        Texts(),
+        budget=slimline.Budget(max_drop="2%", minimize="macs"),
+        time="20s",
+        methods=("sequence_length",),
+        metric="cosine",
+        out=tmp_path,
+    )
+    (cut,) = [d for d in result.report.decisions if d.site == "#input.0"]
+    assert cut.label == "sequence_length(length=12)" and cut.before == "32 positions"
+    assert result.report.verdict == "pass" and result.report.compressed is not None
+    assert any("cuts what it is given to 12 positions" in n for n in result.report.not_checked)
 
 
 def test_the_cut_side_is_said_where_a_model_is_printed() -> None:

@@ -59,6 +59,11 @@ class Method(Data):
         """The quantities that this option can bring down; it is offered where one of them is limited or minimised. Empty: any of them."""
         return ()
 
+    @property
+    def caveat(self) -> str:
+        """What a certificate says nothing about where a plan has this option, or nothing: it stands under what was not checked."""
+        return ""
+
     def reduced(self) -> Method:
         """The same for a runtime whose integer kernels saturate where weights use all of their 8 bits."""
         return self

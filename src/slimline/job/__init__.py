@@ -246,6 +246,8 @@ def _nothing_worked(trials: list[Trial]) -> SlimlineError:
 
 
 def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
+    for caveat in dict.fromkeys(d.method.caveat for d in outcome.finalist.trial.plan.decisions if d.method.caveat):
+        job.note(caveat)
     compared = [] if interrupted else references(job, found, outcome)
     base, result, measured = final_round(job, found, outcome, compared)
     aside = None if interrupted else elsewhere(job, found, outcome)

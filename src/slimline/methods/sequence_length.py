@@ -56,6 +56,10 @@ class SequenceLength(Method):
     length: int = pydantic.Field(gt=0)
     side: Literal["start", "end"] = "end"
 
+    @property
+    def caveat(self) -> str:
+        return f"texts longer than those of your samples: the artefact cuts what it is given to {self.length} positions, so compress again where texts grow"
+
     @classmethod
     def candidates(cls, site: Site) -> tuple[SequenceLength, ...]:
         """From seven eighths to a quarter of the positions, in steps of 8, or of fewer where there are few."""

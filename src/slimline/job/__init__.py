@@ -146,6 +146,7 @@ def compress_request(source: Source, request: Request, progress: Progress) -> Re
 
 def _carried_out(job: Job) -> Report:
     found: Found | None = None
+    certified: tuple[Outcome, list[Finalist]] | None = None
     with job.journal, at_work(job):
         try:
             found = prepare(job)
@@ -153,9 +154,13 @@ def _carried_out(job: Job) -> Report:
             add_cautious(job, found)
             add_original(job, found)
             finalists = _finalists(job, found)
-            outcome = certify(job, found, order(job, found, finalists))
-            return _deliver(job, found, outcome, finalists, interrupted=False)
+            certified = certify(job, found, order(job, found, finalists)), finalists
+            return _deliver(job, found, *certified, interrupted=False)
         except KeyboardInterrupt:
+            if found is not None and certified is not None:
+                job.progress.note("interrupted: the result is certified and is written, without the references")
+                job.note("the references: the run was interrupted before they were measured")
+                return _deliver(job, found, *certified, interrupted=False, beside=False)
             if found is None or not any(t.measurement for t in found.trials):
                 job.progress.note("interrupted before there was anything to deliver; --resume goes on with what was measured")
                 raise
@@ -245,17 +250,19 @@ def _nothing_worked(trials: list[Trial]) -> SlimlineError:
     return BudgetNotMet(f"No candidate could be built: {said.rstrip('.')}.", hint="Loosen the budget, or allow more methods (slimline methods).")
 
 
-def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
+def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool, beside: bool = True) -> Report:
+    """``beside``: with what the result is held against: the references, what it costs elsewhere."""
+    beside = beside and not interrupted
     for caveat in dict.fromkeys(d.method.caveat for d in outcome.finalist.trial.plan.decisions if d.method.caveat):
         job.note(caveat)
-    compared = [] if interrupted else references(job, found, outcome)
+    compared = references(job, found, outcome) if beside else []
     base, result, measured = final_round(job, found, outcome, compared)
-    aside = None if interrupted else elsewhere(job, found, outcome)
+    aside = elsewhere(job, found, outcome) if beside else None
     kept = around(job, outcome)
     report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted, elsewhere=aside)
     files = kept | files_of(job, found, outcome)
     write_outputs(job.directory, report, files)
-    if job.request.references_full and not interrupted:
+    if job.request.references_full and beside:
         report = _with_full_references(job, found, outcome, compared, report)
         write_outputs(job.directory, report, files)
     job.journal.append("done", {"verdict": report.verdict, "plan": outcome.finalist.trial.plan.digest}, job.clock.elapsed)

@@ -98,3 +98,14 @@ def test_what_costs_less_than_it_saves_is_told_as_a_saving(report: Report) -> No
     assert "cost 2.8 KB, but save 0.003 ms, in all a saving worth 0.001 nats here;" in prices.alternative_text(report, both)
     dear = both.model_copy(update={"milder": False, "changes": {"size": -3_500.0, "latency": 0.006, "loss": 1e-4}, "reason": "price"})
     assert "save 3.5 KB, but cost 0.006 ms, in all a cost worth 0.001 nats here," in prices.alternative_text(report, dear)
+
+
+def test_losses_of_values_are_not_called_nats(report: Report) -> None:
+    """A sentence encoder's report spoke of nats, of which it has none."""
+    values = report.model_copy(update={"losses_in": "relative squared error"})
+    said = [
+        *prices.sentences(values),
+        *(cell for row in prices.table(values)[1] for cell in row),
+        *(t for d in values.decisions for t in prices.alternatives(values, d)),
+    ]
+    assert not [t for t in said if "nats" in t] and sum("relative squared error" in t for t in said) > 3

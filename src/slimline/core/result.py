@@ -282,6 +282,8 @@ class Report(Data):
     refused: tuple[Refused, ...] = ()
     predictions: Predictions = Predictions()
     prices: tuple[Price, ...] = ()
+    losses_in: str = "nats"
+    """The unit of losses: ``nats`` of class scores, ``relative squared error`` of values."""
     cheaper: int | None = None
     """Measured trials that met every other limit at a better objective: the allowed drop was in their way. ``None``: not counted."""
     close_up: CloseUp | None = None

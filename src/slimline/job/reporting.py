@@ -100,6 +100,7 @@ def build_report(
         refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused),
         predictions=_predictions(found),
         prices=_prices(job, found, outcome),
+        losses_in=_losses_in(job),
         cheaper=_cheaper(job, found, outcome.finalist.trial),
         close_up=look_closer(job, outcome),
         artefact=ArtefactFile(file=f"model{outcome.finalist.artifact.suffix}", sha256=sha256(outcome.finalist.artifact.payload)),
@@ -241,7 +242,7 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 method="removed" if gone else decision.method.name if decision is not None else "keep",
                 label="removed" if gone else option.label,
                 options={} if gone or decision is None else decision.method.model_dump(mode="json"),
-                why=_why(site.kind, option, others, total, gone, given),
+                why=_why(site.kind, option, others, total, gone, given, _losses_in(job)),
                 before=_shape(use.shape) if use is not None else _present(site),
                 after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option),
                 bits=None if gone or use is None else option.format.bits,
@@ -279,13 +280,17 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool, given: bool = False) -> str:
+def _losses_in(job: Job) -> str:
+    return "nats" if job.classes else "relative squared error"
+
+
+def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool, given: bool = False, unit: str = "nats") -> str:
     """The reason in one sentence, from the numbers that decided."""
     if gone:
         return "it lies in a block that is dropped"
     share = option.loss / total
     cheaper = [o for o in others if o.loss > option.loss]
-    spent = f"it loses {option.loss:.2g} nats, {percent_text(share)} of what the plan loses before recovery"
+    spent = f"it loses {option.loss:.2g} {unit}, {percent_text(share)} of what the plan loses before recovery"
     if option.dropped:
         return f"dropping the whole block removes all its time and bytes; {spent}"
     if given and not option.decisions:
@@ -294,7 +299,7 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
         if not others:
             return "no method offers anything here"
         least = others[0]
-        return f"everything else costs more quality than it saves: the mildest, {least.label}, loses {least.loss:.2g} nats"
+        return f"everything else costs more quality than it saves: the mildest, {least.label}, loses {least.loss:.2g} {unit}"
     text = f"{spent}" if option.loss > 1e-6 else "it loses nothing measurable"
     if cheaper and not given:
         text += f"; the next step, {cheaper[0].label}, would lose {cheaper[0].loss:.2g}"

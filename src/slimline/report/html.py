@@ -280,12 +280,12 @@ def _predictions(report: Report) -> Plot | None:
     if len(known) < 2 or not positive:
         return None
     least = min(positive)
-    x = axis(positive, "predicted loss, nats", lambda v: f"{v:.0e}".replace("e-0", "e-") if v < 1e-3 else f"{v:g}", log=True)
+    x = axis(positive, f"predicted loss, {report.losses_in}", lambda v: f"{v:.0e}".replace("e-0", "e-") if v < 1e-3 else f"{v:g}", log=True)
     marks = [
-        Mark(x.place(max(p.predicted, least)), round(100 - x.place(max(p.measured, least)), 2), "front", (f"plan {p.plan}", f"predicted {p.predicted:.4g} nats", f"measured {p.measured:.4g} nats"), beyond=min(p.predicted, p.measured) <= 0)
+        Mark(x.place(max(p.predicted, least)), round(100 - x.place(max(p.measured, least)), 2), "front", (f"plan {p.plan}", f"predicted {p.predicted:.4g} {report.losses_in}", f"measured {p.measured:.4g} {report.losses_in}"), beyond=min(p.predicted, p.measured) <= 0)
         for p in sorted(known, key=lambda p: p.predicted)
     ]  # fmt: skip
-    y = Axis(x.low, x.high, x.log, "measured loss, nats", x.ticks)
+    y = Axis(x.low, x.high, x.log, f"measured loss, {report.losses_in}", x.ticks)
     return Plot("predictions", "Predicted against measured", x, y, tuple(marks), (Line(0, 100, 100, 0),), beyond=sum(m.beyond for m in marks))
 
 

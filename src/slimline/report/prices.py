@@ -10,9 +10,14 @@ HEAD = ("budget", "limit", "plan, predicted", "binds", "a tenth more", "buys, at
 STRETCHED = 10.0  # times: beyond, what an option changes says nothing of a whole unit
 UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e6}  # of the margin: 10 KB, 0.1 ms, a million multiply-adds
 NOTE = (
-    "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs in nats before recovery, as the search counts it:"
+    "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs before recovery, as the search counts it:"
     " where training follows, rounding several times, since training brings back little of it."
 )
+
+
+def _text(report: Report, quantity: str, value: float, estimated: bool = False) -> str:
+    """A value in its unit, losses in the report's."""
+    return f"{value:.2g} {report.losses_in}" if quantity == "loss" else quantity_text(quantity, value, estimated)
 
 
 def _name(report: Report, quantity: str) -> str:
@@ -43,16 +48,16 @@ def sentences(report: Report) -> list[str]:
 
 
 def _sentence(report: Report, price: Price) -> str:
-    step = quantity_text(price.quantity, price.step)
+    step = _text(report, price.quantity, price.step)
     if price.quantity == "loss":
         return f"Drop: a tenth more loss ({step}) would buy {_bought(report, price) or 'nothing'}."
     name = _name(report, price.quantity)
     if price.limit is not None and not price.binds and price.quantity != report.minimize:
-        return f"{name.capitalize()}: {step} more than the limit of {quantity_text(price.quantity, price.limit)} would buy nothing; the plan takes {quantity_text(price.quantity, price.used)}."
+        return f"{name.capitalize()}: {step} more than the limit of {_text(report, price.quantity, price.limit)} would buy nothing; the plan takes {_text(report, price.quantity, price.used)}."
     bought, milder = _bought(report, price), _milder(report, price)
     same = "" if price.quantity == report.minimize else f" at the same {_name(report, report.minimize)}"
     either = [t for t in (bought and f"{bought} at the same loss", milder and milder + same) if t]
-    margin = f" At the margin, {_margin(price).replace(':', ' are worth')}." if price.worth else ""
+    margin = f" At the margin, {_margin(report, price).replace(':', ' are worth')}." if price.worth else ""
     return f"{name.capitalize()}: {step} more would buy {', or '.join(either) or 'nothing'}.{margin}"
 
 
@@ -64,24 +69,24 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         rows.append(
             (
                 _name(report, p.quantity) + (", minimised" if spent else ""),
-                "" if p.limit is None else quantity_text(p.quantity, p.limit),
-                quantity_text(p.quantity, p.used),
+                "" if p.limit is None else _text(report, p.quantity, p.limit),
+                _text(report, p.quantity, p.used),
                 ("yes" if report.cheaper else "no") if p.quantity == "loss" else "yes" if p.binds else "" if p.limit is None else "no",
-                f"+{quantity_text(p.quantity, p.step)}",
+                f"+{_text(report, p.quantity, p.step)}",
                 "" if spent else _bought(report, p) or "nothing",
                 "" if p.quantity == "loss" else _milder(report, p) or "nothing",
-                _margin(p),
+                _margin(report, p),
             )
         )
     return HEAD, rows
 
 
-def _margin(price: Price) -> str:
+def _margin(report: Report, price: Price) -> str:
     """``10 KB: 0.0014 nats``, by the multiplier; a smaller unit where that would be a large part of the plan."""
     if price.worth is None or price.quantity not in UNITS:
         return ""
     unit = _unit(price)
-    return f"{quantity_text(price.quantity, unit)}: {quantity_text('loss', price.worth * unit)}"
+    return f"{_text(report, price.quantity, unit)}: {_text(report, 'loss', price.worth * unit)}"
 
 
 def _unit(price: Price) -> float:
@@ -97,7 +102,7 @@ def _bought(report: Report, price: Price) -> str:
     for quantity in sorted(price.buys, key=lambda q: (q != report.minimize, ORDER.index(q))):
         change = price.buys[quantity]
         if abs(change) > 1e-3 * _scale(report, quantity) and (quantity == report.minimize or quantity != price.quantity):
-            parts.append(f"{quantity_text(quantity, abs(change))} {'less' if change < 0 else 'more'} {_name(report, quantity)}")
+            parts.append(f"{_text(report, quantity, abs(change))} {'less' if change < 0 else 'more'} {_name(report, quantity)}")
     gain = price.buys.get(report.minimize, 0.0)
     return ", ".join(parts) if gain < -1e-3 * _scale(report, report.minimize) else ""
 
@@ -112,7 +117,7 @@ def _milder(report: Report, price: Price) -> str:
         if price.drop_change is None or (in_points(quality) and price.drop_change > -5e-5)
         else f"; in proportion, {difference_text(-price.drop_change, quality)}"
     )
-    return f"{quantity_text('loss', -price.loss_change)} less loss{lost}"
+    return f"{_text(report, 'loss', -price.loss_change)} less loss{lost}"
 
 
 def _scale(report: Report, quantity: str) -> float:
@@ -131,20 +136,20 @@ def alternative_text(report: Report, a: Alternative) -> str:
     """``milder: keep would bring back 0.002 nats (in proportion, 0.05 points; 10 KB here: 0.01 nats) and cost 2.1 KB, worth 0.004 nats here; it costs more than it brings``."""
     lost = a.changes.get("loss", 0.0)
     costs = [(q, a.changes[q]) for q in ORDER if q in a.changes and q != "loss" and abs(a.changes[q]) > 1e-6 * _scale(report, q)]
-    grows = ", ".join(quantity_text(q, c, report.baseline.latency_ms.estimated) for q, c in costs if c > 0)
-    shrinks = ", ".join(quantity_text(q, -c, report.baseline.latency_ms.estimated) for q, c in costs if c < 0)
+    grows = ", ".join(_text(report, q, c, report.baseline.latency_ms.estimated) for q, c in costs if c > 0)
+    shrinks = ", ".join(_text(report, q, -c, report.baseline.latency_ms.estimated) for q, c in costs if c < 0)
     against = "" if a.worth is None or a.worth >= 0 else f"in all a {'saving' if a.milder else 'cost'} "
-    worth = "" if a.worth is None or not costs else f", {against}worth {abs(a.worth):.2g} nats here"
+    worth = "" if a.worth is None or not costs else f", {against}worth {_text(report, 'loss', abs(a.worth))} here"
     terms = "; ".join(t for t in (_proportion(report, abs(lost)), _rate(report, a)) if t)
     if a.milder:
-        gives = f"would bring back {-lost:.2g} nats{terms and f' ({terms})'}" if lost < 0 else "would lose no less"
+        gives = f"would bring back {_text(report, 'loss', -lost)}{terms and f' ({terms})'}" if lost < 0 else "would lose no less"
         text = f"{a.label} {gives} and cost {grows or 'nothing'}" + (f", but save {shrinks}" if shrinks else "") + worth
     else:
         text = (
             f"{a.label} would save {shrinks or 'nothing'}"
             + (f", but cost {grows}" if grows else "")
             + worth
-            + f", and lose {lost:.2g} nats more{terms and f' ({terms})'}"
+            + f", and lose {_text(report, 'loss', lost)} more{terms and f' ({terms})'}"
         )
     why = {
         "price": "it costs more than it brings" if a.milder else "it loses more than that is worth",
@@ -170,5 +175,5 @@ def _rate(report: Report, a: Alternative) -> str:
     for price in sorted(report.prices, key=lambda p: p.quantity != report.minimize):
         change, lost = milder * a.changes.get(price.quantity, 0.0), -milder * a.changes.get("loss", 0.0)
         if price.quantity in UNITS and lost > 0 and change * STRETCHED >= (unit := _unit(price)):
-            return f"{quantity_text(price.quantity, unit)} here: {quantity_text('loss', lost / change * unit)}"
+            return f"{_text(report, price.quantity, unit)} here: {_text(report, 'loss', lost / change * unit)}"
     return ""

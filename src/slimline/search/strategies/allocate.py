@@ -25,7 +25,7 @@ REACH = 3.0  # times the allowance: what is expected to lose more after recovery
 LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
 PER_POINT = 0.15  # nats that ``REACH`` points went with on ResNet-20 (0.07 with 1.2, 0.29 with 5.9): so much for each point allowed is within reach untrained, more with training
 PER_POINT_OF_VALUES = 0.06  # relative squared error of values: a cosine falls by half of it, so that is ``REACH`` points with each point
-HIGHEST, HALVINGS = 10.0, 8  # loss up to which the least that keeps the limits is looked for, and in how many steps
+HIGHEST, HALVINGS = 10.0, 6  # loss up to which the least that keeps the limits is looked for, and in how many steps
 LEAST_POINTS = 0.3  # that the allowance counts as, however small: what loses nothing measurable is left out of no ladder
 ABOVE = 4.0  # times the least loss that keeps the limits, where the ladder ends if that is above all else
 TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes back whatever it is
@@ -80,7 +80,7 @@ class Allocate:
 
 
 def least_level(space: Space, budget: Budget, corrections: Corrections) -> float:
-    """The least loss at which the limits can be kept, but for an eighth, or ``LEAST``: below it a ladder would have no rungs. Where nothing keeps them, ``LEAST``, too."""
+    """The least loss at which the limits can be kept, but for a sixth, or ``LEAST``: below it a ladder would have no rungs. Where nothing keeps them, ``LEAST``, too."""
     if not budget.limits() or solve(space, budget, LEAST, corrections) is not None or solve(space, budget, HIGHEST, corrections) is None:
         return LEAST
     low, high = LEAST, HIGHEST

@@ -56,9 +56,24 @@ def test_candidates_are_added_once_and_a_resumed_run_has_as_many() -> None:
     kept = {"schedule": schedule.model_dump(), "bf16": False, "batch": 64, "candidate": 164.0}
     journal = SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda kind, data, elapsed: events.append(data))
     job = cast(Any, SimpleNamespace(journal=journal, clock=SimpleNamespace(elapsed=0.0)))
-    found = cast(Any, SimpleNamespace(schedule=schedule, trials=[SimpleNamespace(seconds=s) for s in (75.0, 63.0, 52.0)]))
-    assert not _more(job, found) and not events, "one of the four is still to come"
-    found.trials.append(SimpleNamespace(seconds=60.0))
+    found = cast(Any, SimpleNamespace(schedule=schedule, trials=[SimpleNamespace(seconds=s, origin="allocate") for s in (75.0, 63.0, 52.0, 60.0)]))
     assert _more(job, found) and found.schedule.candidates == 8
     assert not _more(job, found) and len(events) == 1
     assert Schedule.model_validate(events[0]["schedule"]) == found.schedule and events[0]["batch"] == 64
+
+
+def test_where_the_strategy_ended_early_nothing_is_added_later_either() -> None:
+    """A cautious candidate made the count full, and a resumed run went on where the first had ended."""
+    events: list[dict[str, Any]] = []
+    schedule = Schedule(seconds=1200, samples_loss=16, candidates=4, recovery_steps=0, finalists=1)
+    kept = {"schedule": schedule.model_dump(), "bf16": False, "batch": 64, "candidate": 164.0}
+    job = cast(
+        Any,
+        SimpleNamespace(
+            journal=SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda k, data, e: events.append(data)), clock=SimpleNamespace(elapsed=0.0)
+        ),
+    )
+    trials = [SimpleNamespace(seconds=60.0, origin=o) for o in ("allocate", "allocate", "allocate", "cautious")]
+    found = cast(Any, SimpleNamespace(schedule=schedule, trials=trials))
+    for _ in range(2):
+        assert not _more(job, found) and found.schedule.candidates == 4

@@ -12,8 +12,9 @@ import slimline
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
-from slimline.methods.sequence_length import Crop, SequenceLength
+from slimline.methods.sequence_length import SequenceLength
 from slimline.model.apply import apply_structure
+from slimline.model.entry import Crop
 from slimline.model.inputs import find_input_sites
 from slimline.model.program import Program
 from slimline.targets.onnxruntime import OnnxRuntime
@@ -61,6 +62,16 @@ def test_ids_and_mask_are_one_site_and_the_padded_side_is_cut(start: bool) -> No
     (site,), refused = find_input_sites(Sentences().eval(), sentences([9, 16], start))
     assert not refused and site.tokens == ("#input.0", "#input.1") and site.shape == (1, LENGTH) and site.features == 0
     assert {m.side for m in SequenceLength.candidates(site) if isinstance(m, SequenceLength)} == {"start" if start else "end"}
+
+
+def test_the_ids_tell_which_side_is_padded_and_not_the_mask_before_them() -> None:
+    class MaskFirst(Sentences):
+        def forward(self, mask: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids, mask)
+
+    given = sentences([20, 25]).kwargs
+    (site,), _ = find_input_sites(MaskFirst().eval(), Samples.of({"mask": given["mask"], "ids": given["ids"]}))
+    assert site.id == "#input.1" and set(site.tokens) == {"#input.0", "#input.1"} and site.padded == "end"
 
 
 def test_what_is_no_longer_than_the_cut_gives_what_it_gave_and_the_runtime_says_the_same() -> None:
@@ -111,9 +122,9 @@ def test_a_search_cuts_padding_and_says_what_the_certificate_leaves_out(tmp_path
         out=tmp_path,
     )
     (cut,) = [d for d in result.report.decisions if d.site == "#input.0"]
-    assert cut.label == "sequence_length(length=12)" and cut.before == "32 positions"
+    assert cut.method == "sequence_length" and cut.before == "32 positions" and cut.options["length"] <= 12, "no text is longer than twelve words"
     assert result.report.verdict == "pass" and result.report.compressed is not None
-    assert any("cuts what it is given to 12 positions" in n for n in result.report.not_checked)
+    assert any(f"cuts what it is given to {cut.options['length']} positions" in n for n in result.report.not_checked)
 
 
 def test_the_cut_side_is_said_where_a_model_is_printed() -> None:

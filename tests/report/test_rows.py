@@ -52,11 +52,12 @@ def test_next_steps_fit_the_verdict(reports: dict[str, Report]) -> None:
 
 
 def test_where_the_original_is_delivered_that_is_said(report: Report) -> None:
-    kept = report.model_copy(update={"decisions": tuple(d.model_copy(update={"method": "keep"}) for d in report.decisions)})
+    kept = report.model_copy(update={"decisions": tuple(d.model_copy(update={"method": "keep"}) for d in report.decisions), "cheaper": 0})
     (said,) = rows.next_steps(kept)
     assert "better than the original in what was minimised (latency)" in said and said.endswith("--minimize size looks for small files")
     (said,) = rows.next_steps(kept.model_copy(update={"minimize": "size"}))
     assert said.endswith("(file size), so it is delivered as it is")
+    assert not [n for n in rows.next_steps(kept.model_copy(update={"cheaper": 2})) if "as it is" in n]  # others were better, and lost too much
 
 
 def test_where_plain_int8_has_the_smaller_file_and_loses_no_more_that_is_said(report: Report) -> None:

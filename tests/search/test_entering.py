@@ -114,6 +114,44 @@ def test_lengths_are_measured_on_more_texts_than_the_rest() -> None:
     assert beside == pytest.approx([expected]) and alone != pytest.approx(beside, rel=0.1)
 
 
+class Last(nn.Module):
+    """The last time step of ``[N, T, C]``, without the states."""
+
+    def forward(self, given: tuple[torch.Tensor, object]) -> torch.Tensor:
+        return given[0][:, -1]
+
+
+def test_shorter_texts_take_less_time_in_recurrent_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(30, 8), nn.LSTM(8, 16, batch_first=True), Last(), nn.Linear(16, 4)).eval()
+    space, _ = space_of(model, Samples.of(torch.randint(1, 30, (16, 16))), SequenceLength)
+    (whole, *shorter) = (space.costs((k,)) for k in range(len(space.places[0].options)))
+    assert shorter and all(s["macs"] < whole["macs"] and s["latency"] < whole["latency"] for s in shorter)
+
+
+def test_options_whose_outputs_are_no_numbers_are_refused() -> None:
+    """Cut to nothing but padding, a mean over the words that are there divides by zero."""
+
+    class OverWords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(30, 8)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            there = (ids > 0).float().unsqueeze(2)
+            mean: torch.Tensor = (self.words(ids) * there).sum(1) / there.sum(1)
+            return mean
+
+    model, full = OverWords().eval(), torch.randint(1, 30, (8, 16))
+    late = full * (torch.arange(16) >= 10)  # padded at the start, which two full rows do not show
+    sites, _ = find_sites(model, Samples.of(full[:2]))
+    workshop = Workshop(model, Samples.of(full[:2]), Samples.of(late), sites, OnnxRuntime())
+    site = next(s for s in sites if s.kind == "input")
+    place, refused = Sensitivity(workshop, Samples.of(late)).place(site, SequenceLength.candidates(site), lambda s: Option("keep"))
+    assert "its outputs are not finite" in {r.reason for r in refused}
+    assert all(o.loss < float("inf") for o in place.options)
+
+
 def test_a_choice_comes_back_from_its_plan_and_small_inputs_keep_their_layers(smaller: tuple[Space, Workshop]) -> None:
     space, workshop = smaller
     assert space.choice(space.plan((1,))) == (1,)

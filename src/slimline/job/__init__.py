@@ -36,7 +36,7 @@ from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import around, build_report, files_of
 from slimline.job.search import search
 from slimline.job.small_archive import train_for_archive
-from slimline.job.specialised import elsewhere, specialised
+from slimline.job.specialised import elsewhere, meant_for, specialised
 from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
@@ -159,8 +159,8 @@ def _carried_out(job: Job) -> Report:
         except KeyboardInterrupt:
             if found is not None and certified is not None:
                 job.progress.note("interrupted: the result is certified and is written, without the references")
-                job.note("the references: the run was interrupted before they were measured")
-                return _deliver(job, found, *certified, interrupted=False, beside=False)
+                job.note("what the result is held against: the run was interrupted before that was measured")
+                return _deliver(job, found, *certified, interrupted=True)
             if found is None or not any(t.measurement for t in found.trials):
                 job.progress.note("interrupted before there was anything to deliver; --resume goes on with what was measured")
                 raise
@@ -250,19 +250,17 @@ def _nothing_worked(trials: list[Trial]) -> SlimlineError:
     return BudgetNotMet(f"No candidate could be built: {said.rstrip('.')}.", hint="Loosen the budget, or allow more methods (slimline methods).")
 
 
-def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool, beside: bool = True) -> Report:
-    """``beside``: with what the result is held against: the references, what it costs elsewhere."""
-    beside = beside and not interrupted
+def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:
     for caveat in dict.fromkeys(d.method.caveat for d in outcome.finalist.trial.plan.decisions if d.method.caveat):
         job.note(caveat)
-    compared = references(job, found, outcome) if beside else []
+    compared = [] if interrupted else references(job, found, outcome)
     base, result, measured = final_round(job, found, outcome, compared)
-    aside = elsewhere(job, found, outcome) if beside else None
+    aside = meant_for(job) if interrupted else elsewhere(job, found, outcome)
     kept = around(job, outcome)
     report = build_report(job, found, outcome, base, result, measured, finalists, interrupted=interrupted, elsewhere=aside)
     files = kept | files_of(job, found, outcome)
     write_outputs(job.directory, report, files)
-    if job.request.references_full and beside:
+    if job.request.references_full and not interrupted:
         report = _with_full_references(job, found, outcome, compared, report)
         write_outputs(job.directory, report, files)
     job.journal.append("done", {"verdict": report.verdict, "plan": outcome.finalist.trial.plan.digest}, job.clock.elapsed)

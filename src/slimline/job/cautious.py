@@ -9,7 +9,7 @@ from slimline.job.recovery import objective
 from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, try_plan
 from slimline.measure.certify import Z, chance
 from slimline.model.recover import evaluate
-from slimline.report.sentence import NAMES
+from slimline.report.sentence import MINIMISED
 from slimline.search.strategies.allocate import corrections_from, counted, least_level, solve
 
 SURE = 0.98  # chance to pass on the holdout, below which a milder candidate is looked for
@@ -50,10 +50,9 @@ def add_cautious(job: Job, found: Found) -> None:
         if not choices:
             return
         mildest = min(found.space.loss(choice, corrections) for choice in choices)
-        level = max(share * mildest, least_level(found.space, job.request.budget, corrections))
-        choice = (
-            solve(found.space, job.request.budget, level, corrections) if 0 < level < mildest else None
-        )  # nothing is milder than what loses nothing, or what the limits ask for
+        choice = solve(found.space, job.request.budget, share * mildest, corrections) if mildest > 0 else None  # nothing is milder than what loses nothing
+        if choice is None and (level := least_level(found.space, job.request.budget, corrections)) < mildest:
+            choice = solve(found.space, job.request.budget, level, corrections)  # nothing is that mild within the limits
         if choice is None:
             return
         plan = found.space.plan(choice)
@@ -69,14 +68,18 @@ def add_cautious(job: Job, found: Found) -> None:
 def add_original(job: Job, found: Found) -> None:
     """Where no candidate that keeps the limits is better than the original in what is minimised, the original is one: a network of a few microseconds is slower in integers."""
     budget, base = job.request.budget, found.baseline_measurement
-    if job.request.plan is not None or budget.violations(base) or any(t.origin == ORIGINAL for t in found.trials):
+    measured = [t for t in found.trials if t.measurement is not None and t.origin != ORIGINAL]
+    if job.request.plan is not None or budget.violations(base) or not measured or getattr(job.target, "integer_only", False):
         return
-    known = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
+    known = [t for t in measured if not [v for v in t.violations if v.quantity != "drop"]]
     if any(objective(job, found, t) < budget.objective(base, base) for t in known):
         return
-    job.note(f"compression: no candidate has less {NAMES[budget.minimize]} than the original, so that was made a candidate, too")
+    job.note(f"compression: no candidate was better than the original in {MINIMISED[budget.minimize]}, so that was made a candidate, too")
+    plan = found.space.plan(found.space.nothing)
+    if plan.digest in {t.plan.digest for t in found.trials}:
+        return
     samples = loss_samples(job, found)
     with timed(job, "trying the original", 0.4):
-        trial = try_plan(job, found, found.space.plan(found.space.nothing), ORIGINAL, samples, evaluate(job.model, samples))
+        trial = try_plan(job, found, plan, ORIGINAL, samples, evaluate(job.model, samples))
     found.trials.append(trial)
     job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)

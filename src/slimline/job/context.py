@@ -29,6 +29,7 @@ from slimline.measure import quality
 from slimline.model.recover import check_device, evaluate
 from slimline.report.finished import added
 from slimline.search.schedule import Clock
+from slimline.search.sensitivity import TEXT_SAMPLES
 from slimline.search.strategies.replay import check_replayable
 from slimline.store.cache import Cache, fingerprint
 from slimline.store.journal import FILE, Journal, check_free
@@ -74,6 +75,7 @@ class Job:
     metric_name: str
     metric: quality.Metric
     classes: bool
+    texts: Samples  # by which lengths of texts are measured: nothing is fitted to them, and those to train on can be shorter
     fingerprint: Fingerprint
     journal: Journal
     cache: Cache
@@ -162,6 +164,7 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         metric_name=metric_name,
         metric=metric,
         classes=quality.are_class_scores(metric_name, outputs, few.targets),
+        texts=(evaluation or calibration or example)[:TEXT_SAMPLES],
         fingerprint=mark,
         journal=journal,
         cache=Cache((request.shared or request.out) / STATE / "cache"),

@@ -73,7 +73,7 @@ def write_keras(directory: Path, original: Path, out: Path, *, force: bool = Fal
         if not close.max_abs <= ALIKE * max(largest, 1e-6):
             raise ModelError(
                 f"The Keras model would give other outputs than the compressed one (they differ by {close.max_abs:.2g}).",
-                hint="Compress again with --without scale,channel_prune,resolution, or export to a runtime's own file.",
+                hint="Compress again with --without scale,channel_prune,resolution,sequence_length, or export to a runtime's own file.",
             )
         trial.replace(out)
     finally:

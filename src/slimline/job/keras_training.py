@@ -47,7 +47,7 @@ class KerasTraining:
         if replaced is not None:
             raise UsageError(
                 f"The plan puts other layers in place of the model's ({type(replaced).__name__.lower()}), which Keras cannot train as they are.",
-                hint="Compress with --without low_rank,tucker,block_drop,projection,resolution,scale, or train the PyTorch module.",
+                hint="Compress with --without low_rank,tucker,block_drop,projection,resolution,sequence_length,scale, or train the PyTorch module.",
             )
         order = _variables(model, lifted)
         starts = np.cumsum([0, *(t.numel() for t in lifted.tensors)])

@@ -12,7 +12,7 @@ from slimline.core.plan import Decision, Method
 from slimline.core.site import Refusal, Site
 from slimline.job.context import Job
 from slimline.job.workers import Bench, share
-from slimline.search.sensitivity import TEXT_SAMPLES, Sensitivity
+from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop
 from slimline.store.cache import key
@@ -39,11 +39,8 @@ class OptionDatabase:
         if self._sensitivity is None:
             job = self.job
             source = job.calibration if job.calibration is not None else job.example
-            texts = (
-                job.evaluation[:TEXT_SAMPLES] if job.evaluation is not None else source[:TEXT_SAMPLES]
-            )  # nothing is fitted to them, and training texts can be shorter
             recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
-            self._sensitivity = Sensitivity(self.workshop, source[: self.count], texts=texts, **recalled)
+            self._sensitivity = Sensitivity(self.workshop, source[: self.count], texts=job.texts, **recalled)
         place, refused = self._sensitivity.place(site, methods, keep_option)
         about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
         self.job.cache.put(name, {"none": torch.zeros(1)}, about)

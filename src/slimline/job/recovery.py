@@ -49,7 +49,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     assert found.baseline_measurement.quality is None or job.evaluation is not None
     tried = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
     front = _front(job, found, tried)
-    if not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
+    if not front or not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     entries = [Entry(t.plan, objective(job, found, t), _drop(found, t)) for t in _hopeful(found, front, allowed)]

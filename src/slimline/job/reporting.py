@@ -66,8 +66,8 @@ def build_report(
 ) -> Report:
     """Everything together. The runtime's profile of the result is read, prices are solved for, and what cannot be said is noted in ``job``."""
     obstacles = obstacle_texts(job.request.budget.violations(result), result.latency_ms.estimated, outcome.interval, outcome.baseline_quality)
-    verdict: Verdict = "inconclusive" if interrupted else outcome.verdict
-    if not interrupted and [v for v in job.request.budget.violations(result) if v.quantity != "drop"]:
+    verdict: Verdict = outcome.verdict
+    if not (interrupted and outcome.certificate is None) and [v for v in job.request.budget.violations(result) if v.quantity != "drop"]:
         verdict = "fail"
     schedule = found.schedule.model_copy(update={"spent": dict(job.spent), "schedule_truncated": job.truncated})
     return Report(
@@ -90,7 +90,7 @@ def build_report(
         ratio=ratios(base, result),
         compression_ratio=result.size_bytes / base.size_bytes,
         drop=outcome.interval,
-        certificate=None if interrupted else outcome.certificate,
+        certificate=outcome.certificate,
         elsewhere=elsewhere,
         agreement=outcome.close,
         fidelity=outcome.fidelity,

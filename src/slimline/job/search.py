@@ -38,7 +38,7 @@ def search(job: Job, found: Found) -> None:
         if job.clock.over(0.8) and sum(t.measurement is not None for t in found.trials) >= LEAST_TRIALS:
             job.cut(f"candidates: {len(found.trials)} of at most {found.schedule.candidates} were tried before their time was up")
             break
-        plan = strategy.propose(found.space, budget, [t for t in found.trials if t.origin not in (CAUTIOUS, ORIGINAL)])  # those came after the strategy's end
+        plan = strategy.propose(found.space, budget, _proposed(found))
         if plan is None:
             if given is None and _more(job, found):
                 strategy = find("strategies", job.request.strategy)(found.schedule.candidates)
@@ -52,12 +52,17 @@ def search(job: Job, found: Found) -> None:
             job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")
 
 
+def _proposed(found: Found) -> list[Trial]:
+    """The strategy's own trials: others came after its end."""
+    return [t for t in found.trials if t.origin not in (CAUTIOUS, ORIGINAL)]
+
+
 def _more(job: Job, found: Found) -> bool:
     """Once, where the scheduled candidates took less time than the probe let expect: more of them. In the journal, so that a resumed run has as many."""
-    kept = job.journal.last("schedule")
-    if kept is None or kept.get("extended") or len(found.trials) < found.schedule.candidates:
+    kept, mine = job.journal.last("schedule"), _proposed(found)
+    if kept is None or kept.get("extended"):
         return False
-    more = more_candidates(found.schedule.candidates, float(kept["candidate"]), [t.seconds for t in found.trials])
+    more = more_candidates(found.schedule.candidates, float(kept["candidate"]), [t.seconds for t in mine]) if len(mine) >= found.schedule.candidates else 0
     found.schedule = found.schedule.model_copy(update={"candidates": found.schedule.candidates + more})
     job.journal.append("schedule", {**kept, "schedule": found.schedule.model_dump(), "extended": True}, job.clock.elapsed)
     return more > 0

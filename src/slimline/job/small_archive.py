@@ -13,7 +13,7 @@ from slimline.job.context import Job
 from slimline.job.found import Found, Training, measure, scored, timed
 from slimline.job.recovery import COARSENESS, trained
 from slimline.model.coded import CodedBits, coarse_biases, settle_biases
-from slimline.model.recover import Distillation, seconds_per_step
+from slimline.model.recover import Distillation, learning_rate, seconds_per_step
 from slimline.search.schedule import coarse
 from slimline.search.workshop import Built
 from slimline.store.cache import key
@@ -99,6 +99,7 @@ def _how(job: Job, found: Found, price: float) -> Distillation:
         classes=job.classes,
         device=job.request.train_device,
         augmentation=found.augmentation,
+        learning_rate=learning_rate(job.model),
         weight_decay=0.0,
         penalty=price,
     )

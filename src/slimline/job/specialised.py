@@ -126,6 +126,11 @@ def _are_labels(targets: Any) -> TypeGuard[torch.Tensor]:
     return isinstance(targets, torch.Tensor) and targets.ndim == 1 and not targets.is_floating_point()
 
 
+def meant_for(job: Job) -> Elsewhere | None:
+    """Which samples a job is for, with no word of what it costs on others; ``None`` if it is for all alike."""
+    return Elsewhere(classes=job.source.classes, weighted=job.source.weighted) if isinstance(job.source, Specialised) else None
+
+
 def elsewhere(job: Job, found: Found, outcome: Outcome) -> Elsewhere | None:
     """What the delivered artefact loses on the holdout samples that the job is not for; ``None`` if it is for all alike."""
     if not isinstance(job.source, Specialised):
@@ -133,7 +138,7 @@ def elsewhere(job: Job, found: Found, outcome: Outcome) -> Elsewhere | None:
     samples = job.source.elsewhere("holdout")
     if samples is None:
         job.note("what the plan costs on other samples: the holdout has none")
-        return Elsewhere(classes=job.source.classes, weighted=job.source.weighted)
+        return meant_for(job)
     with timed(job, "measuring the other samples", 0.94):
         threads = job.request.budget.threads
         original, compressed = (as_outputs(job.target.run(a, samples, threads=threads), found.original) for a in (found.baseline, outcome.finalist.artifact))

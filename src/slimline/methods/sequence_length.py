@@ -5,34 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import pydantic
-import torch
-from torch import nn
 
 from slimline.core.edits import Prepend
 from slimline.core.plan import Method, Stage
 from slimline.core.site import Kind, Site
 from slimline.errors import UnsupportedSite
+from slimline.model.entry import Crop
 
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
-
-
-class Crop(nn.Module):
-    """The first ``length`` positions of ``[N, T]``, or the last where ``side``, which is cut, is the start.
-
-    Example:
-        >>> Crop(2, "end")(torch.tensor([[5, 6, 7]])).tolist(), Crop(2, "start")(torch.tensor([[5, 6, 7]])).tolist()
-        ([[5, 6]], [[6, 7]])
-    """
-
-    def __init__(self, length: int, side: Literal["start", "end"]) -> None:
-        super().__init__()
-        self.length, self.side = length, side
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, : self.length] if self.side == "end" else x[:, x.shape[1] - self.length :]
-
-    def extra_repr(self) -> str:
-        return f"to {self.length} positions, cut at the {self.side}"
 
 
 class SequenceLength(Method):

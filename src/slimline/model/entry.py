@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -47,6 +47,25 @@ class Gather(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{len(self.index)} positions of dimension {self.dim}"
+
+
+class Crop(nn.Module):
+    """The first ``length`` positions of ``[N, T]``, or the last where ``side``, which is cut, is the start.
+
+    Example:
+        >>> Crop(2, "end")(torch.tensor([[5, 6, 7]])).tolist(), Crop(2, "start")(torch.tensor([[5, 6, 7]])).tolist()
+        ([[5, 6]], [[6, 7]])
+    """
+
+    def __init__(self, length: int, side: Literal["start", "end"]) -> None:
+        super().__init__()
+        self.length, self.side = length, side
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, : self.length] if self.side == "end" else x[:, x.shape[1] - self.length :]
+
+    def extra_repr(self) -> str:
+        return f"to {self.length} positions, cut at the {self.side}"
 
 
 class Project(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn import functional
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.model.coupling import find_feature_members
-from slimline.model.entry import feature_dims, prepend
+from slimline.model.entry import Crop, feature_dims, prepend
 from slimline.model.traced import Traced, outputs_of
 
 SMALLEST_SIDE = 8
@@ -61,27 +61,22 @@ def find_input_sites(model: nn.Module, example: Samples, traced: Traced | None =
                 refusals.append(Refusal(where=f"{name} resolution", reason=reason))
         if members or resizable:
             sites.append(Site(id=name, kind="input", op="input", shape=(1, *value.shape[1:]), members=members, resizable=resizable))
-    tokens = _token_inputs(traced.samples)
-    if tokens:
-        reason = _fault_at_half_length(traced, tokens)
-        if reason:
-            refusals.append(Refusal(where=f"{tokens[0]} length", reason=reason))
-        else:
-            values = dict(_inputs(traced.samples))
-            sites.append(
-                Site(id=tokens[0], kind="input", op="input", shape=(1, *values[tokens[0]].shape[1:]), tokens=tokens, padded=_padded_side(values[tokens[0]]))
-            )
-    return tuple(sites), tuple(refusals)
+    texts, texts_refused = _text_site(traced)
+    return (*sites, *texts), (*refusals, *texts_refused)
 
 
-def _inputs(samples: Samples) -> list[tuple[str, torch.Tensor]]:
-    return [(f"{INPUT}{number}", value) for number, value in enumerate(samples.tensors)]
-
-
-def _token_inputs(samples: Samples) -> tuple[str, ...]:
-    """The first input of integers ``[N, T]``, and all others of that shape."""
-    shape = next((v.shape for _, v in _inputs(samples) if v.ndim == 2 and v.shape[1] >= SHORTEST and not v.is_floating_point()), None)
-    return tuple(name for name, value in _inputs(samples) if value.shape == shape)
+def _text_site(traced: Traced) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
+    """The inputs of integers ``[N, T]`` with all others of that shape; named after the one that holds most different numbers, the ids."""
+    inputs = {f"{INPUT}{number}": value for number, value in enumerate(traced.samples.tensors)}
+    integers = {name: v for name, v in inputs.items() if v.ndim == 2 and v.shape[1] >= SHORTEST and not v.is_floating_point()}
+    if not integers:
+        return (), ()
+    name, ids = max(integers.items(), key=lambda item: len(item[1].unique()))
+    tokens, side, shape = tuple(n for n, v in inputs.items() if v.shape == ids.shape), _padded_side(ids), (1, *ids.shape[1:])
+    reason = _fault_with(traced, dict.fromkeys(tokens, Crop(shape[1] // 2, side)), "the length of its sequences")
+    if reason:
+        return (), (Refusal(where=f"{name} length", reason=reason),)
+    return (Site(id=name, kind="input", op="input", shape=shape, tokens=tokens, padded=side),), ()
 
 
 def _padded_side(tokens: torch.Tensor) -> Literal["start", "end"]:
@@ -91,18 +86,6 @@ def _padded_side(tokens: torch.Tensor) -> Literal["start", "end"]:
         return int((rows == rows[:, :1]).cumprod(1).sum())
 
     return "start" if repeated(tokens) > repeated(tokens.flip(1)) else "end"
-
-
-class Shortened(nn.Module):
-    """The first half of the positions of ``[N, T]``."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, : x.shape[1] // 2]
-
-
-def _fault_at_half_length(traced: Traced, tokens: tuple[str, ...]) -> str:
-    """Why the model does not run on half as many tokens, or nothing."""
-    return _fault_with(traced, dict.fromkeys(tokens, Shortened()), "the length of its sequences")
 
 
 class Halved(nn.Module):

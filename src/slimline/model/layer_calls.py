@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,7 @@ class LayerCalls(TorchFunctionMode):
 
 
 def output_positions(model: nn.Module, samples: Samples) -> dict[str, int]:
-    """Weight -> output positions of all its calls on ``samples``, in the order of the first.
+    """Weight -> output positions of all its calls on ``samples``, in the order of the first; of recurrent layers time steps.
 
     Example:
         >>> output_positions(nn.Sequential(nn.Conv2d(1, 2, 3)), Samples.of(torch.zeros(1, 1, 5, 5)))
@@ -139,6 +140,20 @@ def output_positions(model: nn.Module, samples: Samples) -> dict[str, int]:
         counts[call.parameter] = counts.get(call.parameter, 0) + call.positions(output.shape)
         return output
 
-    with torch.no_grad(), LayerCalls(model, see):
-        model(*samples.args, **samples.kwargs)
+    def steps(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def count(module: nn.Module, inputs: Any, output: Any) -> None:
+            sequence = output[0].data if isinstance(output[0], nn.utils.rnn.PackedSequence) else output[0]
+            for parameter, value in module.named_parameters():
+                if value.ndim == 2:
+                    counts[f"{name}.{parameter}" if name else parameter] = math.prod(sequence.shape[:-1])
+
+        return count
+
+    hooks = [m.register_forward_hook(steps(name)) for name, m in model.named_modules() if isinstance(m, nn.RNNBase)]
+    try:
+        with torch.no_grad(), LayerCalls(model, see):
+            model(*samples.args, **samples.kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return counts

@@ -180,14 +180,18 @@ def learning_rate(model: nn.Module) -> float:
         >>> learning_rate(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))), learning_rate(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)))
         (0.002, 0.0002)
     """
-    batch = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    layer = any(type(m).__name__.endswith(("LayerNorm", "RMSNorm")) for m in model.modules())
+    kinds = {type(m).__name__.lower() for m in model.modules()}
+    if isinstance(model, torch.fx.GraphModule):  # where norms are operations
+        kinds |= {str(n.target).lower().replace("_", "") for n in model.graph.nodes if n.op == "call_function"}
+    layer, batch = (any(name in kind for kind in kinds for name in names) for names in (("layernorm", "rmsnorm"), ("batchnorm",)))
     return Distillation(steps=0).learning_rate * (LAYER_NORMED if layer and not batch else 1.0)
 
 
 def to_training(module: nn.Module) -> None:
-    """Batch norms gather statistics (and recurrent layers are as cuDNN wants them); dropout and whatever else is random in training stays off, since the student learns a teacher
-    that has none. In place."""
+    """Batch norms gather statistics; dropout and whatever else is random in training stays off, since the student learns a teacher that has none. In place.
+
+    But for recurrent layers, which cuDNN trains in this mode alone: the dropout between their own layers is on.
+    """
     module.eval()
     for m in module.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.RNNBase):

@@ -68,7 +68,7 @@ def adapted(program: Program, executes: Executes) -> tuple[Program, tuple[str, .
     the weight becomes float32.
     """
     new = program.copy()
-    ops = dict(_ops(new))
+    ops = dict(operations_of(new))
     encoded: dict[str, Encode] = {}
     said: list[str] = []
     for name, encode in program.encoded.items():
@@ -101,7 +101,7 @@ def _decoders(program: Program, parameter: str) -> list[fx.Node]:
     return [n for n in program.graph.nodes if n.op == "call_function" and any(a.op == "get_attr" and a.target == values for a in n.all_input_nodes)]
 
 
-def _ops(program: Program) -> Iterator[tuple[str, Op]]:
+def operations_of(program: Program) -> Iterator[tuple[str, Op]]:
     """Each stored weight and the operation that consumes it."""
     consumers = {weight.name: op for node in program.graph.nodes for op, weight, _ in weight_arguments(node)}
     for parameter in program.encoded:

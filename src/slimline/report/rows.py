@@ -190,7 +190,7 @@ def next_steps(report: Report) -> list[str]:
 
 def _left_as_it_was(report: Report) -> list[str]:
     """Said where the original itself is delivered: no candidate was better."""
-    if not report.decisions or any(d.method != "keep" for d in report.decisions):
+    if not report.decisions or report.cheaper or any(d.method != "keep" for d in report.decisions):
         return []
     instead = "" if report.minimize == "size" else ": --minimize size looks for small files"
     return [f"nothing that was tried was better than the original in what was minimised ({MINIMISED[report.minimize]}), so it is delivered as it is{instead}"]

@@ -7,6 +7,7 @@ values in the same graph, and only what lies downstream of it is computed again.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +68,7 @@ class Sensitivity:
         """Divergence of the outputs when these parameters (by name) and values (by node name) are others."""
         with torch.inference_mode():
             outputs = self.program.rerun(self.reference, parameters, values)
-        return max(0.0, float(mean_divergence(outputs, self.reference.outputs, classes=self.workshop.classes)))
+        return _lost(mean_divergence(outputs, self.reference.outputs, classes=self.workshop.classes))
 
     def _reference(self, count: int) -> list[Any]:
         """The original's outputs for the first samples; what is no tensor (``None`` in a dictionary) stays."""
@@ -155,7 +156,7 @@ class Sensitivity:
     def rebuilt(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Fewer features, smaller images, a smaller model: what comes of it, repaired in closed form, is run."""
         few, reference = self.samples[:FACTOR_SAMPLES], self._reference(min(len(self.samples), FACTOR_SAMPLES))
-        if site.tokens and self.texts is not None and len(self.texts) > len(few):
+        if site.tokens and self.texts is not None:
             few = self.texts
             with torch.inference_mode():
                 reference = _pytree.tree_leaves(self.workshop.model(*few.args, **few.kwargs))
@@ -172,7 +173,7 @@ class Sensitivity:
             except Exception as error:  # noqa: BLE001 - whatever the user's code raises on another input is the reason
                 yield Refusal(where=f"{site.id}: {method.label}", reason=f"the model's code does not run on it: {str(error).splitlines()[0]}")
                 continue
-            loss = float(mean_divergence(outputs, reference, classes=self.workshop.classes))
+            loss = _lost(mean_divergence(outputs, reference, classes=self.workshop.classes))
             work = tuple((name, count / before[name]) for name, count in output_positions(module, few[:1]).items() if before.get(name, count) != count)
             edits = self.workshop.structure_edits(decision)
             kept = {e.member: len(e.index) if isinstance(e, Keep) else len(e.matrix) for e in edits if isinstance(e, Keep | Mix)}
@@ -180,7 +181,7 @@ class Sensitivity:
             yield Option(
                 method.label,
                 decision,
-                max(loss, 0.0),
+                loss,
                 channels=kept[site.members[0]] if site.members and kept else None,
                 work=work if site.kind == "input" else (),
                 added=sum(e.matrix.numel() for e in edits if isinstance(e, Mix) and e.member.parameter.startswith(INPUT)),
@@ -201,7 +202,7 @@ class Sensitivity:
             except UnsupportedSite as refusal:
                 yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
                 continue
-            loss = float(mean_divergence(outputs, reference, classes=self.workshop.classes))
+            loss = _lost(mean_divergence(outputs, reference, classes=self.workshop.classes))
             replacement = edits[0].new  # type: ignore[union-attr]
             shapes = {f"{site.module}.{name}": tuple(p.shape) for name, p in replacement.named_parameters() if p.ndim > 1}
             for option in numerics:
@@ -213,7 +214,7 @@ class Sensitivity:
                 yield Option(
                     label,
                     decisions,
-                    max(loss, 0.0) + option.loss,
+                    loss + option.loss,
                     format=option.format,
                     execute=option.execute,
                     factors=tuple(shapes.values()),
@@ -227,13 +228,26 @@ class Sensitivity:
         kept = keep(site)
         if site.kind == "weight":
             kept = replace(kept, coded=coded_bytes({"values": self.program.parameter(site.id)}) / max(kept.format.estimate(site.shape), 1))
-        found = list(measure(site, [m for m in methods if m.name != "keep" and m not in structural]))
+        found = [_told(site, o) for o in measure(site, [m for m in methods if m.name != "keep" and m not in structural])]
         options = [o for o in found if isinstance(o, Option)]
         if structural:
-            more = list(self.factored(site, structural, [kept, *_undominated(options)]))
+            more = [_told(site, o) for o in self.factored(site, structural, [kept, *_undominated(options)])]
             found += more
             options += [o for o in more if isinstance(o, Option)]
         return Place(site, (kept, *_undominated(options))), [r for r in found if isinstance(r, Refusal)]
+
+
+def _lost(divergence: torch.Tensor) -> float:
+    """Rounding can put it just below zero; what is no number is a loss without end, and no option."""
+    value = float(divergence)
+    return max(value, 0.0) if math.isfinite(value) else math.inf
+
+
+def _told(site: Site, option: Option | Refusal) -> Option | Refusal:
+    """An option, or why it is none: with some, outputs are no numbers (a mean over no word)."""
+    if isinstance(option, Option) and not math.isfinite(option.loss):
+        return Refusal(where=f"{site.id}: {option.label}", reason="its outputs are not finite")
+    return option
 
 
 def _undominated(options: Sequence[Option]) -> list[Option]:

@@ -194,7 +194,7 @@ def _check_names(model: KerasModel, lifted: nn.Module, values: Mapping[str, torc
     if strange:
         raise ModelError(
             f"The plan has put {strange[0].rpartition('.')[0] or strange[0]} in the place of a layer of {model.path.name}, which no layer of Keras's can be.",
-            hint="Compress again with --without low_rank,tucker,block_drop,resolution, or export to a runtime's own file.",
+            hint="Compress again with --without low_rank,tucker,block_drop,resolution,sequence_length, or export to a runtime's own file.",
         )
     return biases
 

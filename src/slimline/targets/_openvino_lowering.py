@@ -18,6 +18,7 @@ from slimline.core.formats import Affine
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError
 from slimline.model.program import Program
+from slimline.model.stored import operations_of
 from slimline.model.trace import quiet
 from slimline.targets import _onnx_lowering
 
@@ -57,7 +58,7 @@ def lower(program: Program, example: Samples) -> tuple[bytes, bytes]:
         except Exception as error:  # its frontends raise their own types; all mean that this graph cannot be converted
             raise LoweringError(f"OpenVINO cannot convert the model: {(str(error).strip().splitlines() or [''])[-1][:300]}") from error
         name_weights(converted, weights, contents(program))
-        pack(converted, {n: e.parts["values"].numpy() for n, e in program.encoded.items() if narrow(e)})
+        pack(converted, {n: program.encoded[n].parts["values"].numpy() for n in narrow(program)})
         return files(converted)
 
 
@@ -70,15 +71,18 @@ def files(model: Any) -> tuple[bytes, bytes]:
         return minified(made.read_bytes()), made.with_suffix(".bin").read_bytes()
 
 
-def narrow(encode: Encode) -> bool:
-    """Whether an integer layer's weight is stored in fewer bits than its kernel takes."""
-    return encode.execute == "integer" and isinstance(encode.format, Affine) and encode.format.bits < 8
+def narrow(program: Program) -> set[str]:
+    """Weights that are stored in fewer bits than what reads them takes: those of integer layers, and tables, of which a row is read."""
+    ops = dict(operations_of(program))
+    few = {n: e for n, e in program.encoded.items() if isinstance(e.format, Affine) and e.format.bits < 8}
+    return {n for n, e in few.items() if e.execute == "integer" or ops[n] == "embedding"}
 
 
 def widened(program: Program) -> Program:
-    """The program with 8-bit weights in its integer layers: the converter would widen them, and for good."""
+    """The program with these in 8 bits: the converter would widen them, and for good."""
+    few = narrow(program)
     encoded = {
-        name: Encode(name, e.format.model_copy(update={"bits": 8}), e.parts, e.execute) if narrow(e) and isinstance(e.format, Affine) else e
+        name: Encode(name, e.format.model_copy(update={"bits": 8}), e.parts, e.execute) if name in few and isinstance(e.format, Affine) else e
         for name, e in program.encoded.items()
     }
     return Program(program.module, program.output_spec, program.example, program.form, encoded)

@@ -69,7 +69,7 @@ class Branches(nn.Module):
             "conv_transpose2d": lambda: nn.ConvTranspose2d(32, 64, 3, stride=2),
             "conv_transpose3d": lambda: nn.ConvTranspose3d(16, 40, 3),
             "linear": lambda: nn.Linear(256, 256),
-            "embedding": lambda: nn.Embedding(128, 128),
+            "embedding": lambda: nn.Embedding(1024, 128),  # a table that weighs enough for the shrinking test to see it
             "lstm": lambda: nn.LSTM(64, 64, batch_first=True),
             "gru": lambda: nn.GRU(64, 64, batch_first=True),
         }
@@ -107,7 +107,7 @@ def inputs_of(ops: Sequence[Op], count: int) -> Samples:
     return Samples(
         (),
         {
-            op: torch.randint(0, 128, (count, 7), generator=make) if op == "embedding" else torch.randn(count, *shapes[op], generator=make).clamp(-3, 3)
+            op: torch.randint(0, 1024, (count, 7), generator=make) if op == "embedding" else torch.randn(count, *shapes[op], generator=make).clamp(-3, 3)
             for op in ops
         },
     )

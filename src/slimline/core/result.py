@@ -86,8 +86,8 @@ class Cost(Data):
 class Alternative(Data):
     """An option that a site could have had instead, all else as in the plan.
 
-    ``changes``: of the estimated costs, in their units, and of ``loss``, in nats as the search counts them; negative is less. ``worth``: what
-    the costs that it saves (or, of a ``milder`` one, adds) are worth in nats at the plan's prices; ``None`` where losing more would buy nothing.
+    ``changes``: of the estimated costs, in their units, and of ``loss``, in the report's ``losses_in`` as the search counts them; negative is less. ``worth``: what
+    the costs that it saves (or, of a ``milder`` one, adds) are worth in losses at the plan's prices; ``None`` where losing more would buy nothing.
     ``reason`` it was not taken: ``price``: it takes more than it gives; ``limit``: it would break the limit on ``quantity``; ``whole``: it goes only with all
     channels, or these only without it; ``estimate``: on paper it would have been better, but plans are chosen among those that were measured.
     """
@@ -103,9 +103,9 @@ class Alternative(Data):
 class Price(Data):
     """What a ``step`` more of one budget would buy, by the estimates, corrected from the measured trials.
 
-    ``quantity``: a budgeted one, or ``loss``: what the allowed drop limits. Losses are in nats, before recovery, as the search counts them (where
+    ``quantity``: a budgeted one, or ``loss``: what the allowed drop limits. Losses are in the report's ``losses_in``, before recovery, as the search counts them (where
     training follows, rounding several times: see ``search.strategies.allocate``). ``limit``: ``None`` where none was set: then the step is from the
-    plan's own value, ``used``. ``worth``: nats that one unit is worth, from the linear relaxation's multipliers. ``buys``: changes of the costs at the
+    plan's own value, ``used``. ``worth``: loss that one unit is worth, from the linear relaxation's multipliers. ``buys``: changes of the costs at the
     same loss, solved again. ``loss_change``: at the same value of what is minimised, solved again; ``drop_change``: that share of the drop of what
     was delivered. ``binds``: whether the limit is in the way of anything.
     """

@@ -37,7 +37,8 @@ class Probe:
 
 def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, samples: int, train: int, batch: int, least: int = LEAST_SAMPLES) -> Schedule:
     """``left``: seconds not yet spent. ``options``: how many will be measured. ``samples``: how many there are to measure them on, of which ``least`` are used at least.
-    ``train``: training samples, 0 for none. Monotone in ``left``, coarse on purpose: small noise in the probe changes nothing.
+    ``train``: training samples, 0 for none. Coarse on purpose: small noise in the probe changes nothing. More time buys no less, but where it is
+    just enough for training, which candidates make room for.
 
     Example:
         >>> make_schedule(600, 570, Probe(1e-4, 0.15, 4.0), options=200, samples=5000, train=45000, batch=128).finalists

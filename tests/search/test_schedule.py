@@ -98,3 +98,4 @@ def test_candidates_that_were_cheaper_than_probed_make_room_for_more() -> None:
     assert more_candidates(4, 100.0, []) == 0
     assert more_candidates(4, 100.0, [10.0] * 4) == MOST_CANDIDATES - 4
     assert more_candidates(8, 100.0, [120.0] * 8) == 0
+    assert more_candidates(8, 100.0, [45.0] * 8) == 8 and more_candidates(8, 100.0, [65.0] * 8) == 0

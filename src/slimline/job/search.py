@@ -62,7 +62,11 @@ def _more(job: Job, found: Found) -> bool:
     kept, mine = job.journal.last("schedule"), _proposed(found)
     if kept is None or kept.get("extended"):
         return False
-    more = more_candidates(found.schedule.candidates, float(kept.get("candidate", 0.0)), [t.seconds for t in mine]) if len(mine) >= found.schedule.candidates else 0
+    more = (
+        more_candidates(found.schedule.candidates, float(kept.get("candidate", 0.0)), [t.seconds for t in mine])
+        if len(mine) >= found.schedule.candidates
+        else 0
+    )
     found.schedule = found.schedule.model_copy(update={"candidates": found.schedule.candidates + more})
     job.journal.append("schedule", {**kept, "schedule": found.schedule.model_dump(), "extended": True}, job.clock.elapsed)
     return more > 0

@@ -19,6 +19,7 @@ LEAST_SAMPLES, MOST_SAMPLES = 32, 512
 FEWEST_SAMPLES = 16  # where even the fewest options would take too long on 32
 FINISHING = 0.2  # share of the time that finishing and certifying the finalists may take, by what candidates take
 LEAST_CANDIDATES, MOST_CANDIDATES = 4, 24
+CHEAPER = 0.6  # of what was probed: candidates that take more than that make no room, so that noise decides nothing
 STEP = 4  # of candidates: what a disturbed probe may not change
 BATCH, SMALL_BATCH, SMALL = 128, 64, 4_000  # samples of a training step: of much data, and of less than the third
 LEAST_BATCH, ENOUGH_STEPS = 16, 100  # below so many steps in all, fewer samples a step
@@ -64,8 +65,10 @@ def more_candidates(planned: int, candidate: float, taken: Sequence[float]) -> i
         >>> more_candidates(4, 160.0, [75.0, 62.0, 52.0, 60.0]), more_candidates(4, 70.0, [75.0, 62.0, 52.0, 60.0])
         (4, 0)
     """
-    spare = planned * candidate - sum(taken)
-    fitting = int(spare / max(statistics.median(taken), 1e-9)) if taken else 0
+    usual = statistics.median(taken) if taken else math.inf
+    if usual > CHEAPER * candidate:
+        return 0
+    fitting = int((planned * candidate - sum(taken)) / max(usual, 1e-9))
     return max(0, min(fitting, MOST_CANDIDATES - planned)) // STEP * STEP
 
 

@@ -15,6 +15,7 @@ VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsq
 OVER_THEIR_INPUT = frozenset(  # where nobody else reads it and the type stays; the others of 1.32's operations of one or two inputs were seen to allocate
     ("Cast", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "LogSoftmax", "Relu", "Selu", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh")
 )
+ADDING, SUMMAND = frozenset({"Conv", "FusedConv"}), 3  # convolutions that took in the addition behind them write over what they add to
 SHAPED_BY_VALUES = frozenset({"Expand", "Tile"})  # as ``Reshape``, by an input that may be computed
 
 Shape = tuple[tuple[int, ...], ...]  # a value's shape in each of several calls, and the bytes of an element
@@ -48,6 +49,8 @@ def values(model: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[Buff
             over = [owner[node.input[0]]] if node.op_type in VIEWS and node.input[0] in owner else []
             if node.op_type in OVER_THEIR_INPUT:
                 over = [owner[i] for i in node.input[:1] if i in owner and waiting[owner[i]] == 1 and same(i, name)]
+            elif node.op_type in ADDING and len(node.input) > SUMMAND:
+                over = [owner[i] for i in node.input[SUMMAND : SUMMAND + 1] if i in owner and waiting[owner[i]] == 1 and same(i, name)]
             again = [] if over else [f for f in free if same(f, name)]
             owner[name] = (over or again or [name])[0]
             free = [f for f in free if f != owner[name]]

@@ -154,6 +154,45 @@ def rows(name: str, builds: Sequence[Path], samples: int, seconds: float) -> lis
     ]
 
 
+def by_hand(samples: int, seconds: float) -> None:
+    """What cutting sentences costs alone, and ONNX Runtime's files of plans that nobody searched for: the words in 4 bits, all layers dynamic int8, fewer and fewer tokens."""
+    from slimline.core.contracts import saturates
+    from slimline.core.plan import Decision
+    from slimline.core.registry import find
+    from slimline.core.samples import Samples
+    from slimline.measure.quality import cosine
+    from slimline.methods.dynamic_int8 import DynamicInt8
+    from slimline.methods.sequence_length import SequenceLength
+    from slimline.methods.weight_only import WeightOnly
+    from slimline.model.sites import find_sites
+    from slimline.search.workshop import Workshop
+
+    search, holdout = (Samples.of(*(data(split) or ())) for split in ("search", "holdout"))
+    holdout, example, original = holdout[:samples], search[:2], model()
+    with torch.inference_mode():
+        reference = original(**holdout.kwargs)
+        for length in (56, 48, 40, 36, 32, 28, 24):
+            cut = original(**{name: value[:, :length] for name, value in holdout.kwargs.items()})
+            longer = float((holdout.kwargs["attention_mask"].sum(1) > length).float().mean())
+            print(f"{length} tokens: {longer:.1%} are longer, cosine {float(cosine(cut, reference).mean()):.4f}")
+    sites, _ = find_sites(original, example)
+    target = find("targets", "onnxruntime")()
+    workshop = Workshop(original, example, search[:128], sites, target, classes=False, moments=False)
+    linear = DynamicInt8().reduced() if saturates(target) else DynamicInt8()
+    weights = [(s, linear if s.op == "linear" else WeightOnly(bits=4 if s.shape[0] > 1_000 else 8)) for s in sites if s.kind == "weight"]
+    text = next(s for s in sites if s.tokens)
+    whole = target.lower(workshop.original, example)
+    for length in (LENGTH, 48, 40, 36):
+        cuts = [Decision(site=text.id, method=SequenceLength(length=length))] if length < LENGTH else []
+        made = workshop.lower(workshop.build(workshop.plan((*cuts, *(Decision(site=s.id, method=m) for s, m in weights)))))
+        before, after = target.latency([whole, made], example[:1], seconds=seconds)
+        kept = float(cosine(target.run(made, holdout)[0], reference).mean())
+        print(
+            f"by hand, {length} tokens: {whole.size_bytes / made.size_bytes:.2f}x smaller, cosine {kept:.4f}, {before.median / after.median:.2f}x faster",
+            flush=True,
+        )
+
+
 def verdict(row: dict[str, Any]) -> str:
     """What was asked of a compressed model, and whether this row has it."""
     sizes = [(row["smaller"] >= smaller and row["cosine"] >= least, f"{smaller}x smaller at cosine {least}") for smaller, least in ASKED]
@@ -183,8 +222,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SPLITS["holdout"][1], help="held-out sentences that are scored")
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for each artefact and number of threads")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--by-hand", action="store_true", help="no search: what shorter sentences cost, and ONNX Runtime's files of plans made by hand")
     given = parser.parse_args()
     os.environ["SST2"] = str(given.data.resolve())
+    if given.by_hand:
+        by_hand(given.samples, given.seconds)
+        return
     if given.build is None:
         compressed(given.target, given.time, given.limits, given.out)
     found = rows(given.target, given.build or [given.out], given.samples, given.seconds)

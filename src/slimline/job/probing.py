@@ -34,7 +34,7 @@ CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, wh
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured at the start. Seconds: of one forward sample, and of what each ``_kind`` of numeric option does to a weight, for each unit of ``_work``."""
+    """Measured at the start. Seconds: of one forward sample, and of what each kind (``kind_of``) of numeric option does to a weight, for each unit of ``_work``."""
 
     forward: float
     encoding: Mapping[str, float]

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import slimline
+from slimline.core.contracts import varies
+from slimline.core.registry import registered
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.errors import UnsupportedSite
@@ -23,16 +25,17 @@ LENGTH = 32
 
 
 class Sentences(nn.Module):
-    """A mean over the words that are there, as sentence encoders have it; ``fixed``: a head that reads every position."""
+    """A mean over the words that are there, as sentence encoders have it; ``fixed``: a head that reads every position; ``placed``: words are told where they stand."""
 
-    def __init__(self, fixed: bool = False) -> None:
+    def __init__(self, fixed: bool = False, placed: bool = True) -> None:
         super().__init__()
         self.words, self.places, self.layer = nn.Embedding(50, 16), nn.Embedding(LENGTH, 16), nn.Linear(16, 16)
         self.head = nn.Linear(16 * LENGTH if fixed else 16, 4)
-        self.fixed = fixed
+        self.fixed, self.placed = fixed, placed
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        seen = torch.relu(self.layer(self.words(ids) + self.places.weight[: ids.shape[1]])) * mask.unsqueeze(2).float()
+        words = self.words(ids) + self.places.weight[: ids.shape[1]] if self.placed else self.words(ids)
+        seen = torch.relu(self.layer(words)) * mask.unsqueeze(2).float()
         scores: torch.Tensor = self.head(seen.flatten(1) if self.fixed else seen.sum(1) / mask.sum(1, keepdim=True).float())
         return scores
 
@@ -59,7 +62,7 @@ def test_lengths_from_seven_eighths_to_a_quarter_are_offered(length: int, offere
 
 @pytest.mark.parametrize("start", [False, True], ids=["padded at the end", "padded at the start"])
 def test_ids_and_mask_are_one_site_and_the_padded_side_is_cut(start: bool) -> None:
-    (site,), refused = find_input_sites(Sentences().eval(), sentences([9, 16], start))
+    (site,), refused = find_input_sites(Sentences(placed=not start).eval(), sentences([9, 16], start))
     assert not refused and site.tokens == ("#input.0", "#input.1") and site.shape == (1, LENGTH) and site.features == 0
     assert {m.side for m in SequenceLength.candidates(site) if isinstance(m, SequenceLength)} == {"start" if start else "end"}
 
@@ -122,10 +125,50 @@ def test_a_search_cuts_padding_and_says_what_the_certificate_leaves_out(tmp_path
         out=tmp_path,
     )
     (cut,) = [d for d in result.report.decisions if d.site == "#input.0"]
-    assert cut.method == "sequence_length" and cut.before == "32 positions" and cut.options["length"] <= 12, "no text is longer than twelve words"
+    assert cut.method == "sequence_length" and cut.before == "32 positions" and cut.options["trim"], "no text is longer than twelve words"
     assert result.report.verdict == "pass" and result.report.compressed is not None
-    assert any(f"cuts what it is given to {cut.options['length']} positions" in n for n in result.report.not_checked)
+    assert any("latency of other texts: padding costs nothing" in n for n in result.report.not_checked)
+    usual = int(torch.tensor(lengths[:128]).sort().values[64])
+    assert result.report.baseline.macs / result.report.compressed.macs > LENGTH / usual / 1.5
 
 
 def test_the_cut_side_is_said_where_a_model_is_printed() -> None:
     assert repr(Crop(8, "start")) == "Crop(to 8 positions, cut at the start)"
+
+
+@pytest.mark.parametrize("start", [False, True], ids=["padded at the end", "padded at the start"])
+def test_padding_is_cut_at_every_call_and_changes_nothing_in_any_runtime_that_says_so(start: bool) -> None:
+    model, samples = Sentences(placed=not start).eval(), sentences([3, 9, 30, 1], start)
+    (site,), _ = find_input_sites(model, samples)
+    assert site.mask == "#input.1" and site.padding == 0
+    new = apply_structure(model, SequenceLength(side=site.padded, trim=True).rewrite(model, site, None))
+    with torch.no_grad():
+        before, after = (m(**samples.kwargs) for m in (model, new))
+    torch.testing.assert_close(after, before)
+    runtimes = [t() for t in registered("targets").values() if t.installed() and varies(t())]
+    assert {"onnxruntime", "torch"} <= {r.name for r in runtimes}
+    for runtime in runtimes:
+        artifact = runtime.lower(Program.export(new, samples[:2]), samples[:2])
+        for batch in (1, 4):
+            (got,) = runtime.run(artifact, samples, batch=batch)
+            torch.testing.assert_close(got, before, rtol=1e-4, atol=1e-5)
+
+
+def test_a_word_that_is_told_where_it_stands_keeps_its_place_so_padding_before_it_stays() -> None:
+    (site,), (refusal,) = find_input_sites(Sentences().eval(), sentences([9, 16], start=True))
+    assert not site.mask and refusal.where == "#input.0 padding" and "change where its padding is cut" in refusal.reason
+    with pytest.raises(UnsupportedSite, match="nothing says what is padding"):
+        SequenceLength(trim=True).rewrite(nn.Identity(), site, None)
+
+
+def test_without_a_mask_the_ids_say_what_is_padding_or_nothing_does() -> None:
+    class Own(Sentences):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(ids, (ids > 0).long())
+
+    ids = sentences([9, 30]).kwargs["ids"]
+    (site,), _ = find_input_sites(Own().eval(), Samples.of({"ids": ids}))
+    assert site.mask == "#input.0" and site.padding == 0
+    full = torch.arange(1, LENGTH + 1).repeat(2, 1)
+    (site,), (refusal,) = find_input_sites(Own().eval(), Samples.of({"ids": full}))
+    assert not site.mask and "the example's first text is not filled up" in refusal.reason

@@ -193,6 +193,11 @@ class Target(Protocol):
         ...
 
 
+def varies(target: Target) -> bool:
+    """Whether the target runs graphs whose shapes depend on values, as those that cut each batch's padding do: it says so by an attribute of this name. Others plan memory for fixed shapes."""
+    return bool(getattr(target, "varies", False))
+
+
 def saturates(target: Target) -> bool:
     """Whether the target's integer kernels saturate on this processor where weights use all of their 8 bits; ``Method.reduced`` and ``reduce_range`` are for these.
 

@@ -39,7 +39,7 @@ class Replace:
 
 @dataclass(frozen=True, eq=False)
 class Prepend:
-    """Structure: what enters the model as ``value`` (``#input.0``) goes through ``module`` first. The model is called as before.
+    """Structure: what enters the model as ``value`` (``#input.0``) goes through ``module`` first, with what enters ``along`` with it. The model is called as before.
 
     ``exact``: what passes is what it was, only less of it, so that no layer needs repair.
     """
@@ -47,6 +47,7 @@ class Prepend:
     value: str
     module: torch.nn.Module
     exact: bool = False
+    along: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,8 @@ class Site(Data):
     own dimension of features and every dimension that goes along, or nothing if its features must all stay.
     ``counts``: attributes that the model's code reads and that follow their number.
     ``minimum``: the fewest channels that may stay. ``resizable``: an image input of another height and width runs too.
-    ``tokens``: of an input of token ids every input whose positions go along (itself, masks), where shorter ones run, too; ``padded``: the side on which they are filled up.
+    ``tokens``: of an input of token ids every input whose positions go along (itself, masks), where shorter ones run, too; ``padded``: the side on which they are filled up;
+    ``mask``: the one of them that tells where, by the value ``padding``, if what is there changes nothing and shapes may depend on it; else nothing.
     ``parts``: of the model, its sites of blocks and channels; its ``shape`` is their number.
     """
 
@@ -90,6 +91,8 @@ class Site(Data):
     resizable: bool = False
     tokens: tuple[str, ...] = ()
     padded: Literal["start", "end"] = "end"
+    mask: str = ""
+    padding: int = 0
     parts: tuple[Site, ...] = ()
 
     @property

@@ -131,7 +131,7 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
     folder = private(job.directory / STATE / "finalists")
     if samples is None or base is None:
         finalist = sequence[0]
-        _, rss = _fresh(job, folder, finalist, job.example)
+        _, rss = _fresh(job, folder, finalist, job.longest)
         job.note("whether quality was kept: there is no data to measure it on")
         verdict: Verdict = "fail" if finalist.trial.violations else "inconclusive"
         return Outcome(finalist, verdict, None, None, None, finalist.trial.agreement, None, None, rss, None, None)

@@ -69,6 +69,8 @@ class Job:
     target: Target
     model: nn.Module
     example: Samples
+    usual: Samples  # what latencies and multiply-adds are of; where padding can be cut a text of the usual length
+    longest: Samples  # what memory is for
     train: Samples | None
     calibration: Samples | None
     evaluation: Samples | None
@@ -158,6 +160,8 @@ def open_job(source: Source, request: Request, progress: Progress) -> Job:
         target=target,
         model=model,
         example=example,
+        usual=example,
+        longest=example,
         train=splits["train"],
         calibration=calibration,
         evaluation=evaluation,

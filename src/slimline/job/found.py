@@ -18,6 +18,7 @@ from slimline.core.site import Refusal, Site
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
+from slimline.job.texts import lengths_left_open
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import likely_half_width
 from slimline.model.augment import Augmentation
@@ -58,10 +59,11 @@ class Found:
 def look(job: Job) -> tuple[tuple[Site, ...], tuple[Refusal, ...], Workshop]:
     """Where something can be decided, where not, and the original's workshop."""
     sites, refused = find_sites(job.model, job.example)
+    sites, varying = lengths_left_open(job, sites)
     sites = tuple(s for s in sites if any(s.kind in m.kinds for n, m in job.methods.items() if n != "keep"))
     loss = job.loss if job.train is not None else None
-    workshop = Workshop(job.model, job.example, job.calibration, sites, job.target, loss, job.request.seed, classes=job.classes)
-    return sites, tuple(refused), workshop
+    workshop = Workshop(job.model, job.usual, job.calibration, sites, job.target, loss, job.request.seed, classes=job.classes)
+    return sites, (*refused, *varying), workshop
 
 
 @contextlib.contextmanager
@@ -85,7 +87,7 @@ def measure(
         download_bytes=archive.bytes,
         download_codec=archive.codec,
         download_above_entropy=archive.above_entropy,
-        memory_bytes=job.target.memory(artifact, job.example),
+        memory_bytes=job.target.memory(artifact, job.longest),
         rss_bytes=rss,
         parameters=sum(t.numel() for t in program.parameters().values() if t.is_floating_point()),
         macs=program.macs(),
@@ -122,7 +124,7 @@ def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -
 def paired_latencies(job: Job, found: Found, artifacts: Sequence[Artifact], seconds: float) -> tuple[Latency, ...]:
     """The same of several, interleaved with each other too: what is chosen between is timed at one time."""
     budget = job.request.budget
-    now, *latencies = job.target.latency([found.baseline, *artifacts], job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
+    now, *latencies = job.target.latency([found.baseline, *artifacts], job.usual, batch=budget.batch, threads=budget.threads, seconds=seconds)
     scale = found.baseline_measurement.latency_ms.median / now.median
     return tuple(t.model_copy(update={"median": t.median * scale, "p95": t.p95 * scale}) for t in latencies)
 
@@ -135,7 +137,7 @@ def verify_execution(job: Job, built: Built, artifact: Artifact) -> tuple[Operat
     """
     encoded = built.stored.encoded if built.stored is not None else {}
     wanted = {p for p, e in encoded.items() if e.execute in ("integer", "dynamic")}
-    operations = job.target.operations(artifact, job.example, threads=job.request.budget.threads)
+    operations = job.target.operations(artifact, job.usual, threads=job.request.budget.threads)
     if not wanted:
         return operations
     weighted = [o for o in operations if o.weight in wanted]

@@ -38,8 +38,8 @@ def prepare(job: Job) -> Found:
     budget = job.request.budget
     with timed(job, "looking at the model", 0.01):
         sites, refused, workshop = look(job)
-        baseline = job.target.lower(workshop.original, job.example)
-        (latency,) = job.target.latency([baseline], job.example, batch=budget.batch, threads=budget.threads, seconds=1.0)
+        baseline = job.target.lower(workshop.original, job.usual)
+        (latency,) = job.target.latency([baseline], job.usual, batch=budget.batch, threads=budget.threads, seconds=1.0)
         limit_evaluation(job, baseline)
         samples = job.evaluation if job.evaluation is not None else job.example
         original = evaluate(job.model, samples)

@@ -194,7 +194,7 @@ def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Met
             except SlimlineError:
                 continue
             break
-        job.target.latency([artifact], job.example, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=2 * TRIAL_SECONDS)
+        job.target.latency([artifact], job.usual, batch=job.request.budget.batch, threads=job.request.budget.threads, seconds=2 * TRIAL_SECONDS)
         job.target.run(artifact, job.evaluation if job.evaluation is not None else job.example, threads=2)
         download(artifact.content, exact=False)
         seconds = time.perf_counter() - start

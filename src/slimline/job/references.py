@@ -133,7 +133,7 @@ def _plain(job: Job, found: Found) -> list[Compared]:
         job.note(f"the reference plain int8: {why}")
         return []
     budget = job.request.budget
-    latencies = job.target.latency(list(made.values()), job.example, batch=budget.batch, threads=budget.threads, seconds=min(TRIAL, 4.0 / len(made)))
+    latencies = job.target.latency(list(made.values()), job.usual, batch=budget.batch, threads=budget.threads, seconds=min(TRIAL, 4.0 / len(made)))
     candidates = [Candidate(n, a.size_bytes, t.median, scored(job, found, a)[0]) for (n, a), t in zip(made.items(), latencies, strict=True)]
     chosen = choose(candidates, found.baseline_measurement.quality)
     if chosen is None:
@@ -152,7 +152,7 @@ def final_round(job: Job, found: Found, outcome: Outcome, compared: Sequence[Com
     artifacts = [found.baseline, outcome.finalist.artifact, *(c.artifact for c in compared)]
     seconds = min(FINAL_SECONDS, max(0.2, 0.06 * job.clock.seconds / len(artifacts)))
     with timed(job, "timing the result beside the references", 0.98):
-        latencies = job.target.latency(artifacts, job.example, batch=budget.batch, threads=budget.threads, seconds=seconds)
+        latencies = job.target.latency(artifacts, job.usual, batch=budget.batch, threads=budget.threads, seconds=seconds)
         base = measure(
             job,
             found.workshop,
@@ -203,7 +203,7 @@ def reference(job: Job, found: Found, outcome: Outcome, compared: Compared, late
         download_bytes=archive.bytes,
         download_codec=archive.codec,
         download_above_entropy=archive.above_entropy,
-        memory_bytes=job.target.memory(compared.artifact, job.example),
+        memory_bytes=job.target.memory(compared.artifact, job.longest),
         recovery_steps=compared.steps,
         parameters=compared.parameters,
         macs=compared.macs,

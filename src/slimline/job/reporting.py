@@ -204,9 +204,9 @@ def _rank(method: Method) -> int | None:
 
 def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionRecord, ...]:
     budget = job.request.budget
-    before = per_layer(job.target.operations(found.baseline, job.example, threads=budget.threads), found.baseline_measurement.latency_ms)
+    before = per_layer(job.target.operations(found.baseline, job.usual, threads=budget.threads), found.baseline_measurement.latency_ms)
     assert finalist.trial.measurement is not None
-    after = per_layer(job.target.operations(finalist.artifact, job.example, threads=budget.threads), finalist.trial.measurement.latency_ms)
+    after = per_layer(job.target.operations(finalist.artifact, job.usual, threads=budget.threads), finalist.trial.measurement.latency_ms)
     plan, space = finalist.trial.plan, found.space
     choice = space.choice(plan) or space.nothing
     total = max(space.loss(choice), 1e-9)
@@ -325,7 +325,7 @@ def decoded(built: Built) -> Program:
 
 def _operations(job: Job, artifact: Artifact) -> bytes:
     threads = job.request.budget.threads
-    found = job.target.operations(artifact, job.example, threads=threads)
+    found = job.target.operations(artifact, job.usual, threads=threads)
     return operations.dumps(job.target.name, job.target.version(), found, threads).encode()
 
 
@@ -364,7 +364,7 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
     tensors |= {f"float/{name}": t.detach().contiguous().clone() for name, t in program.parameters().items()}
     stream = io.BytesIO()
     with quiet():
-        torch.export.save(trace(program.module, job.example), stream)
+        torch.export.save(trace(program.module, job.usual), stream)
     return {
         **outcome.finalist.artifact.files("model"),
         **(job.target.products(outcome.finalist.artifact, "model") if hasattr(job.target, "products") else {}),
@@ -372,5 +372,5 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
         "plan.json": plan.model_dump_json(indent=2).encode(),
         "plan.safetensors": save(tensors),
         "program.pt2": stream.getvalue(),
-        **({} if built.stored is None else {"stored.pt2": stored.save(built.stored, job.example)}),
+        **({} if built.stored is None else {"stored.pt2": stored.save(built.stored, job.usual)}),
     }

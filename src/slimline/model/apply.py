@@ -56,11 +56,11 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
             setattr(_module(new, edit.module), edit.name, edit.value)
     for edit in edits:
         if isinstance(edit, Prepend):
-            prepend(new, edit.value, copy.deepcopy(edit.module))
+            prepend(new, (edit.value, *edit.along), copy.deepcopy(edit.module))
         elif isinstance(edit, Keep) and _of_input(edit):
-            prepend(new, edit.member.parameter, Gather(edit.member.dim, edit.member.positions(edit.index)))
+            prepend(new, (edit.member.parameter,), Gather(edit.member.dim, edit.member.positions(edit.index)))
         elif isinstance(edit, Mix) and _of_input(edit):
-            prepend(new, edit.member.parameter, Project(edit.member.dim, edit.matrix))
+            prepend(new, (edit.member.parameter,), Project(edit.member.dim, edit.matrix))
     return new
 
 

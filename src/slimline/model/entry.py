@@ -14,6 +14,7 @@ from slimline.errors import UnsupportedSite
 
 ENTRY = "slimline_input_"  # what is put before a model is called so, and numbered
 FEWEST_FEATURES = 4
+FEWEST_POSITIONS = 2  # that stay of a sequence: the exporter takes a dimension of one for one that is repeated
 FEWEST_BANDS = 8  # of an image's channels: three colours are no list of features
 
 
@@ -68,6 +69,38 @@ class Crop(nn.Module):
         return f"to {self.length} positions, cut at the {self.side}"
 
 
+class Trim(nn.Module):
+    """Inputs ``[N, T]`` that belong together, without the padding that every row of the batch has; at most ``length`` positions stay, as with ``Crop``.
+
+    ``padding``: what the input number ``by`` of them holds where there is nothing. How much is cut is found out at every call, so the graph's shapes depend on values.
+
+    Example:
+        >>> mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0]])
+        >>> [t.shape for t in Trim(6, "end", padding=0, by=1)(mask + 6, mask)]
+        [torch.Size([2, 3]), torch.Size([2, 3])]
+    """
+
+    places: torch.Tensor
+
+    def __init__(self, length: int, side: Literal["start", "end"], padding: int, by: int = 0) -> None:
+        super().__init__()
+        self.length, self.side, self.padding, self.by = length, side, padding, by
+        counted = torch.arange(1, length + 1)  # how many positions stay where this one does
+        self.register_buffer("places", counted if side == "end" else counted.flip(0), persistent=False)
+        self.crop = Crop(length, side)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        inputs = tuple(self.crop(x) for x in inputs)
+        longest = ((inputs[self.by] != self.padding) * self.places).max().clamp(min=min(FEWEST_POSITIONS, self.length)).item()
+        torch._check(longest >= min(FEWEST_POSITIONS, self.length))
+        torch._check(longest <= self.length)
+        cut = tuple(x[:, :longest] if self.side == "end" else x[:, self.length - longest :] for x in inputs)
+        return cut if len(cut) > 1 else cut[0]
+
+    def extra_repr(self) -> str:
+        return f"to the longest row's positions, {self.length} at most, cut at the {self.side}"
+
+
 class Project(nn.Module):
     """Combinations of the positions along one dimension: ``matrix [new, old]`` times what lies there.
 
@@ -96,16 +129,16 @@ class Project(nn.Module):
 
 @dataclass(frozen=True)
 class _Enter:
-    """The hook that sends one input through a module; it holds the module that the model holds too, so that both are copied as one."""
+    """The hook that sends inputs through a module together; it holds the module that the model holds too, so that both are copied as one."""
 
-    number: int
+    numbers: tuple[int, ...]
     module: nn.Module
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if self.number < len(args):
-            return (*args[: self.number], self.module(args[self.number]), *args[self.number + 1 :]), kwargs
-        name = list(kwargs)[self.number - len(args)]  # in the order of the call, as the exporter numbers them
-        return args, {**kwargs, name: self.module(kwargs[name])}
+        given = dict(enumerate((*args, *kwargs.values())))  # in the order of the call, as the exporter numbers them
+        passed = self.module(*(given[n] for n in self.numbers))
+        given |= zip(self.numbers, passed if len(self.numbers) > 1 else (passed,), strict=True)
+        return tuple(given[n] for n in range(len(args))), {name: given[n] for n, name in enumerate(kwargs, len(args))}
 
 
 @dataclass(frozen=True)
@@ -120,22 +153,25 @@ class _Copied:
         model.register_forward_pre_hook(self.enter, with_kwargs=True)
 
 
-def prepend(model: nn.Module, value: str, module: nn.Module) -> None:
-    """Let input ``value`` (``#input.0``) of ``model`` go through ``module``, after what was put there before. In place.
+def prepend(model: nn.Module, values: Sequence[str], module: nn.Module) -> None:
+    """Let inputs ``values`` (``#input.0``) of ``model`` go through ``module`` together, after what was put there before. In place.
 
     Raises:
         UnsupportedSite: no such input is named.
     """
-    number = value.removeprefix(INPUT)
-    if not value.startswith(INPUT) or not number.isdigit():
-        raise UnsupportedSite(f"{value}: that is no input; inputs are {INPUT}0 and so on.")
+    numbers = []
+    for value in values:
+        number = value.removeprefix(INPUT)
+        if not value.startswith(INPUT) or not number.isdigit():
+            raise UnsupportedSite(f"{value}: that is no input; inputs are {INPUT}0 and so on.")
+        numbers.append(int(number))
     before = [name for name, _ in model.named_children() if name.startswith(ENTRY)]
     name = f"{ENTRY}{len(before)}"
     module.train(model.training)
     if type(model).forward is nn.Sequential.forward:  # it runs all its children, so a new one must be in its place
         model._modules = {**{n: model._modules[n] for n in before}, name: module, **{n: m for n, m in model._modules.items() if n not in before}}
         return
-    entered = _Copied(name, _Enter(int(number), module))
+    entered = _Copied(name, _Enter(tuple(numbers), module))
     entered(model)
     if isinstance(model, fx.GraphModule):
         model._register_deepcopy_hook(entered)

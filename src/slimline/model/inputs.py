@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,11 +13,12 @@ from torch.nn import functional
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.model.coupling import find_feature_members
-from slimline.model.entry import Crop, feature_dims, prepend
-from slimline.model.traced import Traced, outputs_of
+from slimline.model.entry import Crop, Trim, feature_dims, prepend
+from slimline.model.traced import Traced, equivalent, outputs_of
 
 SMALLEST_SIDE = 8
 SHORTEST = 8  # positions of a sequence
+FILLED = 2  # positions with the same id at an end of a text, from which on it counts as padding
 
 
 def find_input_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
@@ -73,10 +74,29 @@ def _text_site(traced: Traced) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
         return (), ()
     name, ids = max(integers.items(), key=lambda item: len(item[1].unique()))
     tokens, side, shape = tuple(n for n, v in inputs.items() if v.shape == ids.shape), _padded_side(ids), (1, *ids.shape[1:])
-    reason = _fault_with(traced, dict.fromkeys(tokens, Crop(shape[1] // 2, side)), "the length of its sequences")
+    crop = Crop(shape[1] // 2, side)
+    reason = _fault_with(traced, [((t,), crop) for t in tokens], "the length of its sequences")
     if reason:
         return (), (Refusal(where=f"{name} length", reason=reason),)
-    return (Site(id=name, kind="input", op="input", shape=shape, tokens=tokens, padded=side),), ()
+    site = Site(id=name, kind="input", op="input", shape=shape, tokens=tokens, padded=side)
+    mask, padding = _mask({t: inputs[t] for t in tokens}, name, side)
+    if not mask:
+        return (site,), (Refusal(where=f"{name} padding", reason="no input says what is padding: none is a mask of zeros and ones, and the example's first text is not filled up"),)
+    trim = Trim(shape[1], side, padding, tokens.index(mask))
+    reason = _fault_with(traced, [(tokens, trim)], "the length of its sequences", same=True)
+    if reason:
+        return (site,), (Refusal(where=f"{name} padding", reason=reason),)
+    return (site.model_copy(update={"mask": mask, "padding": padding}),), ()
+
+
+def _mask(tokens: Mapping[str, torch.Tensor], ids: str, side: Literal["start", "end"]) -> tuple[str, int]:
+    """Which of the inputs says what is padding, by which value: one of zeros and ones that gives every row some, the zeros on the padded side; else the ids, by what the first row is filled up with."""
+    for name, value in tokens.items():
+        there = value if side == "end" else value.flip(1)
+        if bool(((value == 0) | (value == 1)).all() and value.any(1).all() and (there[:, 1:] <= there[:, :-1]).all()):
+            return name, 0
+    first = tokens[ids][0] if side == "end" else tokens[ids][0].flip(0)
+    return (ids, int(first[-1])) if bool((first[-FILLED:] == first[-1]).all()) else ("", 0)
 
 
 def _padded_side(tokens: torch.Tensor) -> Literal["start", "end"]:
@@ -97,17 +117,21 @@ class Halved(nn.Module):
 
 def _fault_at_half_size(traced: Traced, name: str) -> str:
     """Why the model does not run on images of half the size, or nothing."""
-    return _fault_with(traced, {name: Halved()}, "the size of its images")
+    return _fault_with(traced, [((name,), Halved())], "the size of its images")
 
 
-def _fault_with(traced: Traced, before: Mapping[str, nn.Module], what: str) -> str:
-    """Why the model does not run with these modules before its inputs, or gives outputs of other shapes; nothing where it does neither."""
+def _fault_with(traced: Traced, before: Sequence[tuple[tuple[str, ...], nn.Module]], what: str, *, same: bool = False) -> str:
+    """Why the model does not run with these modules before its inputs, or gives outputs of other shapes (``same``: of other values); nothing where it does neither."""
     trial = copy.deepcopy(traced.model)
-    for name, module in before.items():
-        prepend(trial, name, module)
+    for names, module in before:
+        prepend(trial, names, module)
     try:
-        shapes = [o.shape for o in outputs_of(trial, traced.few)]
+        outputs = outputs_of(trial, traced.few)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises on a smaller input is the reason
         lines = str(error).strip().splitlines()
         return f"the model's code fixes {what}: {lines[0] if lines else type(error).__name__}"
-    return "" if shapes == traced.shapes else f"its outputs change their shape with {what}"
+    if [o.shape for o in outputs] != traced.shapes:
+        return f"its outputs change their shape with {what}"
+    if same and not equivalent(outputs, traced.outputs):
+        return "its outputs change where its padding is cut"
+    return ""

@@ -160,7 +160,8 @@ class Sensitivity:
             few = self.texts
             with torch.inference_mode():
                 reference = _pytree.tree_leaves(self.workshop.model(*few.args, **few.kwargs))
-        before = output_positions(self.workshop.model, few[:1])
+        one = self.workshop.example[:1] if site.tokens else few[:1]
+        before = output_positions(self.workshop.model, one)
         for method in methods:
             decision = (Decision(site=site.id, method=method),)
             try:
@@ -174,7 +175,7 @@ class Sensitivity:
                 yield Refusal(where=f"{site.id}: {method.label}", reason=f"the model's code does not run on it: {str(error).splitlines()[0]}")
                 continue
             loss = _lost(mean_divergence(outputs, reference, classes=self.workshop.classes))
-            work = tuple((name, count / before[name]) for name, count in output_positions(module, few[:1]).items() if before.get(name, count) != count)
+            work = tuple((name, count / before[name]) for name, count in output_positions(module, one).items() if before.get(name, count) != count)
             edits = self.workshop.structure_edits(decision)
             kept = {e.member: len(e.index) if isinstance(e, Keep) else len(e.matrix) for e in edits if isinstance(e, Keep | Mix)}
             gone = {e.module for e in edits if isinstance(e, Replace)}

@@ -24,6 +24,7 @@ SAME = {  # what Python's operators are called in a graph, and what the decompos
     aten.__and__.Scalar: aten.bitwise_and.Scalar,
     aten.__or__.Tensor: aten.bitwise_or.Tensor,
     aten.__or__.Scalar: aten.bitwise_or.Scalar,
+    aten.item.default: aten._local_scalar_dense.default,
 }
 OPSET = 21  # the first with 4-bit integers
 _registries: dict[int, Any] = {}

@@ -61,6 +61,7 @@ class OnnxRuntime:
     beside: ClassVar[tuple[str, ...]] = ()
     runner: ClassVar[Path] = Path(__file__).with_name("_onnxruntime_runner.py")
     install: ClassVar[str] = "pip install onnxruntime onnx onnxscript"
+    varies: ClassVar[bool] = True
 
     @classmethod
     def installed(cls) -> bool:

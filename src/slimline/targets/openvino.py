@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -47,6 +48,7 @@ class OpenVino:
     beside: ClassVar[tuple[str, ...]] = (".bin",)
     install: ClassVar[str] = "pip install 'slimline[openvino]'"
     runner: ClassVar[Path] = Path(__file__).with_name("_openvino_runner.py")
+    varies: ClassVar[bool] = True
 
     @classmethod
     def installed(cls) -> bool:
@@ -177,15 +179,19 @@ class OpenVino:
         return sum(self.memory_parts(artifact, example))
 
     def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
-        """Bytes of the constants as the plug-in holds them, and the peak of live values of the executed graph for one sample."""
+        """Bytes of the constants as the plug-in holds them, and the peak of live values of the executed graph for one sample.
+
+        A dimension that depends on values is counted as the longest of the inputs': so many positions are there at most.
+        """
         graph = self._compiled(artifact, batch=1).get_runtime_model().get_ordered_ops()
+        most = max((d for port in self.ports(artifact) for d in port.shape[1:] if d is not None), default=1)
         weights = sum(_constant_bytes(node) for node in graph)
         last = {i.get_source_output().get_node().get_friendly_name(): place for place, node in enumerate(graph) for i in node.inputs()}
         alive: dict[str, int] = {}
         peak = 0
         for place, node in enumerate(graph):
             if not _constant_bytes(node):
-                alive[node.get_friendly_name()] = _bytes(node)
+                alive[node.get_friendly_name()] = _bytes(node, most)
             peak = max(peak, sum(alive.values()))
             alive = {n: b for n, b in alive.items() if last.get(n, len(graph)) > place}
         return weights, peak
@@ -215,12 +221,12 @@ def _layer(node: Any) -> str:
     return str(info["layerType"].astype(str)) if "layerType" in info else ""
 
 
-def _bytes(node: Any) -> int:
-    """Of a node's outputs as the plug-in holds them."""
+def _bytes(node: Any, most: int = 0) -> int:
+    """Of a node's outputs as the plug-in holds them. ``most``: what a dimension counts for that depends on values."""
     kinds = str(node.get_rt_info()["outputPrecisions"].astype(str)).split(",")
     total = 0
     for place, output in enumerate(node.outputs()):
-        count = int(np.prod([d.get_length() for d in output.partial_shape])) if output.partial_shape.is_static else 0
+        count = math.prod(d.get_length() if d.is_static else most for d in output.partial_shape)
         total += count * BITS.get(kinds[min(place, len(kinds) - 1)], 32) // 8
     return total
 

@@ -40,6 +40,7 @@ class Torch:
     beside: ClassVar[tuple[str, ...]] = ()
     install: ClassVar[str] = "pip install torch"
     runner: ClassVar[Path] = Path(__file__).with_name("_torch_runner.py")
+    varies: ClassVar[bool] = True
 
     @classmethod
     def installed(cls) -> bool:

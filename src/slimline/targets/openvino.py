@@ -7,9 +7,10 @@ import importlib.metadata
 import importlib.util
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -181,20 +182,32 @@ class OpenVino:
     def memory_parts(self, artifact: Artifact, example: Samples) -> tuple[int, int]:
         """Bytes of the constants as the plug-in holds them, and the peak of live values of the executed graph for one sample.
 
-        A dimension that depends on values is counted as the longest of the inputs': so many positions are there at most.
+        Where shapes depend on values they are those of the example.
         """
         graph = self._compiled(artifact, batch=1).get_runtime_model().get_ordered_ops()
-        most = max((d for port in self.ports(artifact) for d in port.shape[1:] if d is not None), default=1)
+        shapes = self._shapes(artifact, example) if any(o.partial_shape.is_dynamic for node in graph for o in node.outputs()) else {}
         weights = sum(_constant_bytes(node) for node in graph)
         last = {i.get_source_output().get_node().get_friendly_name(): place for place, node in enumerate(graph) for i in node.inputs()}
         alive: dict[str, int] = {}
         peak = 0
         for place, node in enumerate(graph):
             if not _constant_bytes(node):
-                alive[node.get_friendly_name()] = _bytes(node, most)
+                alive[node.get_friendly_name()] = _bytes(node, shapes)
             peak = max(peak, sum(alive.values()))
             alive = {n: b for n, b in alive.items() if last.get(n, len(graph)) > place}
         return weights, peak
+
+    def _shapes(self, artifact: Artifact, example: Samples) -> dict[str, tuple[int, ...]]:
+        """Of what every operation gives first, by its name, when one sample is run."""
+        model = self._read(artifact)
+        model.reshape({i: [1 if d.is_dynamic else d.get_length() for d in i.partial_shape] for i in model.inputs})
+        varying = [n for n in model.get_ordered_ops() if n.get_output_size() and n.output(0).partial_shape.is_dynamic]
+        varying = [n for n in varying if not any(i.get_node().get_type_name() == "Result" for i in n.output(0).get_target_inputs()) and n.get_type_name() != "Result"]
+        first = len(model.outputs)
+        model.add_outputs([n.output(0) for n in varying])
+        request = _core().compile_model(model, "CPU").create_infer_request()
+        request.infer(feed(artifact, example[:1]))
+        return {n.get_friendly_name(): tuple(request.get_output_tensor(i).shape) for i, n in enumerate(varying, first)}
 
     def plain_int8(self, artifact: Artifact, calibration: Samples) -> Iterator[Quantized]:
         """NNCF's post-training quantization, which is OpenVINO's own; nothing where NNCF is not installed."""
@@ -221,12 +234,16 @@ def _layer(node: Any) -> str:
     return str(info["layerType"].astype(str)) if "layerType" in info else ""
 
 
-def _bytes(node: Any, most: int = 0) -> int:
-    """Of a node's outputs as the plug-in holds them. ``most``: what a dimension counts for that depends on values."""
+def _bytes(node: Any, shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> int:
+    """Of a node's outputs as the plug-in holds them. ``shapes``: of nodes where they depend on values."""
     kinds = str(node.get_rt_info()["outputPrecisions"].astype(str)).split(",")
     total = 0
     for place, output in enumerate(node.outputs()):
-        count = math.prod(d.get_length() if d.is_static else most for d in output.partial_shape)
+        if output.partial_shape.is_static:
+            count = math.prod(d.get_length() for d in output.partial_shape)
+        else:  # what the plug-in put between the operations (a change of layout) is as large as the largest of them
+            known = shapes.get(node.get_friendly_name())
+            count = math.prod(known) if known is not None else max(map(math.prod, shapes.values()), default=0)
         total += count * BITS.get(kinds[min(place, len(kinds) - 1)], 32) // 8
     return total
 

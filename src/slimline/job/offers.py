@@ -36,7 +36,7 @@ def offers(job: Job, site: Site) -> list[Method]:
 def fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Speed) -> tuple[dict[str, list[Method]], int]:
     """The offers that there is time to measure, and on how many samples at least; what is left out is said in the report.
 
-    First go every second width and all but one setting of each number of bits; then once more every second width, 2 bits, and second-order rounding of 8 bits, which gains least by it; at last
+    First go every second width and all but one setting of each number of bits; then all widths but the two widest, 2 bits, and second-order rounding of 8 bits, which gains least by it; at last
     what takes long to encode.
     """
     kinds, allowed = {s.id: s.kind for s in sites}, OPTIONS_SHARE * job.clock.seconds
@@ -46,15 +46,15 @@ def fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], s
         count = sum(sum(m.stage == "numerics" or kinds[s] != "weight" for m in options) for s, options in part.items() if s not in apart)
         return count * speed.forward * MEASURED * samples + sum(speed.seconds(s, part[s.id]) for s in sites if s.kind == "weight")
 
-    def thinned(part: dict[str, list[Method]], few: Callable[[list[Method]], list[Method]]) -> dict[str, list[Method]]:
-        widths = {s: options[1::2] for s, options in part.items() if kinds[s] == "channels" and len(options) > 2}
+    def thinned(part: dict[str, list[Method]], few: Callable[[list[Method]], list[Method]], which: slice) -> dict[str, list[Method]]:
+        widths = {s: options[which] for s, options in part.items() if kinds[s] == "channels" and len(options) > 2}
         return {s: widths.get(s) or (options if s in apart else few(options)) for s, options in part.items()}
 
     needed = seconds(offered, LEAST_SAMPLES)
     if needed <= allowed:
         return offered, LEAST_SAMPLES
-    half = thinned(offered, _first_of_each)
-    few = half if seconds(half, LEAST_SAMPLES) <= allowed else thinned(half, _fewest)
+    half = thinned(offered, _first_of_each, slice(1, None, 2))
+    few = half if seconds(half, LEAST_SAMPLES) <= allowed else thinned(half, _fewest, slice(2))
     if seconds(few, LEAST_SAMPLES) > allowed:
         few = _quick(sites, few, speed, SLOW_KIND * allowed)
     said = "half of all options" if few is half else f"{1 - sum(map(len, few.values())) / sum(map(len, offered.values())):.0%} of all options"
@@ -67,8 +67,8 @@ def _quick(sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Spe
     weights = [s for s in sites if s.kind == "weight"]
     taken: dict[str, float] = {}
     for site in weights:
-        for kind in {kind_of(site, m) for m in offered[site.id]}:
-            taken[kind] = taken.get(kind, 0.0) + speed.of_kind(site, kind)
+        for kind, method in {kind_of(site, m): m for m in offered[site.id]}.items():
+            taken[kind] = taken.get(kind, 0.0) + speed.of_kind(site, method)
     return offered | {s.id: [m for m in offered[s.id] if taken[kind_of(s, m)] <= most] for s in weights}
 
 

@@ -7,7 +7,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -34,25 +34,27 @@ CALIBRATION_STEPS = 400  # of label-free distillation on calibration samples, wh
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured at the start. Seconds: of one forward sample, and of what each kind (``kind_of``) of numeric option does to a weight, for each unit of ``_work``."""
+    """Measured at the start. Seconds: of one forward sample; of what each kind (``kind_of``) of numeric option does to a weight, for each unit of ``_work``; and of gathering the inputs that calibration saw, for one layer (``_layer_of``)."""
 
     forward: float
     encoding: Mapping[str, float]
+    gathering: Mapping[str, float] = field(default_factory=dict)
 
     def seconds(self, site: Site, methods: Iterable[Method]) -> float:
         """Of encoding a weight in all these ways."""
-        return sum(self.of_kind(site, kind) for kind in {kind_of(site, m) for m in methods})
+        kinds = {kind_of(site, m): m for m in methods}
+        return sum(self.of_kind(site, m) for m in kinds.values()) + (self.gathering.get(_layer_of(site), 0.0) if kinds else 0.0)
 
-    def of_kind(self, site: Site, kind: str) -> float:
-        """Of one of these ways."""
-        return _work(site) * self.encoding.get(kind, 0.0)
+    def of_kind(self, site: Site, method: Method) -> float:
+        """Of one of these ways, the layer's inputs being at hand."""
+        return _work(site, method) * self.encoding.get(kind_of(site, method), 0.0)
 
 
 def speed_of(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> Speed:
     """From the journal if it is there (a resumed run measures the same options), else probed."""
     kept = job.journal.last("speed")
     if kept is not None:
-        return Speed(float(kept["forward"]), {kind: float(seconds) for kind, seconds in kept["encoding"].items()})
+        return Speed(float(kept["forward"]), *({k: float(seconds) for k, seconds in kept[part].items()} for part in ("encoding", "gathering")))
     with timed(job, "probing throughput", 0.03):
         source = job.calibration if job.calibration is not None else job.example
         few = source[: min(len(source), 64)]
@@ -60,24 +62,35 @@ def speed_of(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> 
             workshop.program.run(few)
             start = time.perf_counter()
             workshop.program.run(few)
-        speed = Speed((time.perf_counter() - start) / len(few), _encoding_seconds(workshop, offered))
-    job.journal.append("speed", {"forward": speed.forward, "encoding": dict(speed.encoding)}, job.clock.elapsed)
+        speed = Speed((time.perf_counter() - start) / len(few), *_encoding_seconds(workshop, offered))
+    job.journal.append("speed", {"forward": speed.forward, "encoding": dict(speed.encoding), "gathering": dict(speed.gathering)}, job.clock.elapsed)
     return speed
 
 
-def _encoding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> dict[str, float]:
-    """Of each kind, at the site in the middle of those of its operation. What is made there is kept: the option database asks for it anyway."""
-    sites = sorted((s for s in workshop.sites if s.kind == "weight" and offered.get(s.id)), key=_work)
+def _encoding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each kind for a unit of work, at the site that is nearest to the mean of those of its operation; and of gathering its inputs first, which a layer needs once for all of them.
+
+    What is made there is kept: the option database asks for it anyway.
+    """
+    sites = [s for s in workshop.sites if s.kind == "weight" and offered.get(s.id)]
     found: dict[str, float] = {}
+    gathering: dict[str, float] = {}
     for op in dict.fromkeys(s.op for s in sites):
         same = [s for s in sites if s.op == op]
-        site = same[len(same) // 2]
+        mean = sum(_squared(s) for s in same) / len(same)
+        site = min(same, key=lambda s: abs(_squared(s) - mean))
+        for layer in dict.fromkeys(map(_layer_of, same)) if workshop.statistics is not None else ():
+            alike = sorted((s for s in same if _layer_of(s) == layer), key=lambda s: (s is not site, s.shape[0]))
+            one = alike[0] if alike[0] is site else alike[len(alike) // 2]
+            start = time.perf_counter()
+            workshop.statistics.moment(one.id)
+            gathering[layer] = time.perf_counter() - start
         for method in (m for m in offered[site.id] if m.stage == "numerics" and kind_of(site, m) not in found):
             start = time.perf_counter()
             with contextlib.suppress(SlimlineError):  # a refusal takes its time, too
                 workshop.numeric_edits(workshop.program, site.id, method, workshop.statistics)
-            found[kind_of(site, method)] = (time.perf_counter() - start) / _work(site)
-    return found
+            found[kind_of(site, method)] = (time.perf_counter() - start) / _work(site, method)
+    return found, gathering
 
 
 def kind_of(site: Site, method: Method) -> str:
@@ -90,8 +103,18 @@ def is_second_order(method: Method) -> bool:
     return getattr(method, "rounding", None) == "second_order" and not method.gains
 
 
-def _work(site: Site) -> int:
-    """Of second-order rounding: each output's inputs, squared."""
+def _work(site: Site, method: Method) -> int:
+    """What the seconds are in proportion to: each output's inputs, squared where second-order information is asked for."""
+    squared = "second_order" in (getattr(method, "rounding", None), getattr(method, "importance", None)) or getattr(method, "rounding", None) == "learned"
+    return _squared(site) if squared else math.prod(site.shape)
+
+
+def _layer_of(site: Site) -> str:
+    """Its operation; depthwise layers, which have a small matrix of inputs for every channel, are another one."""
+    return f"depthwise {site.op}" if site.op.startswith("conv") and site.shape[1] == 1 else site.op
+
+
+def _squared(site: Site) -> int:
     return site.shape[0] * math.prod(site.shape[1:]) ** 2
 
 

@@ -39,7 +39,7 @@ class ProgramStatistics:
         self.samples, self.batch, self.loss, self.classes = samples, batch, loss, classes
         self._products: dict[str, torch.Tensor] | None = None
         self._histograms: dict[str, Histogram] = {}
-        self._inputs: dict[str, torch.Tensor] = {}
+        self._inputs: dict[str, list[torch.Tensor]] = {}  # by batch: where padding is cut, one is longer than another
         self._moments: dict[str, torch.Tensor | None] = {}
         self._means: dict[str, torch.Tensor | None] = {}
         self._encoded: dict[tuple[str, Affine, Learned, WeightRange], dict[str, torch.Tensor]] = {}
@@ -56,8 +56,7 @@ class ProgramStatistics:
                     found = Histogram.of(value)
                     self._histograms[name] = self._histograms[name].merge(found) if name in self._histograms else found
                 if node.name in entering and seen < MOMENT_SAMPLES:
-                    old = self._inputs.get(node.name)
-                    self._inputs[node.name] = value if old is None else torch.cat((old, value))
+                    self._inputs.setdefault(node.name, []).append(value)
             return value
 
         with torch.inference_mode():
@@ -124,13 +123,14 @@ class ProgramStatistics:
         node, op = self._layers[parameter]
         if op not in ("linear", "conv1d", "conv2d"):
             return None
-        x = self._inputs.get(node.args[0].name)
+        parts = self._inputs.get(node.args[0].name)
         weight = self.program.parameter(parameter)
-        if x is None or weight[0].numel() > MOMENT_WIDTH:
+        if parts is None or weight[0].numel() > MOMENT_WIDTH:
             return None
         if op == "linear":
-            x = x.reshape(-1, x.shape[-1])
+            x = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
             return x[_some(len(x), x.shape[-1])].float()
+        x = torch.cat([part for part in parts if part.shape[1:] == parts[0].shape[1:]])
         stride, padding, dilation, groups = _geometry(node)
         kernel = tuple(weight.shape[2:])
         stride, dilation = _wide(stride, len(kernel)), _wide(dilation, len(kernel))

@@ -10,6 +10,7 @@ import numpy as np
 from slimline.core.trial import Latency
 
 QUARTILE = 0.25
+ROUNDS, SLOW = 20, 0.1  # rounds at least; of a call that takes so many seconds a quarter of them, for what disturbs it is short beside it
 
 
 def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, threads: int, batch: int) -> tuple[Latency, ...]:
@@ -19,19 +20,21 @@ def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, thread
     a shared machine lasts longer than a round and cancels out. A burst is stood for by its first quartile, which few
     interruptions reach (``tests/targets/test_timing.py`` simulates such a machine).
     """
-    pace = []
+    pace, slow = [], False
     for call in calls:  # warm-up, and how many calls make a burst
         count, start = 0, time.perf_counter()
-        while count < 5 or time.perf_counter() - start < 0.03:
+        while (count < 5 and time.perf_counter() - start < SLOW) or time.perf_counter() - start < 0.03:
             call()
             count += 1
         pace.append(max(1, int(0.005 * count / (time.perf_counter() - start))))
+        slow |= time.perf_counter() - start > SLOW * count
     taken: list[list[float]] = [[] for _ in calls]
     bursts: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(taken[0]) < 20:
+    while time.perf_counter() < end or len(taken[0]) < (ROUNDS // 4 if slow else ROUNDS):
         for call, burst, times, typical in zip(calls, pace, taken, bursts, strict=True):
-            call()  # the caches are the other model's: not counted
+            if not slow:
+                call()  # the caches are the other model's: not counted
             for _ in range(burst):
                 start = time.perf_counter()
                 call()

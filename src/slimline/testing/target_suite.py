@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal, cast, get_args
 import torch
 from torch import nn
 
-from slimline.core.contracts import Artifact, Target, saturates
+from slimline.core.contracts import Artifact, Target, saturates, varies
 from slimline.core.edits import Encode, Numerics, QuantizeValue
 from slimline.core.formats import Affine, Float, Format
 from slimline.core.registry import registered
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.errors import LoweringError
+from slimline.model.entry import Trim
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
 
@@ -95,6 +96,20 @@ class Branches(nn.Module):
             y = layer(x)[0] if op in ("lstm", "gru") else layer(x)
             outputs.append(torch.tanh(y if op in ("lstm", "gru", "embedding") else torch.relu(y)))
         return tuple(outputs)
+
+
+class Words(nn.Module):
+    """A mean over the words that a mask says are there; padding is cut first, so that shapes depend on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trim = Trim(12, "end", padding=0, by=1)
+        self.table, self.layer = nn.Embedding(50, 16), nn.Linear(16, 16)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        ids, mask = self.trim(ids, mask)
+        mean: torch.Tensor = (torch.relu(self.layer(self.table(ids))) * mask.unsqueeze(2).float()).sum(1) / mask.sum(1, keepdim=True).float()
+        return mean
 
 
 def inputs_of(ops: Sequence[Op], count: int) -> Samples:
@@ -278,6 +293,24 @@ class TargetSuite:
         memory = target().memory(artifact, inputs_of(("linear",), 2))
         weights = 0 if getattr(target, "weights_in_flash", False) else 4 * 256 * 257
         assert weights < memory < weights + 4 * 256 * 257
+
+    @torch.no_grad()
+    def test_shapes_may_depend_on_values_where_it_says_so(self, target: type[Target]) -> None:
+        """Texts of different lengths, alone and together; the memory of a longer one is more."""
+        runtime = target()
+        if not varies(runtime):
+            return
+        mask = (torch.arange(12) < torch.tensor([[3], [12], [1], [7]])).long()
+        samples = Samples.of({"ids": torch.randint(1, 50, (4, 12), generator=torch.Generator().manual_seed(1)) * mask, "mask": mask})
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Words().eval()
+        artifact = runtime.lower(Program.export(model, samples[:2]), samples[:2])
+        expected = torch.cat([model(**samples[i : i + 1].kwargs) for i in range(len(samples))])
+        for batch in (1, 4):
+            (got,) = runtime.run(artifact, samples, batch=batch)
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        assert runtime.memory(artifact, samples[1:2]) > runtime.memory(artifact, samples[2:3])
 
     def test_bytes_that_are_no_model_are_a_typed_error(self, target: type[Target]) -> None:
         nonsense = Artifact(target.name, target.suffix, b"nonsense", ("input",), ("output",), dict.fromkeys(target.beside, b""))

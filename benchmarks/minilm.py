@@ -198,7 +198,14 @@ def by_hand(samples: int, seconds: float) -> None:
     text = next(s for s in sites if s.tokens)
     whole = target.lower(workshop.original, example)
     middle = search[search.kwargs["attention_mask"].sum(1).argsort()[len(search) // 2][None]]
-    for how in (None, SequenceLength(length=48), SequenceLength(length=40), SequenceLength(length=36), SequenceLength(trim=True), SequenceLength(length=40, trim=True)):
+    for how in (
+        None,
+        SequenceLength(length=48),
+        SequenceLength(length=40),
+        SequenceLength(length=36),
+        SequenceLength(trim=True),
+        SequenceLength(length=40, trim=True),
+    ):
         cuts = [] if how is None else [Decision(site=text.id, method=how)]
         made = workshop.lower(workshop.build(workshop.plan((*cuts, *(Decision(site=s.id, method=m) for s, m in weights)))))
         before, after = target.latency([whole, made], middle, seconds=seconds)

@@ -19,6 +19,7 @@ from slimline.job.context import as_outputs, flat
 from slimline.measure import quality
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
+from slimline.model.texts import MOST_TEXTS, usual
 from slimline.sources.artefact import check_artefact, check_trust
 from slimline.sources.validate import check_labels, check_samples
 
@@ -59,11 +60,11 @@ def figures(path: Path, task: Given, where: str, request: Request, *, trusted: b
     check_labels(tree, targets, str(split))
     name, function = quality.chosen(request.metric, task, lambda: tree, samples.targets)
     score, _ = quality.evaluate(function, tree, targets)
-    latency = runtime.latency([artifact], samples[:1], batch=batch, threads=threads)[0]
+    latency = runtime.latency([artifact], usual(samples, batch), batch=batch, threads=threads)[0]
     archive = download(artifact.content)
     return {
         "file": str(file), "target": artifact.target, "size_bytes": artifact.size_bytes, "download_bytes": archive.bytes, "download_codec": archive.codec,
-        "memory_bytes": runtime.memory(artifact, samples[:batch]), "rss_bytes": rss_bytes, "latency_ms": latency.model_dump(),
+        "memory_bytes": runtime.memory(artifact, usual(samples, MOST_TEXTS)), "rss_bytes": rss_bytes, "latency_ms": latency.model_dump(),
         "quality": score, "metric": name, "split": split, "samples": len(samples),
     }  # fmt: skip
 

@@ -73,22 +73,23 @@ def _encoding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> t
     What is made there is kept: the option database asks for it anyway.
     """
     sites = [s for s in workshop.sites if s.kind == "weight" and offered.get(s.id)]
+    statistics = workshop.statistics
     found: dict[str, float] = {}
     gathering: dict[str, float] = {}
     for op in dict.fromkeys(s.op for s in sites):
         same = [s for s in sites if s.op == op]
         mean = sum(_squared(s) for s in same) / len(same)
         site = min(same, key=lambda s: abs(_squared(s) - mean))
-        for layer in dict.fromkeys(map(_layer_of, same)) if workshop.statistics is not None else ():
+        for layer in dict.fromkeys(map(_layer_of, same)) if statistics is not None else ():
             alike = sorted((s for s in same if _layer_of(s) == layer), key=lambda s: (s is not site, s.shape[0]))
             one = alike[0] if alike[0] is site else alike[len(alike) // 2]
             start = time.perf_counter()
-            workshop.statistics.moment(one.id)
+            statistics.moment(one.id)
             gathering[layer] = time.perf_counter() - start
         for method in (m for m in offered[site.id] if m.stage == "numerics" and kind_of(site, m) not in found):
             start = time.perf_counter()
             with contextlib.suppress(SlimlineError):  # a refusal takes its time, too
-                workshop.numeric_edits(workshop.program, site.id, method, workshop.statistics)
+                workshop.numeric_edits(workshop.program, site.id, method, statistics)
             found[kind_of(site, method)] = (time.perf_counter() - start) / _work(site, method)
     return found, gathering
 

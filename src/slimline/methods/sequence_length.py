@@ -46,9 +46,13 @@ class SequenceLength(Method):
     def caveat(self) -> str:
         found = []
         if self.length is not None:
-            found.append(f"texts longer than those of your samples: the artefact cuts what it is given to {self.length} positions, so compress again where texts grow")
+            found.append(
+                f"texts longer than those of your samples: the artefact cuts what it is given to {self.length} positions, so compress again where texts grow"
+            )
         if self.trim:
-            found.append("latency of other texts: padding costs nothing, so latencies and multiply-adds are those of a text of the usual length among your samples; longer ones take longer")
+            found.append(
+                "latency of other texts: padding costs nothing, so latencies and multiply-adds are those of a text of the usual length among your samples; longer ones take longer"
+            )
         return "; ".join(found)
 
     @classmethod

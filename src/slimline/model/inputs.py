@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,11 +13,10 @@ from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.model.coupling import find_feature_members
 from slimline.model.entry import Crop, Trim, feature_dims, prepend
+from slimline.model.texts import texts_in
 from slimline.model.traced import Traced, equivalent, outputs_of
 
 SMALLEST_SIDE = 8
-SHORTEST = 8  # positions of a sequence
-FILLED = 2  # positions with the same id at an end of a text, from which on it counts as padding
 
 
 def find_input_sites(model: nn.Module, example: Samples, traced: Traced | None = None) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
@@ -67,45 +65,22 @@ def find_input_sites(model: nn.Module, example: Samples, traced: Traced | None =
 
 
 def _text_site(traced: Traced) -> tuple[tuple[Site, ...], tuple[Refusal, ...]]:
-    """The inputs of integers ``[N, T]`` with all others of that shape; named after the one that holds most different numbers, the ids."""
-    inputs = {f"{INPUT}{number}": value for number, value in enumerate(traced.samples.tensors)}
-    integers = {name: v for name, v in inputs.items() if v.ndim == 2 and v.shape[1] >= SHORTEST and not v.is_floating_point()}
-    if not integers:
+    """Texts that may be shorter, named after their ids; ``mask`` is set where cutting their padding changes nothing."""
+    texts = texts_in(traced.samples)
+    if texts is None:
         return (), ()
-    name, ids = max(integers.items(), key=lambda item: len(item[1].unique()))
-    tokens, side, shape = tuple(n for n, v in inputs.items() if v.shape == ids.shape), _padded_side(ids), (1, *ids.shape[1:])
-    crop = Crop(shape[1] // 2, side)
-    reason = _fault_with(traced, [((t,), crop) for t in tokens], "the length of its sequences")
+    shape = (1, *traced.samples.tensors[int(texts.ids.removeprefix(INPUT))].shape[1:])
+    crop = Crop(shape[1] // 2, texts.padded)
+    reason = _fault_with(traced, [((name,), crop) for name in texts.inputs], "the length of its sequences")
     if reason:
-        return (), (Refusal(where=f"{name} length", reason=reason),)
-    site = Site(id=name, kind="input", op="input", shape=shape, tokens=tokens, padded=side)
-    mask, padding = _mask({t: inputs[t] for t in tokens}, name, side)
-    if not mask:
-        return (site,), (Refusal(where=f"{name} padding", reason="no input says what is padding: none is a mask of zeros and ones, and the example's first text is not filled up"),)
-    trim = Trim(shape[1], side, padding, tokens.index(mask))
-    reason = _fault_with(traced, [(tokens, trim)], "the length of its sequences", same=True)
-    if reason:
-        return (site,), (Refusal(where=f"{name} padding", reason=reason),)
-    return (site.model_copy(update={"mask": mask, "padding": padding}),), ()
-
-
-def _mask(tokens: Mapping[str, torch.Tensor], ids: str, side: Literal["start", "end"]) -> tuple[str, int]:
-    """Which of the inputs says what is padding, by which value: one of zeros and ones that gives every row some, the zeros on the padded side; else the ids, by what the first row is filled up with."""
-    for name, value in tokens.items():
-        there = value if side == "end" else value.flip(1)
-        if bool(((value == 0) | (value == 1)).all() and value.any(1).all() and (there[:, 1:] <= there[:, :-1]).all()):
-            return name, 0
-    first = tokens[ids][0] if side == "end" else tokens[ids][0].flip(0)
-    return (ids, int(first[-1])) if bool((first[-FILLED:] == first[-1]).all()) else ("", 0)
-
-
-def _padded_side(tokens: torch.Tensor) -> Literal["start", "end"]:
-    """Where rows of token ids repeat their outermost value for longer: at the end, if in doubt."""
-
-    def repeated(rows: torch.Tensor) -> int:
-        return int((rows == rows[:, :1]).cumprod(1).sum())
-
-    return "start" if repeated(tokens) > repeated(tokens.flip(1)) else "end"
+        return (), (Refusal(where=f"{texts.ids} length", reason=reason),)
+    site = Site(id=texts.ids, kind="input", op="input", shape=shape, tokens=texts.inputs, padded=texts.padded, mask=texts.mask, padding=texts.padding)
+    if not texts.mask:
+        reason = "no input says what is padding: none is a mask of zeros and ones, and the example's first text is not filled up"
+    else:
+        trim = Trim(shape[1], texts.padded, texts.padding, texts.inputs.index(texts.mask))
+        reason = _fault_with(traced, [(texts.inputs, trim)], "the length of its sequences", same=True)
+    return ((site.model_copy(update={"mask": ""}),), (Refusal(where=f"{site.id} padding", reason=reason),)) if reason else ((site,), ())
 
 
 class Halved(nn.Module):

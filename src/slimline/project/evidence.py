@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from slimline.core.contracts import Artifact
-    from slimline.core.samples import Samples
     from slimline.measure.certify import Source as HoldoutSource
     from slimline.measure.classes import ClassDrop
     from slimline.sources.task_file import TaskFile
@@ -121,8 +120,10 @@ class _Side:
 
     def rounds(self, files: list[Path]) -> list[tuple[float, ...]]:
         """Median milliseconds of each file, round by round; who goes first changes."""
+        from slimline.model.texts import usual
+
         artifacts, found = [self.opened(f) for f in files], []
-        example: Samples = self.task.example()
+        example = self.task.example() if self.samples is None else usual(self.samples, self.item.budget.batch)
         for number in range(ROUNDS):
             turn = artifacts[::-1] if number % 2 else artifacts
             latencies = self.target.latency(turn, example, batch=self.item.budget.batch, threads=self.item.budget.threads, seconds=ROUND_SECONDS)

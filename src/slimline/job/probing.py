@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -21,6 +21,7 @@ from slimline.job.context import Job
 from slimline.job.found import TRIAL_SECONDS, timed
 from slimline.job.recovery import CALIBRATION_BATCH
 from slimline.model.recover import Distillation, bf16_pays, seconds_per_step
+from slimline.model.statistics import ProgramStatistics
 from slimline.search.schedule import ENOUGH_STEPS, LEAST_BATCH, Probe, batch_size, coarse, make_schedule
 from slimline.search.workshop import Workshop
 
@@ -80,18 +81,25 @@ def _encoding_seconds(workshop: Workshop, offered: dict[str, list[Method]]) -> t
         same = [s for s in sites if s.op == op]
         mean = sum(_squared(s) for s in same) / len(same)
         site = min(same, key=lambda s: abs(_squared(s) - mean))
-        for layer in dict.fromkeys(map(_layer_of, same)) if statistics is not None else ():
-            alike = sorted((s for s in same if _layer_of(s) == layer), key=lambda s: (s is not site, s.shape[0]))
-            one = alike[0] if alike[0] is site else alike[len(alike) // 2]
-            start = time.perf_counter()
-            statistics.moment(one.id)
-            gathering[layer] = time.perf_counter() - start
+        if statistics is not None:
+            gathering |= _gathering_seconds(statistics, site, same)
         for method in (m for m in offered[site.id] if m.stage == "numerics" and kind_of(site, m) not in found):
             start = time.perf_counter()
             with contextlib.suppress(SlimlineError):  # a refusal takes its time, too
                 workshop.numeric_edits(workshop.program, site.id, method, statistics)
             found[kind_of(site, method)] = (time.perf_counter() - start) / _work(site, method)
     return found, gathering
+
+
+def _gathering_seconds(statistics: ProgramStatistics, site: Site, same: Sequence[Site]) -> dict[str, float]:
+    """Of the inputs of one layer of each kind among ``same``: of ``site``, and elsewhere of the one with a middle number of outputs."""
+    found: dict[str, float] = {}
+    for layer in dict.fromkeys(map(_layer_of, same)):
+        alike = sorted((s for s in same if _layer_of(s) == layer), key=lambda s: s.shape[0])
+        start = time.perf_counter()
+        statistics.moment(site.id if site in alike else alike[len(alike) // 2].id)
+        found[layer] = time.perf_counter() - start
+    return found
 
 
 def kind_of(site: Site, method: Method) -> str:

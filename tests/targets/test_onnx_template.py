@@ -103,6 +103,30 @@ def test_float_graphs_too(exports: list[int], monkeypatch: pytest.MonkeyPatch, m
     assert same(files, [alone(p, samples, monkeypatch) for p in programs], samples)
 
 
+class Words(nn.Module):
+    """A mean over the vectors of the words, of which there are more than the exporter folds constants of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(20_000, 8), nn.Linear(8, 5)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.table(ids).mean(1))
+        return scores
+
+
+def test_a_wide_table_has_a_template(exports: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = Samples.of(torch.randint(0, 20_000, (4, 6)))
+    programs = []
+    for _ in range(2):
+        workshop = Workshop(Words().eval(), samples[:2], samples, (), OnnxRuntime())
+        edits = [e for name in workshop.program.weights for e in workshop.numeric_edits(workshop.program, name, WeightOnly(bits=8), workshop.statistics)]
+        programs.append(freeze(quantize(workshop.program, edits)))
+    files = [lowered(p, samples) for p in programs]
+    assert len(exports) == 1, "its zero points are cast in the graph"
+    assert same(files, [alone(p, samples, monkeypatch) for p in programs], samples)
+
+
 def test_a_large_graph_is_exported_each_time(exports: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Making a template holds its tensors four times more."""
     monkeypatch.setattr(_onnx_template, "LARGE", 100)

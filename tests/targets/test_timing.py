@@ -32,3 +32,19 @@ def test_two_that_are_timed_together_are_told_apart_while_half_of_all_calls_are_
     assert np.mean(ratios) == pytest.approx(0.96, abs=0.01)
     assert np.std(ratios) < 0.02
     assert np.std(medians) > 0.1 * np.mean(medians), "while the first one's own median goes up and down with the machine"
+
+
+def test_a_call_that_takes_long_is_made_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interpreter of microcontrollers takes half a second for an image: twenty rounds of every layer took twenty minutes."""
+    clock = 0.0
+    made = [0, 0]
+
+    def call(which: int) -> None:
+        nonlocal clock
+        made[which] += 1
+        clock += 0.5 + 0.1 * which
+
+    monkeypatch.setattr(_timing, "time", SimpleNamespace(perf_counter=lambda: clock))
+    first, second = _timing.interleaved([lambda: call(0), lambda: call(1)], seconds=0.03, threads=1, batch=1)
+    assert made == [6, 6] and first.runs == second.runs == 5, "one to warm up, and nothing that is not counted"
+    assert (first.median, second.median) == pytest.approx((500, 600))

@@ -65,7 +65,18 @@ def _export(module: torch.fx.GraphModule, example: Samples, shapes: Any, *, dire
         raise LoweringError(f"The model cannot be lowered to ONNX: {where(error)}{_root(error)}.") from error
     assert onnx_program is not None
     model: onnx.ModelProto = onnx_program.model_proto
+    cast_zero_points(model.graph)
     return model
+
+
+def cast_zero_points(graph: onnx.GraphProto) -> None:
+    """Zero points of wide tables as integers of 8 bits: the exporter folds no cast of more than a few thousand numbers."""
+    arrays = {t.name: t for t in graph.initializer}
+    wanted = {n.input[2] for n in graph.node if n.op_type == "DequantizeLinear" and len(n.input) == 3}
+    for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] in wanted and n.input[0] in arrays]:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(next(a.i for a in node.attribute if a.name == "to"))
+        graph.initializer.append(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(arrays[node.input[0]]).astype(kind), node.output[0]))
+        graph.node.remove(node)
 
 
 @contextlib.contextmanager

@@ -191,7 +191,6 @@ def _template(module: fx.GraphModule, export: Export) -> Template | None:
         node.args = (node.args[0], stand_in, *node.args[2:])
     marked.recompile()
     model = export(marked)
-    _cast_zero_points(model.graph)
     if fits_any_width(module):
         _open_flattening(model.graph)
     return _read(model, wanted, places, {n for n in names if _is_open(n, _tensor(marked, n))})
@@ -226,16 +225,6 @@ def _read(model: onnx.ModelProto, wanted: Mapping[tuple[Any, ...], tuple[str, bo
         if tensor.name in tensors and tensor.name not in kept:
             tensor.ClearField("raw_data")
     return Template(model, tensors, scales, zeros)
-
-
-def _cast_zero_points(graph: onnx.GraphProto) -> None:
-    """Zero points of wide tables as integers of 8 bits: the exporter folds no cast of more than a few thousand numbers."""
-    arrays = {t.name: t for t in graph.initializer}
-    wanted = {n.input[2] for n in graph.node if n.op_type == "DequantizeLinear" and len(n.input) == 3}
-    for node in [n for n in graph.node if n.op_type == "Cast" and n.output[0] in wanted and n.input[0] in arrays]:
-        kind = onnx.helper.tensor_dtype_to_np_dtype(next(a.i for a in node.attribute if a.name == "to"))
-        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(arrays[node.input[0]]).astype(kind), node.output[0]))
-        graph.node.remove(node)
 
 
 def _open_flattening(graph: onnx.GraphProto) -> None:

@@ -41,7 +41,15 @@ def given() -> tuple[Any, Any]:
     model = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
     workshop = Workshop(model, samples[:2], samples, tuple(find_sites(model, samples[:2])[0]), Otherwise())
     notes: list[str] = []
-    job = SimpleNamespace(target=workshop.target, example=samples[:2], request=SimpleNamespace(budget=Budget()), note=notes.append, notes=notes)
+    job = SimpleNamespace(
+        target=workshop.target,
+        example=samples[:2],
+        usual=samples[:2],
+        longest=samples[:2],
+        request=SimpleNamespace(budget=Budget()),
+        note=notes.append,
+        notes=notes,
+    )
     return job, workshop
 
 

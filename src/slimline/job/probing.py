@@ -55,7 +55,7 @@ def speed_of(job: Job, workshop: Workshop, offered: dict[str, list[Method]]) -> 
     """From the journal if it is there (a resumed run measures the same options), else probed."""
     kept = job.journal.last("speed")
     if kept is not None:
-        return Speed(float(kept["forward"]), *({k: float(seconds) for k, seconds in kept[part].items()} for part in ("encoding", "gathering")))
+        return Speed(float(kept["forward"]), *({k: float(seconds) for k, seconds in kept.get(part, {}).items()} for part in ("encoding", "gathering")))
     with timed(job, "probing throughput", 0.03):
         source = job.calibration if job.calibration is not None else job.example
         few = source[: min(len(source), 64)]

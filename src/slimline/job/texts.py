@@ -13,7 +13,7 @@ from slimline.job.context import Job
 from slimline.methods.sequence_length import SequenceLength
 from slimline.model.apply import apply_structure
 from slimline.model.program import Program
-from slimline.model.texts import MOST_TEXTS, Texts, usual
+from slimline.model.texts import MOST_TEXTS, Texts, lengths, usual
 from slimline.model.traced import equivalent
 
 TRIED = 8  # texts that a runtime must answer as the model does
@@ -34,6 +34,10 @@ def lengths_left_open(job: Job, sites: tuple[Site, ...]) -> tuple[tuple[Site, ..
     if reason:
         return tuple(s.model_copy(update={"mask": ""}) if s is site else s for s in sites), (Refusal(where=f"{site.id} padding", reason=reason),)
     job.usual, job.longest = middle, longest
+    usual_length, most = int(lengths(Texts.of(site), middle)[0]), site.shape[1]
+    job.progress.note(
+        f"padding can be cut at every call; latencies and multiply-adds are of a text of {usual_length} of {most} positions, the usual length here"
+    )
     return sites, ()
 
 

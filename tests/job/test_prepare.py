@@ -141,7 +141,7 @@ def test_masks_that_take_longest_go_first_where_there_is_no_time_for_the_fewest(
 
 
 def test_what_encoding_takes_is_probed_at_a_layer_of_mean_work_and_without_gathering_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a small layer, gathering counted with it, EfficientNet-Lite0's static_int8 would have taken two hours and was left out."""
+    """At a small layer, gathering counted with it, EfficientNet-Lite0's static_int8 was thought to take hours and left out."""
     shapes = [(64, 1, 3, 3), (64, 1, 3, 3), (64, 1, 3, 3), (96, 16, 1, 1), (256, 128, 1, 1)]
     layers = tuple(Site(id=f"{i}.weight", kind="weight", op="conv2d", shape=shape) for i, shape in enumerate(shapes))
     clock, made, gathered = 0.0, [], []

@@ -25,10 +25,9 @@ def lengths_left_open(job: Job, sites: tuple[Site, ...]) -> tuple[tuple[Site, ..
     It is tried: the model is lowered with nothing but its padding cut, and run on texts of different lengths.
     """
     site = next((s for s in sites if s.mask), None)
-    if site is None:
+    if site is None or SequenceLength.name not in job.methods:
         return sites, ()
-    reason = "" if SequenceLength.name in job.methods else "sequence_length is not among the methods"
-    reason = reason or ("" if varies(job.target) else f"{job.target.name} takes fixed shapes alone")
+    reason = "" if varies(job.target) else f"{job.target.name} takes fixed shapes alone"
     middle, longest = (usual(job.texts, batch, Texts.of(site)) for batch in (job.request.budget.batch, MOST_TEXTS))
     reason = reason or _fault(job, site, middle)
     if reason:

@@ -201,10 +201,8 @@ class OpenVino:
         """Of what every operation gives first, by its name, when one sample is run."""
         model = self._read(artifact)
         model.reshape({i: [1 if d.is_dynamic else d.get_length() for d in i.partial_shape] for i in model.inputs})
-        varying = [n for n in model.get_ordered_ops() if n.get_output_size() and n.output(0).partial_shape.is_dynamic]
-        varying = [
-            n for n in varying if not any(i.get_node().get_type_name() == "Result" for i in n.output(0).get_target_inputs()) and n.get_type_name() != "Result"
-        ]
+        results = {n.get_friendly_name() for r in model.get_results() for n in (r, r.input_value(0).get_node())}  # outputs already
+        varying = [n for n in model.get_ordered_ops() if n.get_friendly_name() not in results and n.get_output_size() and n.output(0).partial_shape.is_dynamic]
         first = len(model.outputs)
         model.add_outputs([n.output(0) for n in varying])
         request = _core().compile_model(model, "CPU").create_infer_request()

@@ -4,15 +4,18 @@ import pytest
 import torch
 from torch import nn
 
+from slimline.core.plan import Decision
 from slimline.core.samples import Samples
+from slimline.methods.block_drop import BlockDrop
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.sites import find_sites
 from slimline.numerics.divergence import divergence
-from slimline.search.sensitivity import Sensitivity
+from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
 from slimline.search.space import Option
 from slimline.search.workshop import Workshop
 from slimline.targets.onnxruntime import OnnxRuntime
+from slimline.testing.method_suite import Residual
 
 
 class Encoder(nn.Module):
@@ -59,3 +62,34 @@ def test_a_dynamic_layer_loses_what_the_rounding_of_its_input_loses(parts: tuple
         reference = model(*samples.args)
     measured = float(divergence(workshop.target.run(artifact, samples)[0], reference, classes=False))
     assert dynamic.loss == pytest.approx(measured, rel=0.05)
+
+
+class Residuals(nn.Sequential):
+    """Two blocks of small branches between a stem and a head: least squares can make up for one of them."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), Residual(16), Residual(16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+def test_a_dropped_block_is_measured_as_candidates_have_it_repaired_and_on_samples_that_repaired_nothing() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, samples, unseen = Residuals().eval(), Samples.of(torch.randn(64, 3, 8, 8)), Samples.of(torch.randn(200, 3, 8, 8))
+    sites, _ = find_sites(model, samples[:2])
+    workshop = Workshop(model, samples[:2], samples, sites, OnnxRuntime())
+    site = next(s for s in sites if s.kind == "block")
+
+    def loss(sensitivity: Sensitivity) -> float:
+        (option,) = (o for o in sensitivity.block(site, [BlockDrop()]) if isinstance(o, Option))
+        assert option.dropped
+        return option.loss
+
+    plan = workshop.plan((Decision(site=site.id, method=BlockDrop()),))
+    with torch.no_grad():
+        few = unseen.tensors[0][:FACTOR_SAMPLES]
+        expected = float(divergence(workshop.structure(plan)(few), model(few), classes=True))
+    fresh, fitted, bare = (
+        loss(Sensitivity(workshop, samples, unseen=given, repaired=repaired)) for given, repaired in ((unseen, True), (None, True), (None, False))
+    )
+    assert fresh == pytest.approx(expected, rel=1e-5)
+    assert fitted < fresh < bare, "least squares fits what it sees, and repairs more than nothing"

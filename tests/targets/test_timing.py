@@ -34,8 +34,9 @@ def test_two_that_are_timed_together_are_told_apart_while_half_of_all_calls_are_
     assert np.std(medians) > 0.1 * np.mean(medians), "while the first one's own median goes up and down with the machine"
 
 
-def test_a_call_that_takes_long_is_made_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interpreter of microcontrollers takes half a second for an image, and every layer is timed."""
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.25, 5), (0.03, 2)])
+def test_a_call_that_takes_long_is_made_a_few_times(monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int) -> None:
+    """An interpreter of microcontrollers takes half a second for an image, and every layer is timed, for which a glance is enough."""
     clock = 0.0
     made = [0, 0]
 
@@ -45,6 +46,6 @@ def test_a_call_that_takes_long_is_made_a_few_times(monkeypatch: pytest.MonkeyPa
         clock += 0.5 + 0.1 * which
 
     monkeypatch.setattr(_timing, "time", SimpleNamespace(perf_counter=lambda: clock))
-    first, second = _timing.interleaved([lambda: call(0), lambda: call(1)], seconds=0.03, threads=1, batch=1)
-    assert made == [6, 6] and first.runs == second.runs == 5, "one to warm up, and nothing that is not counted"
+    first, second = _timing.interleaved([lambda: call(0), lambda: call(1)], seconds=seconds, threads=1, batch=1)
+    assert made == [1 + rounds, 1 + rounds] and first.runs == second.runs == rounds, "one to warm up, and nothing that is not counted"
     assert (first.median, second.median) == pytest.approx((500, 600))

@@ -17,6 +17,7 @@ from torch import nn
 from slimline.core.budget import Budget, parse_seconds
 from slimline.core.contracts import Task
 from slimline.core.data import checked
+from slimline.core.heap import kept_heap
 from slimline.core.progress import Progress, Silent
 from slimline.core.request import Request
 from slimline.core.result import Report
@@ -129,6 +130,11 @@ def _asked() -> contextlib.AbstractContextManager[None]:
 
 def compress_request(source: Source, request: Request, progress: Progress) -> Report | None:
     """The job behind the command line; ``None`` after a dry run."""
+    with kept_heap():
+        return _compressed(source, request, progress)
+
+
+def _compressed(source: Source, request: Request, progress: Progress) -> Report | None:
     torch.manual_seed(request.seed)
     source = specialised(source, request.classes)
     check_task(source.model(), source)

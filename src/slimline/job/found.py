@@ -98,11 +98,15 @@ def measure(
 
 def scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, torch.Tensor | None, Agreement | None]:
     """Quality, per-sample scores and fidelity on the evaluation samples, from the artefact's own outputs; ``None`` without data."""
+    return (None, None, None) if job.evaluation is None else judged(job, found, job.target.run(artifact, job.evaluation, threads=2))
+
+
+def judged(job: Job, found: Found, answers: tuple[torch.Tensor, ...]) -> tuple[float | None, torch.Tensor | None, Agreement | None]:
+    """The same of ``answers`` that the artefact gave to them."""
     if job.evaluation is None:
         return None, None, None
-    raw = job.target.run(artifact, job.evaluation, threads=2)
-    quality, scores = job.score(as_outputs(raw, found.original), job.evaluation, found.original)
-    return quality, scores, agreement(raw, flat(found.original), classes=job.classes)
+    quality, scores = job.score(as_outputs(answers, found.original), job.evaluation, found.original)
+    return quality, scores, agreement(answers, flat(found.original), classes=job.classes)
 
 
 def half_width_of(job: Job, found: Found, scores: torch.Tensor | None) -> float | None:

@@ -12,24 +12,27 @@ from slimline.core.plan import Decision, Method
 from slimline.core.site import Refusal, Site
 from slimline.job.context import Job
 from slimline.job.workers import Bench, share
+from slimline.model.reconstruct import repairing
 from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop
 from slimline.store.cache import key
 
+FEWEST_UNSEEN = 32  # samples, below which options that are repaired are measured on those that repaired them
+
 
 class OptionDatabase:
-    """What every option loses on ``count`` calibration samples: measured, or from the cache."""
+    """What every option loses on ``count`` calibration samples: measured, or from the cache. ``repaired``: dropped blocks are repaired first."""
 
-    def __init__(self, job: Job, workshop: Workshop, count: int) -> None:
-        self.job, self.workshop, self.count = job, workshop, count
+    def __init__(self, job: Job, workshop: Workshop, count: int, repaired: bool) -> None:
+        self.job, self.workshop, self.count, self.repaired = job, workshop, count, repaired
         self._sensitivity: Sensitivity | None = None
 
     def name(self, site: Site, methods: Sequence[Method]) -> str:
         """Of the cache entry."""
         job = self.job
         offered = [(m.name, m.model_dump()) for m in methods]
-        return key("options with added weights", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, job.request.seed)
+        return key("options", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, self.repaired, job.request.seed)
 
     def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
         name = self.name(site, methods)
@@ -40,7 +43,15 @@ class OptionDatabase:
             job = self.job
             source = job.calibration if job.calibration is not None else job.example
             recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
-            self._sensitivity = Sensitivity(self.workshop, source[: self.count], texts=job.texts, **recalled)
+            unseen = source[len(repairing(source)) :]
+            self._sensitivity = Sensitivity(
+                self.workshop,
+                source[: self.count],
+                texts=job.texts,
+                unseen=unseen if len(unseen) >= FEWEST_UNSEEN else None,
+                repaired=self.repaired,
+                **recalled,
+            )
         place, refused = self._sensitivity.place(site, methods, keep_option)
         about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
         self.job.cache.put(name, {"none": torch.zeros(1)}, about)
@@ -59,13 +70,14 @@ class OptionDatabase:
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """A worker's task: the options of one site. ``moments``: as in the job's own workshop."""
+    """A worker's task: the options of one site. ``moments`` and ``repaired``: as in the job's own workshop and database."""
 
     name: str
     site: str
     methods: tuple[Method, ...]
     count: int
     moments: bool
+    repaired: bool
     needs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -74,13 +86,15 @@ class MeasureOptions:
     def work(self, bench: Bench) -> None:
         bench.workshop.moments = self.moments
         if "options" not in bench.kept:
-            bench.kept["options"] = OptionDatabase(bench.job, bench.workshop, self.count)
+            bench.kept["options"] = OptionDatabase(bench.job, bench.workshop, self.count, self.repaired)
         bench.kept["options"].place(bench.sites[self.site], self.methods)
 
 
-def option_database(job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int) -> tuple[list[Place], list[Refusal]]:
-    database = OptionDatabase(job, workshop, count)
-    tasks = [MeasureOptions(database.name(s, offered[s.id]), s.id, tuple(offered[s.id]), count, workshop.moments) for s in sites]
+def option_database(
+    job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int, *, repaired: bool
+) -> tuple[list[Place], list[Refusal]]:
+    database = OptionDatabase(job, workshop, count, repaired)
+    tasks = [MeasureOptions(database.name(s, offered[s.id]), s.id, tuple(offered[s.id]), count, workshop.moments, repaired) for s in sites]
     share(job, tasks, "measuring options", 0.08, 0.18)
     places: list[Place] = []
     refused: list[Refusal] = []

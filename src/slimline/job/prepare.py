@@ -14,7 +14,7 @@ from slimline.core.trial import Measurement
 from slimline.errors import BudgetNotMet
 from slimline.job.context import Job
 from slimline.job.found import Found, look, measure, timed
-from slimline.job.offers import affordable, fewer, offers
+from slimline.job.offers import affordable, blocks_repaired, fewer, offers
 from slimline.job.option_database import in_integers, option_database
 from slimline.job.probing import limit_evaluation, scheduled, speed_of
 from slimline.job.recovery import COARSENESS
@@ -58,7 +58,7 @@ def prepare(job: Job) -> Found:
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
-        places, more = option_database(job, workshop, sites, offered, schedule.samples_loss)
+        places, more = option_database(job, workshop, sites, offered, schedule.samples_loss, repaired=blocks_repaired(job, sites, offered, speed))
     with timed(job, "timing layers", 0.18):
         timing = _timing(job, workshop, baseline, places, candidate)
     if getattr(job.target, "integer_only", False):

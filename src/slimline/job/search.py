@@ -13,7 +13,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, flat
-from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, measure, paired_latency, scored, timed, verify_execution
+from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, judged, measure, paired_latency, timed, verify_execution
 from slimline.measure.agreement import agreement
 from slimline.model.recover import evaluate
 from slimline.numerics.divergence import mean_divergence
@@ -100,6 +100,7 @@ def divergence_of(job: Job, artifact: Artifact, samples: Samples, reference: Any
 
 
 def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, reference: Any) -> Trial:
+    """Build a plan and measure it. ``samples``: those of ``loss_samples``, the first of what quality is measured on; ``reference``: the original's answers to them."""
     start = time.monotonic()
     choice = found.space.choice(plan)
     predicted = None if choice is None else found.space.loss(choice)
@@ -109,8 +110,9 @@ def try_plan(job: Job, found: Found, plan: Plan, origin: str, samples: Samples, 
         artifact = found.workshop.lower(built)
         operations = verify_execution(job, built, artifact)
         latency = paired_latency(job, found, artifact, TRIAL_SECONDS)
-        loss = divergence_of(job, artifact, samples, reference)
-        quality, scores, fidelity = scored(job, found, artifact)
+        answers = job.target.run(artifact, samples if job.evaluation is None else job.evaluation, threads=2)
+        loss = float(mean_divergence([a[: len(samples)] for a in answers], flat(reference), classes=job.classes))
+        quality, scores, fidelity = judged(job, found, answers)
         measured = measure(job, found.workshop, artifact, latency, quality, built.program)
         close = agreement(
             job.target.run(artifact, samples[:32], threads=2), flat(built.stored(samples[:32])) if built.stored is not None else (), classes=job.classes

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from slimline.core import workers
+from slimline.core.heap import keep_heap
 from slimline.core.plan import Fingerprint
 from slimline.core.progress import Silent
 from slimline.core.request import Request
@@ -90,6 +91,7 @@ class Serve:
             if self.own is not None:
                 shutil.rmtree(self.own, ignore_errors=True)
             return {}
+        keep_heap()
         torch.set_num_threads(question.threads)
         torch.manual_seed(self.request.seed)
         if self.bench is None:

@@ -61,7 +61,7 @@ def reconstruct(
     readers = {name: stay for name, stay in readers.items() if len(aliases[name]) == 1}
     if not readers:
         return _modes_of(pruned, new)
-    part = _part(samples)
+    part = repairing(samples)
     wanted = observe(original, samples, seed) if observed is None else observed
 
     resized = any(isinstance(e, Prepend) for e in edits)
@@ -86,14 +86,15 @@ def _positions(output: torch.Tensor | Observed, linear: bool) -> tuple[int, ...]
     return (*output.shape[:-1],) if linear else (output.shape[0], *output.shape[2:])
 
 
-def _part(samples: Samples) -> Samples:
+def repairing(samples: Samples) -> Samples:
+    """Those that least squares sees."""
     per_sample = sum(t[:1].numel() for t in samples.tensors)
     return samples[: max(8, min(SAMPLES, INPUT_VALUES // max(per_sample, 1)))]
 
 
 def observe(model: nn.Module, samples: Samples, seed: int = 0) -> dict[str, Observed]:
     """What every convolution and linear layer (groups 1, called once) gives, at drawn output positions."""
-    part = _part(samples)
+    part = repairing(samples)
     draw = torch.Generator().manual_seed(seed)
     found: dict[str, Observed] = {}
     seen: set[str] = set()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils import _pytree
 
 from slimline.core.edits import Encode, Keep, Mix, QuantizeValue, Replace, SetParameter
@@ -53,8 +53,13 @@ class Sensitivity:
     """Where a loss that another runtime's search measured is looked up: ``recalled(site, method, measure)``."""
     texts: Samples | None = None
     """More samples, for how long texts may be: a few do not show how long the long ones are."""
+    unseen: Samples | None = None
+    """What options that are repaired in closed form are measured on: least squares fits the samples that it sees. ``samples``, where there are no others."""
+    repaired: bool = True
+    """Whether dropped blocks are repaired first, as candidates will be: that takes several passes, and unrepaired ones seem to lose several times as much."""
 
     def __post_init__(self) -> None:
+        self._answered: dict[str, tuple[Samples, list[Any]]] = {}
         self.program: Program = self.workshop.program.copy()
         if channels_last(self.samples):  # a copy of its own: twice as fast on EfficientNet-Lite0, and the lowering sees the other
             self.program.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -150,31 +155,42 @@ class Sensitivity:
             except KeyError:
                 yield Refusal(where=site.id, reason="the exported graph does not show one value entering and one leaving it")
                 continue
-            value = self.reference.values[entering.name]
-            yield Option(method.label, (Decision(site=site.id, method=method),), self.loss({}, {leaving.name: value}), dropped=True)
+            decision = (Decision(site=site.id, method=method),)
+            loss = self._rebuilt(site, decision)[1] if self.repaired else self.loss({}, {leaving.name: self.reference.values[entering.name]})
+            yield Option(method.label, decision, loss, dropped=True)
+
+    def _rebuilt(self, site: Site, decisions: tuple[Decision, ...]) -> tuple[nn.Module, float]:
+        """The model with these structure decisions, repaired in closed form, and what it loses."""
+        few, reference = self._few(site)
+        module = self.workshop.structure(self.workshop.plan(decisions))
+        with torch.inference_mode():
+            outputs = _pytree.tree_leaves(module(*few.args, **few.kwargs))
+        return module, _lost(mean_divergence(outputs, reference, classes=self.workshop.classes))
+
+    def _few(self, site: Site) -> tuple[Samples, list[Any]]:
+        """Samples that a site's options are measured on by running the whole model, and the original's outputs."""
+        which, few = "unseen", (self.unseen if self.unseen is not None else self.samples)[:FACTOR_SAMPLES]
+        if site.tokens and self.texts is not None:
+            which, few = "texts", self.texts
+        if which not in self._answered:
+            with torch.inference_mode():
+                self._answered[which] = few, _pytree.tree_leaves(self.workshop.model(*few.args, **few.kwargs))
+        return self._answered[which]
 
     def rebuilt(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Fewer features, smaller images, a smaller model: what comes of it, repaired in closed form, is run."""
-        few, reference = self.samples[:FACTOR_SAMPLES], self._reference(min(len(self.samples), FACTOR_SAMPLES))
-        if site.tokens and self.texts is not None:
-            few = self.texts
-            with torch.inference_mode():
-                reference = _pytree.tree_leaves(self.workshop.model(*few.args, **few.kwargs))
-        one = self.workshop.example[:1] if site.tokens else few[:1]
+        one = self.workshop.example[:1] if site.tokens else self.samples[:1]
         before = output_positions(self.workshop.model, one)
         for method in methods:
             decision = (Decision(site=site.id, method=method),)
             try:
-                module = self.workshop.structure(self.workshop.plan(decision))
-                with torch.inference_mode():
-                    outputs = _pytree.tree_leaves(module(*few.args, **few.kwargs))
+                module, loss = self._rebuilt(site, decision)
             except UnsupportedSite as refusal:
                 yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)
                 continue
             except Exception as error:  # noqa: BLE001 - whatever the user's code raises on another input is the reason
                 yield Refusal(where=f"{site.id}: {method.label}", reason=f"the model's code does not run on it: {str(error).splitlines()[0]}")
                 continue
-            loss = _lost(mean_divergence(outputs, reference, classes=self.workshop.classes))
             work = tuple((name, count / before[name]) for name, count in output_positions(module, one).items() if before.get(name, count) != count)
             edits = self.workshop.structure_edits(decision)
             kept = {e.member: len(e.index) if isinstance(e, Keep) else len(e.matrix) for e in edits if isinstance(e, Keep | Mix)}

@@ -11,6 +11,7 @@ from slimline.core.trial import Latency
 
 QUARTILE = 0.25
 ROUNDS, SLOW = 20, 0.1  # rounds at least; of a call that takes so many seconds a quarter of them, for what disturbs it is short beside it
+LEAST = 2  # of such calls, where less time is asked for than one of them takes: the 60 beginnings of a large model, to know its layers
 
 
 def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, threads: int, batch: int) -> tuple[Latency, ...]:
@@ -31,7 +32,8 @@ def interleaved(calls: Sequence[Callable[[], object]], *, seconds: float, thread
     taken: list[list[float]] = [[] for _ in calls]
     bursts: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
-    while time.perf_counter() < end or len(taken[0]) < (ROUNDS // 4 if slow else ROUNDS):
+    least = ROUNDS if not slow else ROUNDS // 4 if seconds >= SLOW else LEAST
+    while time.perf_counter() < end or len(taken[0]) < least:
         for call, burst, times, typical in zip(calls, pace, taken, bursts, strict=True):
             if not slow:
                 call()  # the caches are the other model's: not counted

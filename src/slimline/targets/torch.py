@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slimline.core.contracts import Artifact, Operation, Port, Quantized
 from slimline.core.formats import Affine, Float, Format
+from slimline.core.heap import as_deployed
 from slimline.core.samples import Samples
 from slimline.core.site import Op
 from slimline.core.trial import Latency
@@ -140,7 +141,7 @@ class Torch:
         compiled = os.environ.get(COMPILE, "") not in ("", "0")
         few = repeat(example, batch)
         calls = [self._call(a, compiled=compiled) for a in artifacts]
-        with _threads(threads):
+        with _threads(threads), as_deployed():
             return interleaved([lambda c=c: c(few) for c in calls], seconds=seconds, threads=threads, batch=batch)  # type: ignore[misc]  # mypy cannot type a default argument of a lambda
 
     def memory(self, artifact: Artifact, example: Samples) -> int:

@@ -84,10 +84,9 @@ def test_a_dropped_block_is_measured_as_candidates_have_it_repaired_and_on_sampl
         assert option.dropped
         return option.loss
 
-    plan = workshop.plan((Decision(site=site.id, method=BlockDrop()),))
+    shorter, few = workshop.structure(workshop.plan((Decision(site=site.id, method=BlockDrop()),))), unseen.tensors[0][:FACTOR_SAMPLES]
     with torch.no_grad():
-        few = unseen.tensors[0][:FACTOR_SAMPLES]
-        expected = float(divergence(workshop.structure(plan)(few), model(few), classes=True))
+        expected = float(divergence(shorter(few), model(few), classes=True))
     fresh, fitted, bare = (
         loss(Sensitivity(workshop, samples, unseen=given, repaired=repaired)) for given, repaired in ((unseen, True), (None, True), (None, False))
     )

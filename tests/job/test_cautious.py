@@ -9,8 +9,9 @@ import pytest
 from slimline.core.budget import Budget
 from slimline.core.progress import Silent
 from slimline.core.request import Request
-from slimline.job import _PythonTask
+from slimline.job import _candidates_to_finish, _PythonTask
 from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
+from slimline.job.certificate import certifiable
 from slimline.job.context import Job, open_job
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
@@ -53,6 +54,35 @@ def test_a_milder_candidate_is_added_until_one_is_sure_to_pass(rings: _PythonTas
     chances = [chance_of(job, found, t) or 0.0 for t in found.trials]
     assert [t.origin for t in found.trials[1:]] == ["cautious"] * (len(found.trials) - 1)
     assert max(chances) > before and (max(chances) >= SURE or len(found.trials) == 4)
+
+
+def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_and_luck_chooses_none(
+    rings: _PythonTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of EfficientNet-Lite0, with 250 images, the original was delivered: it alone was sure, and beside it stood the one candidate that 125 images favoured by one."""
+    job, found = tried(rings, tmp_path / "build", 1.0)
+    (daring,) = found.trials
+    assert certifiable(job, found) and daring.measurement is not None and daring.fidelity is not None
+    base, holdout = found.baseline_measurement.quality, job.source.data("holdout")
+    assert base is not None and holdout is not None
+    monkeypatch.setattr(job.source, "data", lambda split: holdout[:60])
+    assert not certifiable(job, found)
+    lucky, same = (
+        daring.model_copy(
+            update={
+                "plan": daring.plan.model_copy(update={"seed": seed}),
+                "measurement": daring.measurement.model_copy(update={"quality": quality, "size_bytes": size}),
+                "fidelity": daring.fidelity.model_copy(update={"top1": top1}),
+                "violations": (),
+            }
+        )
+        for seed, quality, size, top1 in ((1, base + 0.05, 1000, 0.8), (2, base, 2000, 1.0))
+    )
+    found.trials = [lucky, same]
+    with job.journal:
+        add_cautious(job, found)
+    assert found.trials == [lucky, same]
+    assert _candidates_to_finish(job, found, []) == [same]
 
 
 def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path: Path) -> None:

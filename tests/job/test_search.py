@@ -62,6 +62,18 @@ def test_candidates_are_added_once_and_a_resumed_run_has_as_many() -> None:
     assert Schedule.model_validate(events[0]["schedule"]) == found.schedule and events[0]["batch"] == 64
 
 
+@pytest.mark.parametrize(("steps", "elapsed", "more"), [(25, 300.0, 0), (0, 300.0, 8), (0, 760.0, 0)])
+def test_where_nothing_is_trained_candidates_take_the_time_that_training_would(steps: int, elapsed: float, more: int) -> None:
+    """EfficientNet-Lite0's twelve candidates were done after the half of ten minutes, and nothing else used the rest."""
+    events: list[dict[str, Any]] = []
+    schedule = Schedule(seconds=1200, samples_loss=16, candidates=4, recovery_steps=steps, finalists=1)
+    kept = {"schedule": schedule.model_dump(), "candidate": 60.0}
+    journal = SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda kind, data, elapsed: events.append(data))
+    job = cast(Any, SimpleNamespace(journal=journal, clock=SimpleNamespace(elapsed=elapsed, seconds=1200.0)))
+    found = cast(Any, SimpleNamespace(schedule=schedule, trials=[SimpleNamespace(seconds=50.0, origin="allocate")] * 4))
+    assert _more(job, found) == (more > 0) and found.schedule.candidates == 4 + more
+
+
 def test_where_the_strategy_ended_early_nothing_is_added_later_either() -> None:
     """A cautious candidate made the count full, and a resumed run went on where the first had ended."""
     events: list[dict[str, Any]] = []
@@ -70,7 +82,8 @@ def test_where_the_strategy_ended_early_nothing_is_added_later_either() -> None:
     job = cast(
         Any,
         SimpleNamespace(
-            journal=SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda k, data, e: events.append(data)), clock=SimpleNamespace(elapsed=0.0)
+            journal=SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda k, data, e: events.append(data)),
+            clock=SimpleNamespace(elapsed=1200.0, seconds=1200.0),
         ),
     )
     trials = [SimpleNamespace(seconds=60.0, origin=o) for o in ("allocate", "allocate", "allocate", "cautious")]

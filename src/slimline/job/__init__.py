@@ -26,7 +26,7 @@ from slimline.core.trial import Trial
 from slimline.core.whole import written
 from slimline.errors import BudgetNotMet, DataError, SlimlineError, UsageError
 from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
-from slimline.job.certificate import Outcome, certify, faithful, half_width, order
+from slimline.job.certificate import Outcome, certifiable, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, methods_of, open_job, take_away
 from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
 from slimline.job.full_references import recover_references
@@ -242,12 +242,11 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     untrained = [t for t in found.trials if t.measurement is not None and not t.violations and t.plan.digest not in won]
     close = half_width(job, found, [])
 
-    def keeps(trial: Trial, margin: float) -> bool:
-        return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - margin
+    def keeps(trial: Trial) -> bool:
+        return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - close
 
-    ranked = sorted(
-        [t for t in untrained if keeps(t, close)] or [t for t in untrained if faithful(job, t, base, allowed)], key=lambda t: objective(job, found, t)
-    )
+    sure = [t for t in untrained if keeps(t)] if certifiable(job, found) else []  # by luck one of few samples is answered better
+    ranked = sorted(sure or [t for t in untrained if faithful(job, t, base, allowed)], key=lambda t: objective(job, found, t))
     return [*winners, *ranked[: max(1, found.schedule.finalists - len(winners))]]
 
 

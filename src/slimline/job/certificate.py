@@ -68,6 +68,14 @@ def half_width(job: Job, found: Found, scores: Sequence[torch.Tensor | None]) ->
     return statistics.median(widths) if widths else expected_half_width(UNKNOWN, len(samples))
 
 
+def certifiable(job: Job, found: Found) -> bool:
+    """Whether the holdout is large enough to certify class scores of which not one changes."""
+    samples, base = job.source.data("holdout"), found.baseline_measurement.quality
+    if samples is None or base is None or not job.classes:
+        return True
+    return expected_half_width(0.0, len(samples)) <= UNCERTIFIABLE * job.request.budget.max_drop.allowed(base)
+
+
 def _expected(trial: Trial, samples: int) -> float | None:
     """Of a candidate's interval: from the share of answers that it changes, and where outputs are values from their scores."""
     changed = trial.fidelity.top1 if trial.fidelity is not None else None

@@ -58,17 +58,18 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
     return Schedule(seconds=seconds, samples_loss=loss_samples, candidates=candidates, recovery_steps=coarse(steps), finalists=finalists)
 
 
-def more_candidates(planned: int, candidate: float, taken: Sequence[float]) -> int:
-    """Candidates that fit beside the ``planned`` ones, of ``candidate`` seconds each, where they took as long as ``taken`` says.
+def more_candidates(planned: int, candidate: float, taken: Sequence[float], spare: float = 0.0) -> int:
+    """Candidates that fit beside the ``planned`` ones, of ``candidate`` seconds each, where they took as long as ``taken`` says. ``spare``: seconds that
+    nothing else will use.
 
     Example:
         >>> more_candidates(4, 160.0, [75.0, 62.0, 52.0, 60.0]), more_candidates(4, 70.0, [75.0, 62.0, 52.0, 60.0])
         (4, 0)
+        >>> more_candidates(4, 70.0, [75.0, 62.0, 52.0, 60.0], spare=300.0)
+        4
     """
     usual = statistics.median(taken) if taken else math.inf
-    if usual > CHEAPER * candidate:
-        return 0
-    fitting = int((planned * candidate - sum(taken)) / max(usual, 1e-9))
+    fitting = int(max(spare, planned * candidate - sum(taken) if usual <= CHEAPER * candidate else 0.0) / max(usual, 1e-9))
     return max(0, min(fitting, MOST_CANDIDATES - planned)) // STEP * STEP
 
 

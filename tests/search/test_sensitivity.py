@@ -8,10 +8,11 @@ from slimline.core.plan import Decision
 from slimline.core.samples import Samples
 from slimline.methods.block_drop import BlockDrop
 from slimline.methods.dynamic_int8 import DynamicInt8
+from slimline.methods.low_rank import LowRank
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.sites import find_sites
 from slimline.numerics.divergence import divergence
-from slimline.search.sensitivity import FACTOR_SAMPLES, Sensitivity
+from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import Option
 from slimline.search.workshop import Workshop
 from slimline.targets.onnxruntime import OnnxRuntime
@@ -74,21 +75,46 @@ class Residuals(nn.Sequential):
 def test_a_dropped_block_is_measured_as_candidates_have_it_repaired_and_on_samples_that_repaired_nothing() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model, samples, unseen = Residuals().eval(), Samples.of(torch.randn(64, 3, 8, 8)), Samples.of(torch.randn(200, 3, 8, 8))
+        model, samples = Residuals().eval(), Samples.of(torch.randn(200, 3, 8, 8))
     sites, _ = find_sites(model, samples[:2])
     workshop = Workshop(model, samples[:2], samples, sites, OnnxRuntime())
+    assert workshop.fitted is not None and workshop.unseen is not None
+    assert torch.equal(torch.cat([*workshop.fitted.tensors, *workshop.unseen.tensors]), samples.tensors[0]) and len(workshop.unseen) == 50
     site = next(s for s in sites if s.kind == "block")
+    plan = workshop.plan((Decision(site=site.id, method=BlockDrop()),))
 
-    def loss(sensitivity: Sensitivity) -> float:
-        (option,) = (o for o in sensitivity.block(site, [BlockDrop()]) if isinstance(o, Option))
+    def lost(given: Samples) -> float:
+        shorter = workshop.structure(plan)
+        with torch.no_grad():
+            return float(divergence(shorter(*given.args), model(*given.args), classes=True))
+
+    def loss(repaired: bool) -> float:
+        (option,) = (o for o in Sensitivity(workshop, samples, repaired=repaired).block(site, [BlockDrop()]) if isinstance(o, Option))
         assert option.dropped
         return option.loss
 
-    shorter, few = workshop.structure(workshop.plan((Decision(site=site.id, method=BlockDrop()),))), unseen.tensors[0][:FACTOR_SAMPLES]
+    assert loss(True) == pytest.approx(lost(workshop.unseen), rel=1e-5)
+    assert lost(workshop.fitted) < loss(True) < loss(False), "least squares fits what it sees, and repairs more than nothing"
+
+
+def test_factors_are_measured_on_samples_that_they_were_not_fitted_to() -> None:
+    """A layer with more inputs than calibration has samples: factors that hold what those have lose nothing there. EfficientNet-Lite0's head seemed to lose 4e-6 nats, and lost 0.03."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, samples = nn.Sequential(nn.Linear(256, 128)).eval(), Samples.of(torch.randn(100, 256))
+    sites, _ = find_sites(model, samples[:2])
+    workshop = Workshop(model, samples[:2], samples, sites, OnnxRuntime())
+    site = next(s for s in sites if s.kind == "weight")
+    (option,) = (o for o in Sensitivity(workshop, samples).factored(site, [LowRank(rank=70)], [Option("keep")]) if isinstance(o, Option))
+    assert workshop.unseen is not None and workshop.fitted is not None
+    factored = workshop.build(workshop.plan(option.decisions)).module
+    assert factored is not None
     with torch.no_grad():
-        expected = float(divergence(shorter(few), model(few), classes=True))
-    fresh, fitted, bare = (
-        loss(Sensitivity(workshop, samples, unseen=given, repaired=repaired)) for given, repaired in ((unseen, True), (None, True), (None, False))
-    )
-    assert fresh == pytest.approx(expected, rel=1e-5)
-    assert fitted < fresh < bare, "least squares fits what it sees, and repairs more than nothing"
+        seen, unseen = (float(divergence(factored(*s.args), model(*s.args), classes=True)) for s in (workshop.fitted, workshop.unseen))
+    assert option.loss == pytest.approx(unseen, rel=0.2) and option.loss > 3 * seen
+
+
+def test_few_samples_are_all_fitted_to() -> None:
+    model, samples = nn.Sequential(nn.Linear(6, 4)).eval(), Samples.of(torch.randn(60, 6))
+    workshop = Workshop(model, samples[:2], samples, (), OnnxRuntime())
+    assert workshop.unseen is None and workshop.fitted is samples

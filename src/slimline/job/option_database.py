@@ -12,13 +12,10 @@ from slimline.core.plan import Decision, Method
 from slimline.core.site import Refusal, Site
 from slimline.job.context import Job
 from slimline.job.workers import Bench, share
-from slimline.model.reconstruct import repairing
 from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import Option, Place
 from slimline.search.workshop import Workshop
 from slimline.store.cache import key
-
-FEWEST_UNSEEN = 32  # samples, below which options that are repaired are measured on those that repaired them
 
 
 class OptionDatabase:
@@ -43,15 +40,7 @@ class OptionDatabase:
             job = self.job
             source = job.calibration if job.calibration is not None else job.example
             recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
-            unseen = source[len(repairing(source)) :]
-            self._sensitivity = Sensitivity(
-                self.workshop,
-                source[: self.count],
-                texts=job.texts,
-                unseen=unseen if len(unseen) >= FEWEST_UNSEEN else None,
-                repaired=self.repaired,
-                **recalled,
-            )
+            self._sensitivity = Sensitivity(self.workshop, source[: self.count], texts=job.texts, repaired=self.repaired, **recalled)
         place, refused = self._sensitivity.place(site, methods, keep_option)
         about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
         self.job.cache.put(name, {"none": torch.zeros(1)}, about)

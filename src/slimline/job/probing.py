@@ -201,7 +201,7 @@ def scheduled(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
         schedule = schedule_of(batch, step)
     if job.train is None and job.calibration is not None:
         schedule = schedule.model_copy(update={"recovery_steps": _calibration_steps(job, speed.forward)})
-    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "candidate": candidate}, job.clock.elapsed)
+    job.journal.append("schedule", {"schedule": schedule.model_dump(), "bf16": bf16, "batch": batch, "candidate": candidate, "step": step}, job.clock.elapsed)
     return schedule, bf16, batch, candidate
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil, learning_rate, to_training
 from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, race, rungs
+from slimline.search.schedule import EPOCHS, longer_recovery
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
@@ -51,6 +53,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     front = _front(job, found, tried)
     if not front or not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
+    _lengthen(job, found)
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     entries = [Entry(t.plan, objective(job, found, t), _drop(found, t)) for t in _hopeful(found, front, allowed)]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
@@ -72,6 +75,27 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     by_plan = {t.plan.digest: t for t in front}
     runners_up = sorted([e for e in entries if e.drops and e not in last and e.drops[-1][1] <= allowed], key=lambda e: e.objective)
     return [by_plan[e.plan.digest] for e in [*last, *runners_up]]
+
+
+def _lengthen(job: Job, found: Found) -> None:
+    """More training steps, where what came before them left more time than the probes let expect. In the journal, so that a resumed run does as many; plans keep
+    the number that they were found with."""
+    assert job.train is not None
+    kept, planned = job.journal.last("recovery"), job.journal.last("schedule") or {}
+    if kept is None:
+        usual = statistics.median([t.seconds for t in found.trials if t.measurement is not None])
+        steps = longer_recovery(
+            found.schedule.recovery_steps,
+            job.clock.left,
+            float(planned.get("step", math.inf)),
+            candidate=usual,
+            finalists=found.schedule.finalists,
+            seconds=job.clock.seconds,
+            most=EPOCHS * max(len(job.train), found.batch) / found.batch,
+        )
+        kept = {"steps": steps}
+        job.journal.append("recovery", kept, job.clock.elapsed)
+    found.schedule = found.schedule.model_copy(update={"recovery_steps": int(kept["steps"])})
 
 
 def usual_steps(job: Job, found: Found) -> int:

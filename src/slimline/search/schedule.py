@@ -23,6 +23,8 @@ CHEAPER = 0.6  # of what was probed: candidates that take more than that make no
 STEP = 4  # of candidates: what a disturbed probe may not change
 BATCH, SMALL_BATCH, SMALL = 128, 64, 4_000  # samples of a training step: of much data, and of less than the third
 LEAST_BATCH, ENOUGH_STEPS = 16, 100  # below so many steps in all, fewer samples a step
+ENDING = 0.12  # share of the time that references and the timing beside them may take, when it is known what the rest took
+CLEARLY = 1.25  # times the planned steps, below which they stay: noise adds none
 FEWEST_STEPS = 30  # below which nothing is trained: candidates need the time more
 STEP_PASSES = 4  # of one sample, that a step takes for each of its own: the teacher's forward pass, and the student's forward and backward
 
@@ -71,6 +73,21 @@ def more_candidates(planned: int, candidate: float, taken: Sequence[float], spar
     usual = statistics.median(taken) if taken else math.inf
     fitting = int(max(spare, planned * candidate - sum(taken) if usual <= CHEAPER * candidate else 0.0) / max(usual, 1e-9))
     return max(0, min(fitting, MOST_CANDIDATES - planned)) // STEP * STEP
+
+
+def longer_recovery(planned: int, left: float, step: float, *, candidate: float, finalists: int, seconds: float, most: float) -> int:
+    """Training steps, where ``left`` seconds are not spent when training begins: more than ``planned`` where clearly more fit, at most ``most``.
+
+    ``step`` and ``candidate``: seconds that they take; each of ``finalists`` and the safest are made twice, and the result is held against references.
+
+    Example:
+        >>> longer_recovery(3000, 1470, 0.3, candidate=6.0, finalists=3, seconds=1800, most=1e9)
+        4000
+        >>> longer_recovery(1500, 400, 0.17, candidate=6.0, finalists=3, seconds=600, most=1e9)
+        1500
+    """
+    fitting = min((left - 2 * (finalists + 1) * candidate - ENDING * seconds) / max(step, 1e-9), most)
+    return coarse(fitting) if fitting > CLEARLY * planned else planned
 
 
 def batch_size(train: int, forward: float, left: float) -> int:

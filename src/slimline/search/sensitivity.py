@@ -53,8 +53,6 @@ class Sensitivity:
     """Where a loss that another runtime's search measured is looked up: ``recalled(site, method, measure)``."""
     texts: Samples | None = None
     """More samples, for how long texts may be: a few do not show how long the long ones are."""
-    unseen: Samples | None = None
-    """What options that are repaired in closed form are measured on: least squares fits the samples that it sees. ``samples``, where there are no others."""
     repaired: bool = True
     """Whether dropped blocks are repaired first, as candidates will be: that takes several passes, and unrepaired ones seem to lose several times as much."""
 
@@ -74,10 +72,6 @@ class Sensitivity:
         with torch.inference_mode():
             outputs = self.program.rerun(self.reference, parameters, values)
         return _lost(mean_divergence(outputs, self.reference.outputs, classes=self.workshop.classes))
-
-    def _reference(self, count: int) -> list[Any]:
-        """The original's outputs for the first samples; what is no tensor (``None`` in a dictionary) stays."""
-        return [t[:count] if isinstance(t, torch.Tensor) else t for t in self.reference.outputs]
 
     def numerics(self, site: Site, methods: Sequence[Method]) -> Iterator[Option | Refusal]:
         """Every numeric option of a weight site."""
@@ -169,7 +163,8 @@ class Sensitivity:
 
     def _few(self, site: Site) -> tuple[Samples, list[Any]]:
         """Samples that a site's options are measured on by running the whole model, and the original's outputs."""
-        which, few = "unseen", (self.unseen if self.unseen is not None else self.samples)[:FACTOR_SAMPLES]
+        unseen = self.workshop.unseen
+        which, few = "unseen", (unseen if unseen is not None else self.samples)[:FACTOR_SAMPLES]
         if site.tokens and self.texts is not None:
             which, few = "texts", self.texts
         if which not in self._answered:
@@ -208,8 +203,7 @@ class Sensitivity:
 
     def factored(self, site: Site, methods: Sequence[Method], numerics: Sequence[Option]) -> Iterator[Option | Refusal]:
         """A weight replaced by factors, each stored as the best of the site's own numeric options are."""
-        few = self.samples[:FACTOR_SAMPLES]
-        reference = self._reference(len(few))
+        few, reference = self._few(site)
         for method in methods:
             try:
                 edits = method.rewrite(self.workshop.model, site, self.workshop.structure_statistics)

@@ -30,6 +30,7 @@ from slimline.search.space import Option
 
 Loss = Callable[[Any, Any], torch.Tensor | None]
 STRUCTURE_SAMPLES = 512
+FEWEST_UNSEEN = 24  # samples; of fewer, what is lost on them says less than on those that were seen
 RANGE_SAMPLES = 256  # that set the ranges of a candidate
 
 
@@ -68,17 +69,28 @@ class Workshop:
         return None if samples is None else ProgramStatistics(program, samples, loss=self.loss, classes=self.classes)
 
     @cached_property
+    def unseen(self) -> Samples | None:
+        """The last quarter of ``calibration``, to which nothing is fitted: on the others factors and repaired layers lose less than elsewhere. ``None`` of few samples."""
+        count = len(self.calibration) // 4 if self.calibration is not None else 0
+        return self.calibration[-count:] if self.calibration is not None and count >= FEWEST_UNSEEN else None
+
+    @cached_property
+    def fitted(self) -> Samples | None:
+        """The samples of ``calibration`` that structures are fitted to: factors, least squares, scores of channels."""
+        return self.calibration[: -len(self.unseen)] if self.calibration is not None and self.unseen is not None else self.calibration
+
+    @cached_property
     def _observed(self) -> Mapping[str, Observed]:
         """The original's layer outputs, which every repair aims at."""
-        assert self.calibration is not None
-        return observe(self.model, self.calibration, self.seed)
+        assert self.fitted is not None
+        return observe(self.model, self.fitted, self.seed)
 
     @property
     def structure_statistics(self) -> StructureStatistics | None:
         """Channel scores' gradients, gathered at the first use."""
-        if self._structure_statistics is None and self.calibration is not None:
+        if self._structure_statistics is None and self.fitted is not None:
             self._structure_statistics = StructureStatistics.collect(
-                self.model, self.calibration[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments, classes=self.classes
+                self.model, self.fitted[:STRUCTURE_SAMPLES], self.loss, seed=self.seed, moments=self.moments, classes=self.classes
             )
         return self._structure_statistics
 
@@ -104,11 +116,11 @@ class Workshop:
             exact = [e for e in edits if isinstance(e, Prepend) and e.exact]
             repaired = [e for e in edits if e not in exact]
             module = apply_structure(self.model, repaired)
-            if self.calibration is not None and repaired:
+            if self.fitted is not None and repaired:
                 if any(isinstance(e, Prepend) for e in repaired):  # norms of smaller images, which least squares does not reach
-                    module = recalibrate_batch_norm(module, self.calibration)
+                    module = recalibrate_batch_norm(module, self.fitted)
                 # Least squares alone: recalibrating batch norms after it was measured to lose again.
-                module = reconstruct(self.model, module, repaired, self.calibration, seed=self.seed, observed=self._observed)
+                module = reconstruct(self.model, module, repaired, self.fitted, seed=self.seed, observed=self._observed)
             module = apply_structure(module, exact) if exact else module
             self._structures = {decisions: module}  # only the last: models can be large
         return copy.deepcopy(self._structures[decisions])

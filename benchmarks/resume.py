@@ -2,7 +2,8 @@
 
     python benchmarks/resume.py --kills 10 --time 40s
 
-Prints one line per kill: when it came, what the journal held, and whether the plans are equal.
+Each compression begins with the uninterrupted one's schedule (the beginning of its journal): how many samples, candidates and steps there are follows from how fast the machine is at the
+start, and another run may be given others. Prints one line per kill: when it came, what the journal held, and whether the plans are equal.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+JOURNAL = Path(".slimline", "journal.jsonl")
 TASK = Path(__file__).resolve().parent.parent / "examples" / "digits" / "task.py"
 
 
@@ -42,22 +44,24 @@ def main() -> None:
     subprocess.run(command(whole, given.time), check=False)
     length = time.monotonic() - start
     expected = plan_of(whole)
-    schedule = [line for line in (whole / ".slimline" / "journal.jsonl").read_text().splitlines() if '"kind":"schedule"' in line]
-    print(f"uninterrupted: {length:.0f} s, {len(schedule)} schedule")
+    lines = (whole / JOURNAL).read_text().splitlines(keepends=True)
+    beginning = "".join(lines[: 1 + next(n for n, line in enumerate(lines) if '"kind":"schedule"' in line)])
+    print(f"uninterrupted: {length:.0f} s")
     moments = random.Random(given.seed)
     equal = 0
     for number in range(given.kills):
         out = given.out / f"kill_{number}"
         at = moments.uniform(0.05, 0.95) * length
-        process = subprocess.Popen(command(out, given.time))
+        (out / JOURNAL).parent.mkdir(parents=True, mode=0o700)
+        (out / JOURNAL).write_text(beginning)
+        process = subprocess.Popen(command(out, given.time, "--resume"))
         try:
             process.wait(at)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        journal = out / ".slimline" / "journal.jsonl"
-        events = len(journal.read_text().splitlines()) if journal.exists() else 0
-        resumed = subprocess.run(command(out, given.time, *(["--resume"] if journal.exists() else [])), check=False)
+        events = len((out / JOURNAL).read_text().splitlines())
+        resumed = subprocess.run(command(out, given.time, "--resume"), check=False)
         same = (out / "plan.json").exists() and plan_of(out) == expected
         equal += same
         print(

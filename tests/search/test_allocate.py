@@ -93,8 +93,9 @@ def test_a_gap_that_is_not_filled_is_left_for_another(space: Space) -> None:
         given = [*trials, *(trials[-1].model_copy(update={"measured_loss": loss}) for loss in extra)]
         return next(strategy._levels(space, budget, given, Corrections(), LEAST))
 
-    assert first((0.5, 0.7)) == first((0.7,))
+    assert first((0.5, 0.7)) == first((0.7, 0.5))
     assert len({first((0.5,) * n) for n in (1, 2, 3)}) == 3
+    assert first((0.5, 0.7, 0.5)) == first((0.7, 0.5, 0.5)) != first((0.5, 0.7)), "whatever came between"
 
 
 def test_it_is_a_pure_function_of_the_trials(space: Space) -> None:

@@ -83,10 +83,11 @@ def _lengthen(job: Job, found: Found) -> None:
     assert job.train is not None
     kept, planned = job.journal.last("recovery"), job.journal.last("schedule") or {}
     if kept is None:
+        seconds = [t.seconds for t in found.trials]
         usual = statistics.median([t.seconds for t in found.trials if t.measurement is not None])
         steps = longer_recovery(
             found.schedule.recovery_steps,
-            job.clock.left,
+            job.clock.seconds - job.journal.elapsed("timing") - sum(seconds),  # not by the clock, which a resumed run has less of
             float(planned.get("step", math.inf)),
             candidate=usual,
             finalists=found.schedule.finalists,

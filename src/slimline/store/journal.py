@@ -29,8 +29,8 @@ class Journal:
         ...     with Journal.open(Path(folder), {"job": "a"}) as journal:
         ...         journal.append("trial", {"n": 1}, elapsed=0.5)
         ...     with Journal.open(Path(folder), {"job": "a"}, resume=True) as journal:
-        ...         [e["n"] for e in journal.events("trial")], journal.spent
-        ([1], 0.5)
+        ...         [e["n"] for e in journal.events("trial")], journal.elapsed("trial"), journal.spent
+        ([1], 0.5, 0.5)
     """
 
     def __init__(self, path: Path, handle: FileIO, lines: list[dict[str, Any]]) -> None:
@@ -93,6 +93,10 @@ class Journal:
     def last(self, kind: str) -> dict[str, Any] | None:
         """The data of the latest event of a kind."""
         return next((dict(line["data"]) for line in reversed(self._lines) if line["kind"] == kind), None)
+
+    def elapsed(self, kind: str) -> float:
+        """Seconds of work up to the latest event of a kind; 0 without one."""
+        return next((float(line["elapsed"]) for line in reversed(self._lines) if line["kind"] == kind), 0.0)
 
     @property
     def spent(self) -> float:

@@ -27,6 +27,7 @@ aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
 GRIDS = frozenset({decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default})
 MOST = 16  # samples at once: buffers are planned for so many. PyTorch takes the bound one lower where a layer is just so wide
+PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 SHAPED = frozenset({aten.view.default, aten.reshape.default})
 
 
@@ -47,6 +48,7 @@ def lower(program: Program, example: Samples) -> bytes:
     for encode in program.encoded.values():
         realise(module, encode)
     settled(module)
+    padded(module)
     drop_unread(module)
     floating = [f"{mangled(name)}__values" for name, e in program.encoded.items() if e.execute == "float" and not e.format.whole]
     try:
@@ -199,6 +201,23 @@ def settled(module: fx.GraphModule) -> None:
                 node.target = aten.view.default
                 node.args = (node.args[0], [-1, math.prod(value.shape[1:])])
     graph.eliminate_dead_code()
+    module.recompile()
+
+
+def padded(module: fx.GraphModule) -> None:
+    """A dequantized value that is padded with zeros, which every grid has, stands on the same grid afterwards: else XNNPACK makes the padding part of the next
+    layer, takes its input for quantized, and refuses it where it is a float one."""
+    graph = module.graph
+    for node in graph.nodes:
+        source = node.args[0] if node.op == "call_function" and node.target in PADS else None
+        if not isinstance(source, fx.Node) or source.target is not decomposed.dequantize_per_tensor.default or any(node.args[2:]):
+            continue
+        with graph.inserting_after(node):
+            stored = graph.call_function(decomposed.quantize_per_tensor.default, (node, *source.args[1:]))
+        with graph.inserting_after(stored):
+            back = graph.call_function(decomposed.dequantize_per_tensor.default, (stored, *source.args[1:]))
+        back.meta = dict(node.meta)
+        node.replace_all_uses_with(back, delete_user_cb=lambda user, new=stored: user is not new)
     module.recompile()
 
 

@@ -83,11 +83,10 @@ class Allocate:
 
 
 def _alike(trials: Sequence[Trial]) -> int:
-    """How many trials in a row, the last ones, lost what the one before them did: another level is looked at then. Of a gap that the estimates cannot fill,
+    """How many trials lost what an earlier one did: so many levels are passed over, and others are looked at. Of a gap that the estimates cannot fill,
     ten of ResNet-20's twenty-four candidates were one and the same but for a bit here and there."""
     losses = [max(t.measured_loss, LEAST) for t in trials if t.measured_loss is not None]
-    pairs = list(itertools.pairwise(losses))[::-1]
-    return next((n for n, (before, after) in enumerate(pairs) if abs(math.log(after / before)) > SAME), len(pairs))
+    return sum(any(abs(math.log(loss / other)) < SAME for other in losses[:n]) for n, loss in enumerate(losses))
 
 
 def least_level(space: Space, budget: Budget, corrections: Corrections) -> float:

@@ -88,6 +88,22 @@ def test_a_float_layer_between_integer_ones_stays_in_float() -> None:
     assert apart(TARGET, mixed, images()) < 0.02
 
 
+@pytest.mark.parametrize("integer", [("0.weight",), ("3.weight",), ("0.weight", "3.weight")])
+def test_padding_between_integer_and_float_layers_is_read_by_either(integer: tuple[str, ...]) -> None:
+    """Images that are padded on two sides before a convolution of stride 2, as in EfficientNet-Lite: XNNPACK refused the float layer behind it, and no candidate could be built."""
+    torch.manual_seed(0)
+    program = exported(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, stride=2)), images())
+    statistics = ProgramStatistics(program, images())
+    edits: list[Numerics] = []
+    for name in integer:
+        use = program.weights[name]
+        edits += StaticInt8().rewrite(program, Site(id=name, kind="weight", op=use.op, shape=use.shape), statistics)
+    mixed = freeze(quantize(program, [*edits, *completing(program, statistics, edits)]))
+    executed = {o.weight: o.executes for o in TARGET.operations(TARGET.lower(mixed, images()), images()) if o.weight}
+    assert executed == {name: "integer" if name in integer else "float" for name in ("0.weight", "3.weight")}
+    assert apart(TARGET, mixed, images()) < 0.02
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_dynamic_linear_layers_take_floats_and_hold_integers(bits: int) -> None:
     torch.manual_seed(0)

@@ -34,6 +34,17 @@ def test_integer_layers_compute_in_integers_whatever_bits_they_are_stored_in(bit
     assert operations["layers.linear.weight"].bytes == 256 * 256
 
 
+def test_weights_whose_names_begin_with_a_line_are_found_again() -> None:
+    """EfficientNet-Lite's are called ``_blocks.0._expand_conv.weight``: its layers had no times, and the search believed that nothing would make it faster."""
+    torch.manual_seed(0)
+    samples = Samples.of(torch.randn(4, 16, 8, 8))
+    network = nn.Sequential()
+    network.add_module("_conv", nn.Conv2d(16, 32, 3))
+    network.add_module("_7", nn.Conv2d(32, 16, 3))
+    program = freeze(Program.export(network.eval(), samples))
+    assert {o.weight for o in TARGET.operations(TARGET.lower(program, samples), samples) if o.weight} == {"_conv.weight", "_7.weight"}
+
+
 def test_the_description_holds_no_shapes_that_a_reader_infers_and_no_records_of_the_conversion() -> None:
     _, artifact = lowered(OpenVino, ("conv2d", "linear"), Float(), "float")
     assert b"<dim>" not in artifact.payload and b"rt_info" not in artifact.payload and b"\n\t" not in artifact.payload

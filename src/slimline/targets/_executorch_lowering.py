@@ -16,7 +16,7 @@ from torch import fx
 from slimline.core.edits import Encode
 from slimline.core.samples import Samples
 from slimline.errors import LoweringError, ModelError
-from slimline.model.operations import RECURRENT, weight_arguments
+from slimline.model.operations import PADS, RECURRENT, weight_arguments
 from slimline.model.program import Program
 from slimline.model.quantizers import mangled
 from slimline.model.trace import quiet, trace
@@ -26,8 +26,8 @@ from slimline.targets._torch_lowering import drop_unread
 aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
 GRIDS = frozenset({decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default})
+DECODERS = frozenset({decomposed.dequantize_per_tensor.default, decomposed.dequantize_per_channel.default, decomposed.dequantize_per_channel_group.default})
 MOST = 16  # samples at once: buffers are planned for so many. PyTorch takes the bound one lower where a layer is just so wide
-PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 SHAPED = frozenset({aten.view.default, aten.reshape.default})
 
 
@@ -205,19 +205,26 @@ def settled(module: fx.GraphModule) -> None:
 
 
 def padded(module: fx.GraphModule) -> None:
-    """A dequantized value that is padded with zeros, which every grid has, stands on the same grid afterwards: else XNNPACK makes the padding part of the next
-    layer, takes its input for quantized, and refuses it where it is a float one."""
+    """A dequantized value that is padded with zeros for a float layer stands on the same grid afterwards, which changes none: XNNPACK otherwise takes whatever reads
+    it for quantized, and refuses a float weight there. Integer layers read the padding as it is."""
     graph = module.graph
-    for node in graph.nodes:
-        source = node.args[0] if node.op == "call_function" and node.target in PADS else None
-        if not isinstance(source, fx.Node) or source.target is not decomposed.dequantize_per_tensor.default or any(node.args[2:]):
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in PADS or not all(v in ("constant", None, 0) for v in node.args[2:]):
+            continue
+        source = node.args[0]
+        floating = [u for u in node.users if not any(isinstance(a, fx.Node) and a.target in DECODERS for a in u.args[1:])]
+        if not floating or source.target is not decomposed.dequantize_per_tensor.default:
             continue
         with graph.inserting_after(node):
-            stored = graph.call_function(decomposed.quantize_per_tensor.default, (node, *source.args[1:]))
+            own = graph.node_copy(node)
+        with graph.inserting_after(own):
+            stored = graph.call_function(decomposed.quantize_per_tensor.default, (own, *source.args[1:]))
         with graph.inserting_after(stored):
             back = graph.call_function(decomposed.dequantize_per_tensor.default, (stored, *source.args[1:]))
         back.meta = dict(node.meta)
-        node.replace_all_uses_with(back, delete_user_cb=lambda user, new=stored: user is not new)
+        for user in floating:
+            user.replace_input_with(node, back)
+    graph.eliminate_dead_code()
     module.recompile()
 
 

@@ -34,6 +34,7 @@ ELEMENT_TYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "
 BITS = {"f32": 32, "f64": 64, "f16": 16, "bf16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8, "u8": 8, "i4": 4, "u4": 4, "boolean": 8}
 DATA = ("Input", "Const", "Output", "Parameter", "Result", "Constant")  # layer types of the executed graph that compute nothing
 LAYERS = ("Convolution", "Deconvolution", "FullyConnected", "MatMul", "Gather", "RNNSeq", "RNNCell")  # layer types that take weights
+OURS = re.compile(r"_\d+")  # names that the lowering gave: a parameter's may begin with a line, too
 WARM_UP = 5
 
 
@@ -159,8 +160,8 @@ class OpenVino:
             kind, primitive = told.get("layerType", ""), told.get("primitiveType", "")
             if kind in DATA:
                 continue
-            fused = [re.split("@|/Dequantization", n)[0] for n in told.get("originalLayersNames", "").split(",") if not n.startswith("_")]
-            names = [n for n in fused if n in weights and kind in LAYERS]
+            fused = [re.split("@|/Dequantization", n)[0] for n in told.get("originalLayersNames", "").split(",")]
+            names = [n for n in fused if n in weights and not OURS.fullmatch(n) and kind in LAYERS]
             name = node.get_friendly_name()
             executes = "integer" if told.get("runtimePrecision") in ("u8", "i8") and primitive.lower().endswith("i8") else "float"
             size = sum(_constant_bytes(i.get_source_output().get_node()) for i in node.inputs())

@@ -20,7 +20,9 @@ class _Now:
 def keep_heap() -> bool:
     """Large blocks come from the heap, which never shrinks; whether the C library has such settings (glibc).
 
-    A forward pass of EfficientNet-Lite0 over 64 images took 3.5 s of the processor without, 2.2 of them in the kernel, and 1.3 s with (``benchmarks/heap.py``). The price is holes between small objects that are a bit too small for the next block: of blocks of 48 MB, one at a time, the heap came to hold seven.
+    A forward pass of EfficientNet-Lite0 over 64 images took 3.5 s of the processor without, 2.2 of them in the kernel, and 1.3 s
+    with (``benchmarks/heap.py``). The price is holes between small objects that are a bit too small for the next block: of blocks of 48 MB, one at a time, the heap
+    came to hold seven.
     """
     _Now.kept = _set((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER))
     return _Now.kept

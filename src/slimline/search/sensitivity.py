@@ -164,7 +164,7 @@ class Sensitivity:
     def _few(self, site: Site) -> tuple[Samples, list[Any]]:
         """Samples that a site's options are measured on by running the whole model, and the original's outputs."""
         unseen = self.workshop.unseen
-        which, few = "unseen", (unseen if unseen is not None else self.samples)[:FACTOR_SAMPLES]
+        which, few = "unseen", (unseen if unseen is not None else self.samples)[: min(FACTOR_SAMPLES, len(self.samples))]
         if site.tokens and self.texts is not None:
             which, few = "texts", self.texts
         if which not in self._answered:

@@ -86,7 +86,7 @@ def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_an
 
 
 def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path: Path) -> None:
-    job, found = tried(rings, tmp_path / "build", 1e-4)
+    job, found = tried(rings, tmp_path / "build", 1e-6)
     chance = chance_of(job, found, found.trials[0])
     assert chance is not None and chance >= SURE
     with job.journal:

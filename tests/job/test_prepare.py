@@ -109,16 +109,18 @@ def test_slow_rounding_counts_too() -> None:
     found, _, notes = fewer(600, FREE, 1.1 * OPTIONS_SHARE * 600 / rounding)
     assert count(found) < 0.6 * count(OFFERED) and notes
     bits = {getattr(m, "bits", 0) for m in found["0.weight"] if getattr(m, "rounding", "") == "second_order"}
-    assert bits == {4}, "2 bits go, and 8 are rounded to the nearest"
+    assert bits == {8, 4}, "2 bits go"
+    found, _, _ = fewer(600, FREE, 2.5 * OPTIONS_SHARE * 600 / rounding)
+    assert [m.label for m in found["0.weight"] if getattr(m, "bits", 0) == 8] == ["dynamic_int8", "static_int8", "weight_only"], "8 are rounded to the nearest"
 
 
 def test_where_even_the_fewest_take_too_long_they_are_measured_on_fewer_samples() -> None:
     found, samples, _ = fewer(10, 0.1, FREE)
     assert samples == FEWEST_SAMPLES
     assert [m.label for m in found["0.weight"]] == [
-        "dynamic_int8",
+        "dynamic_int8(rounding=second_order)",
         "dynamic_int8(bits=4, rounding=second_order)",
-        "static_int8",
+        "static_int8(rounding=second_order)",
         "static_int8(bits=4, rounding=second_order)",
         "weight_only",
         "weight_only(bits=4, rounding=second_order)",

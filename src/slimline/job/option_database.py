@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,12 @@ from slimline.core.plan import Decision, Method
 from slimline.core.site import Refusal, Site
 from slimline.job.context import Job
 from slimline.job.workers import Bench, share
-from slimline.search.sensitivity import Sensitivity
-from slimline.search.space import Option, Place
+from slimline.search.sensitivity import Sensitivity, neighbours
+from slimline.search.space import Neighbours, Option, Place
 from slimline.search.workshop import Workshop
 from slimline.store.cache import key
+
+NEVER = 1e3  # nats: of what gives no finite outputs together; a solver takes no infinite ones
 
 
 class OptionDatabase:
@@ -23,28 +26,45 @@ class OptionDatabase:
 
     def __init__(self, job: Job, workshop: Workshop, count: int, repaired: bool) -> None:
         self.job, self.workshop, self.count, self.repaired = job, workshop, count, repaired
-        self._sensitivity: Sensitivity | None = None
 
-    def name(self, site: Site, methods: Sequence[Method]) -> str:
-        """Of the cache entry."""
+    def name(self, site: Site, methods: Sequence[Method], *, beside: Site | None = None) -> str:
+        """Of the cache entry; ``beside``: of what is lost with a neighbour."""
         job = self.job
         offered = [(m.name, m.model_dump()) for m in methods]
-        return key("options", job.target.name, job.fingerprint.model_dump(), site.model_dump(), offered, self.count, self.repaired, job.request.seed)
+        where = [s.model_dump() for s in (site, beside) if s is not None]
+        return key("options", job.target.name, job.fingerprint.model_dump(), where, offered, self.count, self.repaired, job.request.seed)
 
     def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
         name = self.name(site, methods)
         stored = self.job.cache.get(name)
         if stored is not None:
             return Place(site, tuple(_option_from_json(o) for o in stored[1]["options"])), [Refusal.model_validate(r) for r in stored[1]["refused"]]
-        if self._sensitivity is None:
-            job = self.job
-            source = job.calibration if job.calibration is not None else job.example
-            recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
-            self._sensitivity = Sensitivity(self.workshop, source[: self.count], texts=job.texts, repaired=self.repaired, **recalled)
         place, refused = self._sensitivity.place(site, methods, keep_option)
         about = {"options": [_option_to_json(o) for o in place.options], "refused": [r.model_dump() for r in refused]}
         self.job.cache.put(name, {"none": torch.zeros(1)}, about)
         return place, refused
+
+    def beyond(self, first: Place, second: Place) -> float:
+        """What dropping two neighbours loses beyond what each of them does; nothing where they lose less together, or one cannot be dropped."""
+        dropped = [o for p in (first, second) for o in p.options if o.dropped]
+        if len(dropped) < 2:
+            return 0.0
+        decisions = tuple(d for o in dropped for d in o.decisions)
+        alone = sum(o.loss for o in dropped)
+        name = self.name(first.site, [d.method for d in decisions], beside=second.site)
+        stored = self.job.cache.get(name)
+        if stored is None:
+            self.job.cache.put(name, {}, self._sensitivity.together(first.site, second.site, decisions))
+            stored = self.job.cache.get(name)
+        assert stored is not None
+        return min(max(float(stored[1]) - alone, 0.0), NEVER)
+
+    @functools.cached_property
+    def _sensitivity(self) -> Sensitivity:
+        job = self.job
+        source = job.calibration if job.calibration is not None else job.example
+        recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
+        return Sensitivity(self.workshop, source[: self.count], texts=job.texts, repaired=self.repaired, **recalled)
 
     def _recalled(self, site: Site, method: Method, measure: Callable[[], float]) -> float:
         """A loss is of the float program, whatever the target: measured for the first one, looked up for the next."""
@@ -81,7 +101,8 @@ class MeasureOptions:
 
 def option_database(
     job: Job, workshop: Workshop, sites: tuple[Site, ...], offered: dict[str, list[Method]], count: int, *, repaired: bool
-) -> tuple[list[Place], list[Refusal]]:
+) -> tuple[list[Place], list[Refusal], tuple[Neighbours, ...]]:
+    """The places with their measured options, what was refused, and what neighbouring blocks lose together."""
     database = OptionDatabase(job, workshop, count, repaired)
     tasks = [MeasureOptions(database.name(s, offered[s.id]), s.id, tuple(offered[s.id]), count, workshop.moments, repaired) for s in sites]
     share(job, tasks, "measuring options", 0.08, 0.18)
@@ -92,7 +113,9 @@ def option_database(
         places.append(place)
         refused += more
         job.progress.stage("measuring options", 0.08 + 0.1 * number / len(sites), max(0.0, job.clock.left))
-    return places, refused
+    blocks = [i for i, s in enumerate(sites) if s.kind == "block"]
+    pairs = [(blocks[a], blocks[b]) for a, b in neighbours(workshop.program, [sites[i] for i in blocks])]
+    return places, refused, tuple(Neighbours(i, j, lost) for i, j in pairs if (lost := database.beyond(places[i], places[j])) > 0)
 
 
 def in_integers(place: Place) -> Place:

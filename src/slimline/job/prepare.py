@@ -58,7 +58,7 @@ def prepare(job: Job) -> Found:
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
     _announce(job, workshop, sites, refused, measured, schedule)
     with timed(job, "measuring options", 0.08):
-        places, more = option_database(job, workshop, sites, offered, schedule.samples_loss, repaired=blocks_repaired(job, sites, offered, speed))
+        places, more, pairs = option_database(job, workshop, sites, offered, schedule.samples_loss, repaired=blocks_repaired(job, sites, offered, speed))
     with timed(job, "timing layers", 0.18):
         timing = _timing(job, workshop, baseline, places, candidate)
     if getattr(job.target, "integer_only", False):
@@ -75,6 +75,7 @@ def prepare(job: Job) -> Found:
         job.request.seed,
         getattr(job.target, "weights_in_flash", False),
         job.classes,
+        pairs,
     )
     _check_reachable(job, space)
     if job.request.plan is None:

@@ -24,7 +24,7 @@ from slimline.job.workers import Bench, share
 from slimline.measure.agreement import agreement
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
-from slimline.model.recover import Answers, Distillation, distil, learning_rate, to_training
+from slimline.model.recover import Answers, Distillation, distil, learning_rate, seconds_per_step, to_training
 from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.schedule import EPOCHS, longer_recovery
@@ -53,9 +53,10 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     front = _front(job, found, tried)
     if not front or not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
-    _lengthen(job, found)
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    entries = [Entry(t.plan, objective(job, found, t), _drop(found, t)) for t in _hopeful(found, front, allowed)]
+    hopeful = _hopeful(found, front, allowed)
+    _lengthen(job, found, hopeful)
+    entries = [Entry(t.plan, objective(job, found, t), _drop(found, t)) for t in hopeful]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -77,26 +78,42 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     return [by_plan[e.plan.digest] for e in [*last, *runners_up]]
 
 
-def _lengthen(job: Job, found: Found) -> None:
-    """More training steps, where what came before them left more time than the probes let expect. In the journal, so that a resumed run does as many; plans keep
-    the number that they were found with."""
+def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:
+    """More training steps, where what came before them left more time than the probes let expect, or candidates train faster than the original. In the journal, so that a resumed
+    run does as many; plans keep the number that they were found with."""
     assert job.train is not None
     kept, planned = job.journal.last("recovery"), job.journal.last("schedule") or {}
     if kept is None:
-        seconds = [t.seconds for t in found.trials]
         usual = statistics.median([t.seconds for t in found.trials if t.measurement is not None])
+        start = time.monotonic()
+        step = min(_step_seconds(job, found, hopeful), float(planned.get("step", math.inf)))
+        spent = sum(t.seconds for t in found.trials) + time.monotonic() - start
         steps = longer_recovery(
             found.schedule.recovery_steps,
-            job.clock.seconds - job.journal.elapsed("timing") - sum(seconds),  # not by the clock, which a resumed run has less of
-            float(planned.get("step", math.inf)),
+            job.clock.seconds - job.journal.elapsed("timing") - spent,  # not by the clock, which a resumed run has less of
+            step,
             candidate=usual,
             finalists=found.schedule.finalists,
             seconds=job.clock.seconds,
             most=EPOCHS * max(len(job.train), found.batch) / found.batch,
         )
-        kept = {"steps": steps}
+        kept = {"steps": steps, "step": step}
         job.journal.append("recovery", kept, job.clock.elapsed)
     found.schedule = found.schedule.model_copy(update={"recovery_steps": int(kept["steps"])})
+
+
+def _step_seconds(job: Job, found: Found, hopeful: Sequence[Trial]) -> float:
+    """Of training the largest of the candidates that lost channels or layers; endless where there is none."""
+    assert job.train is not None
+    smaller = [t for t in hopeful if t.plan.stage("structure") and t.measurement is not None]
+    if not smaller:
+        return math.inf
+    largest = max(smaller, key=lambda t: t.measurement.macs if t.measurement is not None else 0)
+    how = Distillation(steps=0, batch=found.batch, learning_rate=1e-6, bf16=found.bf16, device=job.request.train_device)
+    with timed(job, "probing throughput", 0.4):
+        student = _laid_out(job, found.workshop.structure(largest.plan))
+        to_training(student)
+        return seconds_per_step(student, job.model, job.train, how)
 
 
 def usual_steps(job: Job, found: Found) -> int:

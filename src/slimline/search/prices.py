@@ -161,7 +161,8 @@ def least_loss(space: Space, limits: Mapping[Quantity, float], corrections: Corr
     for _ in range(ROUNDS):
         tables, here = linearised(space, around, corrections), space.costs(around, corrections)
         rows = [([t[q] for t in tables], limit - here[q]) for q, limit in limits.items()]
-        found = allocate([t["loss"] for t in tables], [*rows, *exclusions(space)])
+        solved = allocate([t["loss"] for t in tables], [*rows, *exclusions(space)])
+        found = None if solved is None else solved[: len(space.places)]
         if found is None or found == around:
             break
         around = found

@@ -6,6 +6,7 @@ values in the same graph, and only what lies downstream of it is computed again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -153,6 +154,13 @@ class Sensitivity:
             loss = self._rebuilt(site, decision)[1] if self.repaired else self.loss({}, {leaving.name: self.reference.values[entering.name]})
             yield Option(method.label, decision, loss, dropped=True)
 
+    def together(self, first: Site, second: Site, decisions: tuple[Decision, ...]) -> float:
+        """What dropping two blocks loses of which ``second`` reads what ``first`` gives (``neighbours``)."""
+        if self.repaired:
+            return self._rebuilt(first, decisions)[1]
+        entering, leaving = self.program.block_values(first.module)[0], self.program.block_values(second.module)[1]
+        return self.loss({}, {leaving.name: self.reference.values[entering.name]})
+
     def _rebuilt(self, site: Site, decisions: tuple[Decision, ...]) -> tuple[nn.Module, float]:
         """The model with these structure decisions, repaired in closed form, and what it loses."""
         few, reference = self._few(site)
@@ -246,6 +254,15 @@ class Sensitivity:
             found += more
             options += [o for o in more if isinstance(o, Option)]
         return Place(site, (kept, *_undominated(options))), [r for r in found if isinstance(r, Refusal)]
+
+
+def neighbours(program: Program, sites: Sequence[Site]) -> list[tuple[int, int]]:
+    """Indices of blocks of which the second reads what the first gives."""
+    ends: dict[int, tuple[fx.Node, fx.Node]] = {}
+    for index, site in enumerate(sites):
+        with contextlib.suppress(KeyError):
+            ends[index] = program.block_values(site.module)
+    return [(i, j) for i, (_, leaving) in ends.items() for j, (entering, _) in ends.items() if leaving is entering]
 
 
 def _lost(divergence: torch.Tensor) -> float:

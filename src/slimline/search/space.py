@@ -89,6 +89,15 @@ class Layer:
     activations: int
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Two places of blocks of which one reads what the other gives, and what dropping both loses beyond what each loses alone."""
+
+    first: int
+    second: int
+    loss: float
+
+
 Ladder = Sequence[Sequence[float]]  # (share of channels left, time against that of all of them), the widest first
 
 
@@ -157,6 +166,7 @@ class Space:
     weights_in_flash: bool = False
     classes: bool = True
     """Whether losses are nats of class scores; else they are relative squared errors of values."""
+    neighbours: tuple[Neighbours, ...] = ()
 
     @property
     def nothing(self) -> Choice:
@@ -164,13 +174,8 @@ class Space:
         return (0,) * len(self.places)
 
     def loss(self, choice: Choice, corrections: Corrections = Corrections()) -> float:
-        """Sum of the losses of what is chosen; what lies in a dropped block loses nothing more."""
-        gone = self.gone(choice)
-        total = 0.0
-        for index, (place, taken) in enumerate(zip(self.places, choice, strict=True)):
-            if index not in gone:
-                total += place.options[taken].loss * corrections.losses.get(place.site.kind, 1.0)
-        return total
+        """Sum of the losses of what is chosen, and of neighbours that are dropped together; what lies in a dropped block loses nothing more."""
+        return sum(lost * corrections.losses.get(kind, 1.0) for kind, lost in self._by_kind(choice).items())
 
     def costs(self, choice: Choice, corrections: Corrections = Corrections()) -> dict[Quantity, float]:
         """Estimated size, download, latency, memory and multiply-adds of a choice."""
@@ -422,6 +427,7 @@ class Space:
         for i, (p, c) in enumerate(zip(self.places, choice, strict=True)):
             if i not in gone:
                 sums[p.site.kind] = sums[p.site.kind] + p.options[c].loss
+        sums["block"] += sum(n.loss for n in self.neighbours if all(self.places[i].options[choice[i]].dropped for i in (n.first, n.second)))
         return sums
 
 

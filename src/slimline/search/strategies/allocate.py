@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -148,12 +148,20 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
         mildest = space.loss(front[0][4], corrections)
         return [(mildest / 100, mildest)]
     beyond = max([last, *(i for i in range(last, len(front)) if reaches(front[i][2]))])
-    members = [(max(LEAST, front[i][0]), max(LEAST, space.loss(front[i][4], corrections))) for i in range(last, min(beyond + 2, len(front)))]
+    members, before = (
+        [(max(LEAST, loss), max(LEAST, space.loss(choice, corrections))) for loss, _, _, _, choice in part]
+        for part in (front[last : beyond + 2], front[max(last - 1, 0) : last + 1])
+    )
     if len(members) == 1:
         return [(members[0][1], 1.05 * members[0][1])]
-    # By the measured losses: estimates of two plans can err by different factors, and a gap that they close is there all the same.
-    gaps = [(low[1], low[1] * max(1.05, high[0] / low[0])) for low, high in itertools.pairwise(members)]
-    return sorted(gaps, key=lambda gap: gap[0] / gap[1])
+    gaps = sorted(_gaps(members), key=lambda gap: gap[0] / gap[1])
+    return gaps + _gaps(before) if space.recovery.steps else gaps  # a trained one may fail on the holdout: then what comes before it is delivered
+
+
+def _gaps(members: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Between ``(measured, estimated)`` losses that follow each other. By the measured ones: estimates of two plans can err by different factors, and a gap that
+    they close is there all the same."""
+    return [(low[1], low[1] * max(1.05, high[0] / low[0])) for low, high in itertools.pairwise(members)]
 
 
 def _decided(plan: Plan) -> frozenset[tuple[str, str]]:
@@ -205,9 +213,10 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
         limits = [([t["loss"] for t in tables], level)]
         for q, limit in budget.limits().items():
             limits.append(([t[q] for t in tables], limit * MARGIN - here[q]))
-        new = allocate(objective, [*limits, *exclusions(space)])
-        if new is None:
+        found = allocate(objective, [*limits, *exclusions(space)])
+        if found is None:
             break
+        new = found[: len(space.places)]
         score = _score(space, new, budget, base, level, corrections)
         if best is None or score < best[0]:
             best = (score, new)
@@ -221,19 +230,28 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
 
 
 def exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
-    """A weight is kept whole, or its channels are pruned: for each pair at most one of both."""
+    """What goes together, for the tables of ``linearised``: a weight is kept whole, or its channels are pruned, for each pair at most one of both; and neighbours that are both
+    dropped are dropped together."""
     rows = []
     for i, others in space.conflicts:
         for j in others:
-            row = [np.zeros(len(p.options)) for p in space.places]
-            row[i] = np.array([float(o.whole) for o in space.places[i].options])
-            row[j] = np.array([float(k > 0) for k in range(len(space.places[j].options))])
-            rows.append((row, 1.0))
+            whole, pruned = np.array([float(o.whole) for o in space.places[i].options]), np.array([float(k > 0) for k in range(len(space.places[j].options))])
+            rows.append((_row(space, {i: whole, j: pruned}), 1.0))
+    for number, n in enumerate(space.neighbours):
+        dropped = {i: np.array([float(o.dropped) for o in space.places[i].options]) for i in (n.first, n.second)}
+        rows.append((_row(space, {**dropped, len(space.places) + number: np.array([0.0, -1.0])}), 1.0))
     return rows
 
 
+def _row(space: Space, given: Mapping[int, np.ndarray]) -> list[np.ndarray]:
+    """A row of a limit for the tables of ``linearised``: zeros but at the ``given`` ones."""
+    sizes = [*(len(p.options) for p in space.places), *(2 for _ in space.neighbours)]
+    return [given.get(i, np.zeros(size)) for i, size in enumerate(sizes)]
+
+
 def linearised(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:
-    """Per place: each option's change of every cost against ``choice``, all else as it is, and its loss."""
+    """Per place: each option's change of every cost against ``choice``, all else as it is, and its loss. After the places, one for each pair of neighbours: not both
+    are dropped, or both, which costs nothing and loses more."""
     here = space.costs(choice, corrections)
     tables = []
     for index, place in enumerate(space.places):
@@ -241,7 +259,8 @@ def linearised(space: Space, choice: Choice, corrections: Corrections) -> list[d
         table: dict[str, np.ndarray] = {q: np.array([r[q] - here[q] for r in rows]) for q in here}
         table["loss"] = np.array([o.loss * corrections.losses.get(place.site.kind, 1.0) for o in place.options])
         tables.append(table)
-    return tables
+    blocks = corrections.losses.get("block", 1.0)
+    return [*tables, *({**dict.fromkeys(here, np.zeros(2)), "loss": np.array([0.0, n.loss * blocks])} for n in space.neighbours)]
 
 
 def _score(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> float:

@@ -72,7 +72,7 @@ def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_an
             update={
                 "plan": daring.plan.model_copy(update={"seed": seed}),
                 "measurement": daring.measurement.model_copy(update={"quality": quality, "size_bytes": size}),
-                "fidelity": daring.fidelity.model_copy(update={"top1": top1}),
+                "fidelity": daring.fidelity.model_copy(update={"top1": top1, "likely_top1": top1}),
                 "violations": (),
             }
         )

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
 HALF = 0.5  # of all quality in [0, 1]: nobody means to allow it
-TIE = 0.15  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
-DOWNLOAD_TIE = 0.001  # the same of a download, which has no noise: at a hundredth of the original's bytes, 0.15 of its multiply-adds would decide alone
-CHANGED = 3.0  # allowances of answers that may differ from the original's, where too few samples can tell a drop
+TIE = 0.3  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
+DOWNLOAD_TIE = 0.001  # the same of a download, which has no noise: at a hundredth of the original's bytes, 0.3 of its multiply-adds would decide alone
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _MILLISECONDS = {"US": 1e-3, "MS": 1.0, "S": 1e3}
@@ -169,7 +168,7 @@ class Budget(Data):
 
         Example:
             >>> Budget().weights({"latency": 2.0, "size": 100.0})
-            {'latency': 0.5, 'size': 0.0015}
+            {'latency': 0.5, 'size': 0.003}
         """
         second: Quantity = "macs" if self.minimize in ("size", "download") else "size"
         tie = DOWNLOAD_TIE if self.minimize == "download" else TIE

@@ -48,11 +48,15 @@ class Measurement(Data):
 
 
 class Agreement(Data):
-    """Outputs against reference outputs: share of equal top-1 (``None`` unless they are class scores), mean cosine, largest difference."""
+    """Outputs against reference outputs: share of equal top-1 (``None`` unless they are class scores), mean cosine, largest difference.
+
+    ``likely_top1``: the share that is expected on other samples (``numerics.changes.expected_changes``).
+    """
 
     top1: float | None
     cosine: float
     max_abs: float
+    likely_top1: float | None = None
 
 
 class Trial(Data):
@@ -79,3 +83,9 @@ class Trial(Data):
     error: str = ""
     seconds: float = 0.0
     environment: dict[str, str] = {}
+
+    def changes(self, quality: float) -> tuple[float, float] | None:
+        """What was lost of the original's ``quality``, and the share of answers that changed; ``None`` where either is not known."""
+        if self.measurement is None or self.measurement.quality is None or self.fidelity is None or self.fidelity.top1 is None:
+            return None
+        return quality - self.measurement.quality, 1 - self.fidelity.top1

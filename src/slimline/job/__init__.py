@@ -246,7 +246,7 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
         return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - close
 
     sure = [t for t in untrained if keeps(t)] if certifiable(job, found) else []  # by luck one of few samples is answered better
-    ranked = sorted(sure or [t for t in untrained if faithful(job, t, base, allowed)], key=lambda t: objective(job, found, t))
+    ranked = sorted(sure or [t for t in untrained if faithful(job, found, t, base, allowed)], key=lambda t: objective(job, found, t))
     return [*winners, *ranked[: max(1, found.schedule.finalists - len(winners))]]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from slimline.core.budget import CHANGED
 from slimline.core.result import (
     Certificate,
     DropInterval,
@@ -26,6 +25,7 @@ from slimline.measure.agreement import agreement
 from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
+from slimline.numerics.changes import lost_per_change
 from slimline.store.private import private
 
 NEAR = 3.0  # times the allowance
@@ -114,21 +114,23 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
         return chance(*seen(f), count, len(holdout) if holdout is not None else count, allowed, width)
 
     least = min(half_width(job, found, [f.scores]) for f in kept)
-    if least > UNCERTIFIABLE * allowed and min(map(margin, kept)) > allowed:
+    if not certifiable(job, found) or (least > UNCERTIFIABLE * allowed and min(map(margin, kept)) > allowed):
         # The holdout is too small to certify anything: no test can choose, so fidelity does.
-        close = [f for f in kept if faithful(job, f.trial, base, allowed)]
+        close = [f for f in kept if faithful(job, found, f.trial, base, allowed)]
         return [min(close, key=price) if close else min(kept, key=margin)]
     return [kept[i] for i in best_sequence([price(f) for f in kept], [likely(f) for f in kept])]
 
 
-def faithful(job: Job, trial: Trial, base: float, allowed: float) -> bool:
-    """Within the allowance as far as seen, and few answers changed: with a standard error more at most ``CHANGED`` times the allowance, since the best of many looks better than it is."""
+def faithful(job: Job, found: Found, trial: Trial, base: float, allowed: float) -> bool:
+    """Expected to stay within the allowance, by the answers that are expected to change and what candidates lose with each; and not seen to lose more than chance explains."""
     m, f = trial.measurement, trial.fidelity
-    if m is None or m.quality is None or base - m.quality > allowed:
+    if m is None or m.quality is None:
         return False
-    if f is None or f.top1 is None or job.evaluation is None:
-        return True
-    return 1 - f.top1 + math.sqrt(f.top1 * (1 - f.top1) / len(job.evaluation)) <= CHANGED * allowed
+    if f is None or f.likely_top1 is None or job.evaluation is None:
+        return base - m.quality <= allowed
+    per_change = lost_per_change((c for t in found.trials if (c := t.changes(base)) is not None), len(job.evaluation))
+    changed = 1 - f.likely_top1
+    return per_change * changed <= allowed and base - m.quality <= allowed + math.sqrt(changed / len(job.evaluation))
 
 
 def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:

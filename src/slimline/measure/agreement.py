@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from slimline.core.trial import Agreement
+from slimline.numerics.changes import expected_changes
 
 
 def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], *, classes: bool = True) -> Agreement:
@@ -27,6 +28,7 @@ def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
         top1=float((first.argmax(1) == second.argmax(1)).double().mean()) if scores else None,
         cosine=float(sum(similar) / len(similar)) if similar else 1.0,
         max_abs=max(float((a - b).abs().max()) for a, b in pairs),
+        likely_top1=1 - expected_changes(first, second) if scores else None,
     )
 
 

@@ -427,7 +427,8 @@ class Space:
         for i, (p, c) in enumerate(zip(self.places, choice, strict=True)):
             if i not in gone:
                 sums[p.site.kind] = sums[p.site.kind] + p.options[c].loss
-        sums["block"] += sum(n.loss for n in self.neighbours if all(self.places[i].options[choice[i]].dropped for i in (n.first, n.second)))
+        dropped = {i for i, (p, c) in enumerate(zip(self.places, choice, strict=True)) if p.options[c].dropped and i not in gone}
+        sums["block"] += sum(n.loss for n in self.neighbours if {n.first, n.second} <= dropped)
         return sums
 
 

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from slimline.core.budget import CHANGED, HALF, Budget, Quantity
+from slimline.core.budget import HALF, Budget, Quantity
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
+from slimline.numerics.changes import USUAL
 from slimline.search.allocator import allocate
 from slimline.search.race import left
 from slimline.search.space import Choice, Corrections, Space
@@ -135,10 +136,10 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     def keeps(quality: float, trial: Trial) -> bool:
         if space.recovery.steps:
             return left(space.recovery.steps) * (base - quality) <= EDGE * allowed
-        changed = trial.fidelity.top1 if trial.fidelity is not None else None
-        if changed is None:
+        alike = trial.fidelity.likely_top1 if trial.fidelity is not None else None
+        if alike is None:
             return base - quality <= allowed - (trial.half_width or 0.0)
-        return base - quality <= allowed and 1 - changed <= CHANGED * allowed
+        return base - quality <= allowed and USUAL * (1 - alike) <= allowed
 
     def reaches(quality: float) -> bool:
         return bool(space.recovery.steps) and left(space.recovery.steps) * (base - quality) <= REACH * allowed

@@ -1,0 +1,47 @@
+"""How many answers change, and what that loses: where there are too few samples to count on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from slimline.numerics.scores import are_probabilities, logits
+
+LEADING = 10  # classes of a sample, among which the top one is looked for
+OTHERS = 200  # samples, as whose scores each one's change
+USUAL = 1 / 3  # of the answers that change, how many more are lost than won, as long as nothing else is known: EfficientNet-Lite0 in integers
+KNOWN = 50  # changed answers of all candidates together, that say as much as ``USUAL``
+FEW = 0.3  # a candidate that changes more answers says nothing about those that change few
+
+
+def expected_changes(scores: torch.Tensor, reference: torch.Tensor) -> float:
+    """The share of samples whose top class is expected to change, of class scores ``[N, C]`` and the original's ``[N, C]``, or of probabilities.
+
+    Each sample's leading scores change as those of every other sample (of ``OTHERS``) did, rank by rank: of N samples that makes far more than N answers.
+    Counting the changes themselves says less: of 125 images EfficientNet-Lite0 changed 3, 3, 6 and 4 in four settings of 8 bits, and of 250 others 11, 12, 13 and 5; this
+    says 3.8, 3.9, 4.0 and 2.5 %.
+
+    Example:
+        >>> reference = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+        >>> expected_changes(reference + torch.tensor([[-2.0, 0.0], [0.0, 0.0]]), reference), expected_changes(reference, reference)
+        (0.25, 0.0)
+    """
+    given = are_probabilities(reference)
+    a, b = (logits(t.detach().float(), given) for t in (scores, reference))
+    best, places = b.topk(min(LEADING, b.shape[1]), 1)
+    changes = (a.gather(1, places) - best)[:: max(1, len(best) // OTHERS)]
+    return sum(float(((best + change).argmax(1) != 0).double().mean()) for change in changes) / len(changes)
+
+
+def lost_per_change(seen: Iterable[tuple[float, float]], samples: int) -> float:
+    """How much of quality is lost with each changed answer, from candidates' ``(drop, share of answers that changed)`` on so many samples.
+
+    Example:
+        >>> seen = [(0.06, 0.22), (0.008, 0.16), (0.04, 0.08), (0.7, 0.9)]
+        >>> [round(lost_per_change(*given), 2) for given in (([], 125), (seen, 125), (seen, 5000))]
+        [0.33, 0.28, 0.24]
+    """
+    few = [(drop, changed) for drop, changed in seen if changed <= FEW]
+    prior = KNOWN / max(samples, 1)
+    return (max(sum(drop for drop, _ in few), 0.0) + prior * USUAL) / (sum(changed for _, changed in few) + prior)

@@ -18,9 +18,10 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Agreement
 from slimline.job import _PythonTask
 from slimline.job.context import Job, open_job
+from slimline.job.finishing import finish
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
-from slimline.job.recovery import COARSENESS, finish, for_archive, usual_steps
+from slimline.job.recovery import COARSENESS, for_archive, usual_steps
 from slimline.job.search import search
 from slimline.job.small_archive import Stage, _front, stages_for, train_for_archive
 

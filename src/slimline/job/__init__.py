@@ -28,11 +28,12 @@ from slimline.errors import BudgetNotMet, DataError, SlimlineError, UsageError
 from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
 from slimline.job.certificate import Outcome, certifiable, certify, faithful, half_width, order
 from slimline.job.context import Job, Source, methods_of, open_job, take_away
+from slimline.job.finishing import Finalist, finish, tune_ahead
 from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
 from slimline.job.full_references import recover_references
 from slimline.job.measured import figures
 from slimline.job.prepare import prepare
-from slimline.job.recovery import Finalist, finish, for_archive, objective, recover, tune_ahead
+from slimline.job.recovery import for_archive, objective, recover
 from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import around, build_report, files_of
 from slimline.job.search import search

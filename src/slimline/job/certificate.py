@@ -19,8 +19,9 @@ from slimline.core.result import (
 from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
+from slimline.job.finishing import Finalist
 from slimline.job.found import Found, half_width_of, timed
-from slimline.job.recovery import Finalist, objective
+from slimline.job.recovery import objective
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh

@@ -18,8 +18,8 @@ from slimline.core.result import Schedule
 from slimline.core.site import Site
 from slimline.errors import SlimlineError
 from slimline.job.context import Job
+from slimline.job.finishing import CALIBRATION_BATCH
 from slimline.job.found import TRIAL_SECONDS, timed
-from slimline.job.recovery import CALIBRATION_BATCH
 from slimline.model.recover import Distillation, bf16_pays, seconds_per_step
 from slimline.model.statistics import ProgramStatistics
 from slimline.search.schedule import ENOUGH_STEPS, LEAST_BATCH, Probe, batch_size, coarse, make_schedule

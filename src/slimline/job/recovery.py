@@ -12,34 +12,28 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from slimline.core.contracts import Artifact
 from slimline.core.plan import Plan
 from slimline.core.progress import Best
 from slimline.core.samples import Samples
-from slimline.core.trial import Agreement, Measurement, Trial
-from slimline.errors import SlimlineError
-from slimline.job.context import Job, flat
-from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
+from slimline.core.trial import Measurement, Trial
+from slimline.job.context import Job
+from slimline.job.found import Found, scored, timed
 from slimline.job.workers import Bench, share
-from slimline.measure.agreement import agreement
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil, learning_rate, seconds_per_step, to_training
 from slimline.report.sentence import in_points
 from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.schedule import EPOCHS, longer_recovery
-from slimline.search.workshop import Built
 from slimline.store.cache import key
 
 QAT_SHARES = 0.2, 0.1  # of the recovery's time, for training the first winner and the next with their quantizers in the loop
-QAT_COST = 1.15  # of a step with quantizers, in steps without
 QAT_RATE = 0.25  # of the learning rate
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
 FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
-CALIBRATION_BATCH = 16
-RACE_UNTIL, TUNING_UNTIL = 0.92, 0.95  # shares of the time, after which no training of the race and of the finalists begins
+RACE_UNTIL = 0.92  # share of the time, after which no training of the race begins
 BESIDE_ARCHIVE = 0.25  # of the recovery's steps, that the race gets where the download is minimised: the rest of the time trains for a small archive
 COARSENESS = 5.0  # of the grids that it starts from: about so many of seven bits are given up at once
 ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
@@ -69,7 +63,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
         return drop
 
     def ahead(entries: Sequence[Entry], rung: Rung) -> None:
-        tasks = [TrainPlan(e.plan, (*_so_far(found, e.plan), _stage(job, found, e, rung)), RACE_UNTIL) for e in entries]
+        tasks = [TrainPlan(e.plan, (*so_far(found, e.plan), _stage(job, found, e, rung)), RACE_UNTIL) for e in entries]
         share(job, tasks, "recovering", 0.4 + 0.4 * done / max(total, 1), 0.4 + 0.4 * (done + len(entries) * rung.steps) / max(total, 1))
 
     last = race(entries, plan, train, allowed, ahead)
@@ -103,15 +97,15 @@ def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:
 
 
 def _step_seconds(job: Job, found: Found, hopeful: Sequence[Trial]) -> float:
-    """Of training the largest of the candidates that lost channels or layers; endless where there is none."""
+    """Of training the candidate with the middle number of multiply-adds, of those that lost channels or layers; endless where there is none."""
     assert job.train is not None
-    smaller = [t for t in hopeful if t.plan.stage("structure") and t.measurement is not None]
+    smaller = sorted([(t.measurement.macs, n, t.plan) for n, t in enumerate(hopeful) if t.plan.stage("structure") and t.measurement is not None])
     if not smaller:
         return math.inf
-    largest = max(smaller, key=lambda t: t.measurement.macs if t.measurement is not None else 0)
+    plan = smaller[len(smaller) // 2][2]
     how = Distillation(steps=0, batch=found.batch, learning_rate=1e-6, bf16=found.bf16, device=job.request.train_device)
     with timed(job, "probing throughput", 0.4):
-        student = _laid_out(job, found.workshop.structure(largest.plan))
+        student = _laid_out(job, found.workshop.structure(plan))
         to_training(student)
         return seconds_per_step(student, job.model, job.train, how)
 
@@ -253,11 +247,11 @@ def _stage(job: Job, found: Found, entry: Entry, rung: Rung) -> Stage:
         augmentation=found.augmentation,
         learning_rate=_rate(job, found, digest),
     )
-    how = dataclasses.replace(through_quantizers(how, job.model), gradual=_gradual(found, entry.plan)) if with_quantizers else how
+    how = dataclasses.replace(through_quantizers(how, job.model), gradual=masks_grow(found, entry.plan)) if with_quantizers else how
     return Stage(_rung_name(found, digest, entry.steps + rung.steps, with_quantizers), how, with_quantizers)
 
 
-def _so_far(found: Found, plan: Plan) -> tuple[Stage, ...]:
+def so_far(found: Found, plan: Plan) -> tuple[Stage, ...]:
     """What a plan went through in the race."""
     stages: list[Stage] = []
     steps = 0
@@ -292,7 +286,7 @@ def rate_for(model: nn.Module, lost: float) -> float:
     return learning_rate(model) * min(1.0, max(math.sqrt(max(lost, 0.0) / FULL_RATE), 0.1))
 
 
-def _gradual(found: Found, plan: Plan) -> bool:
+def masks_grow(found: Found, plan: Plan) -> bool:
     """Whether masks grow in the next training with quantizers: where the plan says so, and in the first."""
     return plan.recovery.gradual and not any(with_quantizers for _, with_quantizers in found.training.get(plan.digest, ()))
 
@@ -385,139 +379,3 @@ def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan
             m.latency_ms.estimated,
         )
     )
-
-
-@dataclass
-class Finalist:
-    """A plan as it could be delivered: recovered, quantized, lowered and measured on the evaluation samples."""
-
-    trial: Trial
-    built: Built
-    artifact: Artifact
-    scores: torch.Tensor | None
-
-
-def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalist:
-    """Quantize the recovered structure, train with the quantizers in the loop where that is called for, lower, measure.
-
-    ``slack``: the drop that the holdout is expected to forgive; ``None``: nothing is trained.
-
-    Raises:
-        SlimlineError: the plan cannot be carried out after all.
-    """
-    start = time.monotonic()
-    plan = trial.plan
-    built, artifact, quality, scores, fidelity = _ready(job, found, trial)
-    if _falls_short(job, found, plan, quality, slack):
-        tuned = _with_quantizers(job, found, built, plan)
-        if tuned is not None:
-            other = found.workshop.lower(tuned[0])
-            better, better_scores, closer = scored(job, found, other)
-            if better is not None and quality is not None and better > quality:
-                built, artifact, quality, scores, fidelity = tuned[0], other, better, better_scores, closer
-                found.training.setdefault(plan.digest, []).append((tuned[1], True))
-    verify_execution(job, built, artifact)
-    latency = paired_latency(job, found, artifact, 2 * TRIAL_SECONDS)
-    measured = measure(job, found.workshop, artifact, latency, quality, built.program, exact=job.request.budget.minimize == "download")
-    assert built.stored is not None
-    few = (job.calibration if job.calibration is not None else job.example)[:64]
-    close = agreement(job.target.run(artifact, few, threads=2), flat(built.stored(few)), classes=job.classes)
-    violations = job.request.budget.violations(measured, found.baseline_measurement)
-    final = trial.model_copy(
-        update={
-            "origin": f"{trial.origin} + recovery" if found.modules.get(plan.digest) is not None else trial.origin,
-            "measurement": measured,
-            "violations": violations,
-            "status": "missed" if violations else "met",
-            "agreement": close,
-            "fidelity": fidelity,
-            "seconds": round(time.monotonic() - start, 2),
-        }
-    )
-    job.journal.append("finalist", final.model_dump(mode="json"), job.clock.elapsed)
-    return Finalist(final, built, artifact, scores)
-
-
-def _ready(job: Job, found: Found, trial: Trial) -> tuple[Built, Artifact, float | None, torch.Tensor | None, Agreement | None]:
-    """A plan as the race left it, or untrained where that is better: built, lowered, its quality, scores and fidelity."""
-    plan = trial.plan
-    built = found.quantized.get(plan.digest) or found.workshop.build(plan, found.modules.get(plan.digest))
-    artifact = found.workshop.lower(built)
-    quality, scores, fidelity = scored(job, found, artifact)
-    untrained = trial.measurement.quality if trial.measurement is not None else None
-    if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
-        found.modules.pop(plan.digest, None)
-        found.quantized.pop(plan.digest, None)
-        found.training.pop(plan.digest, None)
-        built = found.workshop.build(plan)
-        artifact = found.workshop.lower(built)
-        quality, scores, fidelity = scored(job, found, artifact)
-    return built, artifact, quality, scores, fidelity
-
-
-def tune_ahead(job: Job, found: Found, trials: Sequence[Trial], slack: float | None) -> None:
-    """Have the job's workers train those with quantizers that ``finish`` will, one after the other, find to need it."""
-    if job.workers is None:
-        return
-    tasks: list[TrainPlan] = []
-    for trial in trials:
-        try:
-            quality = _ready(job, found, trial)[2]
-        except SlimlineError:  # ``finish`` will say so
-            continue
-        stage = _tuning(job, found, trial.plan, found.tuned + len(tasks)) if _falls_short(job, found, trial.plan, quality, slack) else None
-        if stage is not None:
-            tasks.append(TrainPlan(trial.plan, (*_so_far(found, trial.plan), stage), TUNING_UNTIL))
-    share(job, tasks, "training with quantizers in the loop", 0.8, 0.85)
-
-
-def _falls_short(job: Job, found: Found, plan: Plan, quality: float | None, slack: float | None) -> bool:
-    """Whether a finalist is trained with its quantizers."""
-    base = found.baseline_measurement.quality
-    if quality is None or base is None or slack is None or not plan.stage("numerics"):
-        return False
-    return base - quality > _enough(job, found, plan, slack)
-
-
-def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
-    """The drop up to which a finalist is not trained with its quantizers."""
-    if plan.recovery.penalty:
-        return math.inf  # it was, for its archive; without the price of bits it would grow again
-    if job.train is not None and plan.digest not in found.recovered:
-        return slack  # safe as it is: the time goes to the race's winners
-    return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
-
-
-def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
-    """How the ``place``-th finalist that needs it is trained with its quantizers; ``None`` where the time for it is used up or there is nothing to train on."""
-    part = (*QAT_SHARES, 0.0)[min(place, len(QAT_SHARES))] / QAT_COST if job.train is not None else 1.0
-    steps = int(usual_steps(job, found) * part)
-    if (job.train is None and job.calibration is None) or steps < 10:
-        return None
-    how = Distillation(
-        steps=steps,
-        batch=found.batch if job.train is not None else CALIBRATION_BATCH,
-        seed=job.request.seed + 7,
-        bf16=found.bf16,
-        classes=job.classes,
-        device=job.request.train_device,
-        augmentation=found.augmentation,
-        learning_rate=learning_rate(job.model) * QAT_RATE * (1.0 if job.train is not None else 0.1),
-        weight_decay=0.0,
-        gradual=_gradual(found, plan),
-    )
-    return Stage(key("quantized", plan.digest, steps, found.schedule.recovery_steps), how, True)
-
-
-def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[Built, Distillation] | None:
-    """A copy trained with quantizers in the loop, and how; ``None`` where it is not."""
-    samples = job.train if job.train is not None else job.calibration
-    stage = _tuning(job, found, plan, found.tuned)
-    if samples is None or stage is None:
-        return None
-    training = built.training.copy()
-    with timed(job, "training with quantizers in the loop", 0.85):
-        if not trained(job, found.answers, training.module, stage.how, samples, stage.name, TUNING_UNTIL, built.program):
-            return None
-    found.tuned += 1
-    return Built(plan, built.module, built.program, training), stage.how

@@ -36,8 +36,9 @@ from slimline.errors import ModelError
 from slimline.job.certificate import Outcome
 from slimline.job.closeup import look_closer
 from slimline.job.context import Job, environment, sha256
+from slimline.job.finishing import Finalist
 from slimline.job.found import Found
-from slimline.job.recovery import Finalist, objective
+from slimline.job.recovery import objective
 from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace

@@ -51,6 +51,7 @@ from slimline.sources.splits import HoldoutSource, Origin, Splits
 from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
 
 WINNERS = 2  # of the race that are finished
+BETWEEN = 0.25  # of the drop that the holdout is expected to forgive, up to which a finalist that was not in the race is not trained, unless it is the safest
 
 
 @dataclass(frozen=True)
@@ -190,20 +191,26 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
     chosen = [safest, *(t for t in [*found.small, *chosen] if t.plan.digest != safest.plan.digest)]
     slack = slack if found.schedule.recovery_steps else None
-    tune_ahead(job, found, chosen, slack)
+    pairs = [(t, slack if t is safest else _forgiven(job, found, t, slack)) for t in chosen]
+    tune_ahead(job, found, pairs)
     finished: list[Finalist] = []
-    for trial in chosen:
+    for trial, forgiven in pairs:
         if finished and job.clock.over(1.0):
             job.cut(f"{number_of(len(chosen) - len(finished), 'finalist')}: no time was left for finishing more")
             break
         try:
             with timed(job, "finishing the best", 0.86):
-                finished.append(finish(job, found, trial, slack))
+                finished.append(finish(job, found, trial, forgiven))
         except SlimlineError as error:
             job.note(f"a finalist failed: {error.message[:200]}")
     if not finished:
         raise _nothing_worked(found.trials)
     return _timed_together(job, found, finished)
+
+
+def _forgiven(job: Job, found: Found, trial: Trial, slack: float | None) -> float | None:
+    """The drop that a finalist beside the safest may have before it is trained: of one that was not in the race little, since it is there to pass where the winners fail."""
+    return slack if slack is None or job.train is None or trial.plan.digest in found.recovered else BETWEEN * slack
 
 
 def _timed_together(job: Job, found: Found, finalists: list[Finalist]) -> list[Finalist]:

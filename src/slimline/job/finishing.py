@@ -95,12 +95,12 @@ def _ready(job: Job, found: Found, trial: Trial) -> tuple[Built, Artifact, float
     return built, artifact, quality, scores, fidelity
 
 
-def tune_ahead(job: Job, found: Found, trials: Sequence[Trial], slack: float | None) -> None:
-    """Have the job's workers train those with quantizers that ``finish`` will, one after the other, find to need it."""
+def tune_ahead(job: Job, found: Found, trials: Sequence[tuple[Trial, float | None]]) -> None:
+    """Have the job's workers train those with quantizers that ``finish`` will, one after the other, find to need it; each with its slack."""
     if job.workers is None:
         return
     tasks: list[TrainPlan] = []
-    for trial in trials:
+    for trial, slack in trials:
         try:
             quality = _ready(job, found, trial)[2]
         except SlimlineError:  # ``finish`` will say so
@@ -124,7 +124,7 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     if plan.recovery.penalty:
         return math.inf  # it was, for its archive; without the price of bits it would grow again
     if job.train is not None and plan.digest not in found.recovered:
-        return slack  # safe as it is: the time goes to the race's winners
+        return slack  # safe as it is
     return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
 
 

@@ -98,6 +98,15 @@ def test_a_gap_that_is_not_filled_is_left_for_another(space: Space) -> None:
     assert first((0.5, 0.7, 0.5)) == first((0.7, 0.5, 0.5)) != first((0.5, 0.7)), "whatever came between"
 
 
+def test_the_second_candidate_is_eight_bits_everywhere_where_the_ladder_reaches_it(space: Space) -> None:
+    eight = space.plan((1,) * len(space.places))
+    assert run(space, 8, Budget(minimize="size"))[1].plan == eight
+    limited = Budget(minimize="latency", size_bytes=int(0.8 * space.costs((1,) * len(space.places))["size"]))
+    assert eight not in [t.plan for t in run(space, 8, limited)], "a file that is too large"
+    worse = replace(space, places=tuple(replace(p, options=tuple(replace(o, loss=10 * o.loss) for o in p.options)) for p in space.places))
+    assert eight not in [t.plan for t in run(worse, 8, Budget(minimize="size"))], "it loses more than the last rung"
+
+
 def test_it_is_a_pure_function_of_the_trials(space: Space) -> None:
     trials = run(space, 8, Budget(minimize="size"))
     assert [Allocate(8).propose(space, Budget(minimize="size"), trials[:n]) for n in range(len(trials))] == [t.plan for t in trials]
@@ -120,7 +129,7 @@ def test_the_smallest_download_is_what_codes_best_and_not_what_is_stored_in_fewe
 
 def test_the_more_is_trained_the_more_daring_the_first_candidate_at_the_edge_is(space: Space) -> None:
     budget = Budget(minimize="size", max_drop="0.1")
-    little, much = (run(replace(space, recovery=Recovery(steps=steps)), 16, budget)[8].measured_loss or 0.0 for steps in (300, 6000))
+    little, much = (run(replace(space, recovery=Recovery(steps=steps)), 16, budget)[9].measured_loss or 0.0 for steps in (300, 6000))
     assert much > 1.5 * little
 
 
@@ -129,7 +138,7 @@ def test_the_ladder_ends_where_training_does_not_reach(space: Space) -> None:
 
     def most(steps: int, max_drop: str) -> float:
         given = replace(space, recovery=Recovery(steps=steps))
-        ladder = run(given, 4, Budget(minimize="size", max_drop=max_drop))[:2]
+        ladder = run(given, 4, Budget(minimize="size", max_drop=max_drop))[:3]  # the second is eight bits everywhere
         return max(given.loss(c, counted(given, Corrections())) for t in ladder if (c := given.choice(t.plan)) is not None)
 
     assert most(80, "1%") <= 0.19 < 0.3 < most(1500, "1%") <= 0.43 < 0.6 < most(6000, "1%") <= 0.86

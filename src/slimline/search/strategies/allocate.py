@@ -36,6 +36,8 @@ TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes 
 class Allocate:
     """A ladder of loss levels; at each, the best combination for the budget.
 
+    The second candidate is the plan that everybody tries: integers of eight bits everywhere.
+
     Costs are not additive across coupled sites (a layer's bytes are kept outputs x kept inputs x bits):
     they are made linear around the last solution, solved exactly, and made linear again until
     the solution stays. Half of the ``levels`` candidates are that ladder. The rest are solved
@@ -56,12 +58,21 @@ class Allocate:
         corrections = counted(space, corrections_from(space, trials))
         if len(mine) >= self.levels:
             return None
+        eight = eight_bits(space)
+        if len(mine) == 1 and _decided(space.plan(eight)) not in tried and self._worthwhile(space, budget, eight, corrections):
+            return space.plan(eight)
         floor = least_level(space, budget, corrections)
         for level in self._levels(space, budget, mine, corrections, floor):
             choice = solve(space, budget, max(level, floor), corrections)
             if choice is not None and _decided(space.plan(choice)) not in tried:
                 return space.plan(choice)
         return None
+
+    def _worthwhile(self, space: Space, budget: Budget, choice: Choice, corrections: Corrections) -> bool:
+        """Whether it does anything, keeps the limits, and loses no more than the ladder's last rung."""
+        top = min(self.most, within_reach(budget, space.recovery.steps, classes=space.classes) if space.recovery.steps else UNTRAINED)
+        costs = space.costs(choice, corrections)
+        return any(choice) and space.loss(choice, corrections) <= top and all(costs[q] <= limit for q, limit in budget.limits().items())
 
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept."""
@@ -70,8 +81,10 @@ class Allocate:
         if space.recovery.steps and (most := min(self.most, within_reach(budget, space.recovery.steps, classes=space.classes))) > TRAINED:
             rungs = np.array([floor, *np.geomspace(max(TRAINED, floor * ABOVE ** (1 / (ladder - 1))), max(most, ABOVE * floor), ladder - 1)])
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
-        if len(mine) < ladder:
-            yield from (float(rungs[i]) for i in _spread_order(ladder)[len(mine) :])
+        eight = _decided(space.plan(eight_bits(space)))
+        climbed = sum(_decided(t.plan) != eight for t in mine)
+        if climbed < ladder:
+            yield from (float(rungs[i]) for i in _spread_order(ladder)[climbed:])
             yield from (between[i] for i in _spread_order(len(between)))
             return
         gaps = _edge(space, budget, mine, corrections)
@@ -88,6 +101,18 @@ def _alike(trials: Sequence[Trial]) -> int:
     ten of ResNet-20's twenty-four candidates were one and the same but for a bit here and there."""
     losses = [max(t.measured_loss, LEAST) for t in trials if t.measured_loss is not None]
     return sum(any(abs(math.log(loss / other)) < SAME for other in losses[:n]) for n, loss in enumerate(losses))
+
+
+def eight_bits(space: Space) -> Choice:
+    """Every weight in integers of eight bits, the best of its options, where it has some.
+
+    It is a corner that no level of loss leads to: where a little more may be lost, the solver stores some layers in four bits.
+    """
+    found = []
+    for place in space.places:
+        fits = [(o.loss, j) for j, o in enumerate(place.options) if o.execute == "integer" and o.format.bits == 8 and not o.whole]
+        found.append(min(fits)[1] if fits else 0)
+    return tuple(found)
 
 
 def least_level(space: Space, budget: Budget, corrections: Corrections) -> float:

@@ -2,7 +2,7 @@
 
     python benchmarks/resume.py --kills 10 --time 40s
 
-Each compression begins with the uninterrupted one's schedule (the beginning of its journal): how many samples, candidates and steps there are follows from how fast the machine is at the
+Each compression begins with the uninterrupted one's schedule (the beginning of its journal, and how long is trained): how many samples, candidates and steps there are follows from how fast the machine is at the
 start, and another run may be given others. Prints one line per kill: when it came, what the journal held, and whether the plans are equal.
 """
 
@@ -45,7 +45,8 @@ def main() -> None:
     length = time.monotonic() - start
     expected = plan_of(whole)
     lines = (whole / JOURNAL).read_text().splitlines(keepends=True)
-    beginning = "".join(lines[: 1 + next(n for n, line in enumerate(lines) if '"kind":"schedule"' in line)])
+    scheduled = next(n for n, line in enumerate(lines) if '"kind":"schedule"' in line)
+    beginning = "".join([*lines[: 1 + scheduled], *(line for line in lines if '"kind":"recovery"' in line)])
     print(f"uninterrupted: {length:.0f} s")
     moments = random.Random(given.seed)
     equal = 0

@@ -56,7 +56,7 @@ def lengthened(monkeypatch: pytest.MonkeyPatch, trials: list[Any], step: float, 
 
 def test_the_middle_one_of_the_candidates_with_a_structure_of_their_own_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, timed, events = lengthened(monkeypatch, [trial(50, structure=False), trial(24), trial(40), trial(30)], 0.06)
-    assert timed == [30] and events == [{"steps": steps, "step": 0.06}]
+    assert timed == [30] and events == [{"steps": steps}]
     assert 2 * PLANNED < steps < 520 / 0.06
 
 
@@ -67,7 +67,7 @@ def test_a_slower_step_than_the_originals_takes_none_away(monkeypatch: pytest.Mo
 
 
 def test_a_resumed_run_trains_as_long_and_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps, timed, events = lengthened(monkeypatch, [trial(30)], 0.06, kept={"steps": 2500, "step": 0.1})
+    steps, timed, events = lengthened(monkeypatch, [trial(30)], 0.06, kept={"steps": 2500})
     assert steps == 2500 and not timed and len(events) == 1
 
 

@@ -84,7 +84,8 @@ def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:
     if kept is None:
         usual = statistics.median([t.seconds for t in found.trials if t.measurement is not None])
         start = time.monotonic()
-        step = min(_step_seconds(job, found, hopeful), float(planned.get("step", math.inf)))
+        step = float(planned.get("step", math.inf))
+        step = min(step, _step_seconds(job, found, hopeful)) if math.isfinite(step) else step
         spent = sum(t.seconds for t in found.trials) + time.monotonic() - start
         steps = longer_recovery(
             found.schedule.recovery_steps,
@@ -95,7 +96,7 @@ def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:
             seconds=job.clock.seconds,
             most=EPOCHS * max(len(job.train), found.batch) / found.batch,
         )
-        kept = {"steps": steps, "step": step}
+        kept = {"steps": steps}
         job.journal.append("recovery", kept, job.clock.elapsed)
     found.schedule = found.schedule.model_copy(update={"recovery_steps": int(kept["steps"])})
 

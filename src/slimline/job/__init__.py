@@ -247,13 +247,15 @@ def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Tri
     allowed = job.request.budget.max_drop.allowed(base)
     winners = last[:WINNERS] if found.modules else []
     won = {t.plan.digest for t in winners}
-    untrained = [t for t in found.trials if t.measurement is not None and not t.violations and t.plan.digest not in won]
+    certain = certifiable(job, found)  # else by luck one of few samples is answered better, or worse
+    others = [t for t in found.trials if t.measurement is not None and t.plan.digest not in won]
+    untrained = [t for t in others if not [v for v in t.violations if certain or v.quantity != "drop"]]
     close = half_width(job, found, [])
 
     def keeps(trial: Trial) -> bool:
         return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - close
 
-    sure = [t for t in untrained if keeps(t)] if certifiable(job, found) else []  # by luck one of few samples is answered better
+    sure = [t for t in untrained if keeps(t)] if certain else []
     ranked = sorted(sure or [t for t in untrained if faithful(job, found, t, base, allowed)], key=lambda t: objective(job, found, t))
     return [*winners, *ranked[: max(1, found.schedule.finalists - len(winners))]]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from slimline.core.budget import Budget
+from slimline.core.budget import Budget, Violation
 from slimline.core.progress import Silent
 from slimline.core.request import Request
 from slimline.job import _candidates_to_finish, _PythonTask
@@ -83,6 +84,20 @@ def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_an
         add_cautious(job, found)
     assert found.trials == [lucky, same]
     assert _candidates_to_finish(job, found, []) == [same]
+    assert job.evaluation is not None and same.fidelity is not None and same.measurement is not None
+    allowed = job.request.budget.max_drop.allowed(base)
+    for changed, errors, chosen in ((0.01, 0.5, True), (0.01, 2.0, False), (0.5, 0.5, False)):
+        drop = allowed + errors * math.sqrt(changed / len(job.evaluation))
+        unlucky = same.model_copy(
+            update={
+                "plan": same.plan.model_copy(update={"seed": 3}),
+                "measurement": same.measurement.model_copy(update={"quality": base - drop, "size_bytes": 1500}),
+                "fidelity": same.fidelity.model_copy(update={"top1": 1 - changed, "likely_top1": 1 - changed}),
+                "violations": (Violation(quantity="drop", value=drop, limit=allowed),),
+            }
+        )
+        found.trials = [same, unlucky]
+        assert (_candidates_to_finish(job, found, []) == [unlucky]) == chosen, (changed, errors)
 
 
 def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path: Path) -> None:

@@ -194,8 +194,9 @@ def _finalists(job: Job, found: Found) -> list[Finalist]:
     pairs = [(t, slack if t is safest else _forgiven(job, found, t, slack)) for t in chosen]
     tune_ahead(job, found, pairs)
     finished: list[Finalist] = []
+    earlier = {Trial.model_validate(t).plan.digest for t in job.journal.events("finalist")}  # a resumed run must choose between the same ones
     for trial, forgiven in pairs:
-        if finished and job.clock.over(1.0):
+        if finished and job.clock.over(1.0) and trial.plan.digest not in earlier:
             job.cut(f"{number_of(len(chosen) - len(finished), 'finalist')}: no time was left for finishing more")
             break
         try:

@@ -8,7 +8,7 @@ from slimline.core.contracts import saturates
 from slimline.core.plan import Method
 from slimline.core.site import Site
 from slimline.job.context import Job
-from slimline.job.probing import Speed, is_second_order, kind_of
+from slimline.job.probing import Speed, is_second_order, kind_of, to_nearest
 from slimline.model.reconstruct import repairing
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES
 from slimline.search.sensitivity import FACTOR_SAMPLES, TEXT_SAMPLES
@@ -77,7 +77,7 @@ def _quick(sites: tuple[Site, ...], offered: dict[str, list[Method]], speed: Spe
             if taken[kind_of(site, method)] <= most:
                 found.append(method)
             elif getattr(method, "bits", None) == 8 and is_second_order(method):
-                found.append(type(method).model_validate({**method.model_dump(), "rounding": "nearest"}))
+                found.append(to_nearest(method))
         return list(dict.fromkeys(found))
 
     return offered | {s.id: quick(s) for s in weights}

@@ -238,8 +238,13 @@ def _candidate_seconds(job: Job, workshop: Workshop, offered: dict[str, list[Met
 def plain(options: list[Method]) -> list[Method]:
     """The first option in 8 bits, rounded to the nearest; else the first. Masks and codebooks of wide layers can take longer than all else: a MiniLM's candidate took 241 s with them."""
     numeric = [m for m in options if m.stage == "numerics"]
-    eight = [type(m).model_validate({**m.model_dump(), "rounding": "nearest"}) for m in numeric if getattr(m, "bits", None) == 8 and not m.gains]
+    eight = [to_nearest(m) for m in numeric if getattr(m, "bits", None) == 8 and not m.gains]
     return (eight or numeric)[:1]
+
+
+def to_nearest(method: Method) -> Method:
+    """The same, rounded to the nearest."""
+    return type(method).model_validate({**method.model_dump(), "rounding": "nearest"})
 
 
 def _calibration_steps(job: Job, forward: float) -> int:

@@ -27,11 +27,8 @@ from slimline.search.race import Entry, Rung, race, rungs
 from slimline.search.schedule import EPOCHS, longer_recovery
 from slimline.store.cache import key
 
-QAT_SHARES = (
-    0.2,
-    0.1,
-    0.1,
-)  # of the recovery's time, for training finalists with their quantizers in the loop: the winner, the next, and what lies between them and the safest
+# Of the recovery's time, for training finalists with their quantizers in the loop: the winner, the next, and what lies between them and the safest.
+QAT_SHARES = 0.2, 0.1, 0.1
 QAT_RATE = 0.25  # of the learning rate
 HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another network, and the schedule does not train those
 FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression

@@ -10,7 +10,7 @@ from slimline.numerics.scores import are_probabilities, logits
 
 LEADING = 10  # classes of a sample, among which the top one is looked for
 OTHERS = 200  # samples, as whose scores each one's change
-USUAL = 1 / 3  # of the answers that change, how many more are lost than won, as long as nothing else is known: EfficientNet-Lite0 in integers
+USUAL = 1 / 3  # of the answers that change, how many more are lost than won, as long as nothing else is known: a guess
 KNOWN = 50  # changed answers of all candidates together, that say as much as ``USUAL``
 FEW = 0.3  # a candidate that changes more answers says nothing about those that change few
 

@@ -56,7 +56,12 @@ def test_candidates_are_added_once_and_a_resumed_run_has_as_many() -> None:
     kept = {"schedule": schedule.model_dump(), "bf16": False, "batch": 64, "candidate": 164.0}
     journal = SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda kind, data, elapsed: events.append(data))
     job = cast(Any, SimpleNamespace(journal=journal, clock=SimpleNamespace(elapsed=0.0)))
-    found = cast(Any, SimpleNamespace(schedule=schedule, trials=[SimpleNamespace(seconds=s, origin="allocate") for s in (75.0, 63.0, 52.0, 60.0)]))
+    found = cast(
+        Any,
+        SimpleNamespace(
+            schedule=schedule, space=SimpleNamespace(steps=25), trials=[SimpleNamespace(seconds=s, origin="allocate") for s in (75.0, 63.0, 52.0, 60.0)]
+        ),
+    )
     assert _more(job, found) and found.schedule.candidates == 8
     assert not _more(job, found) and len(events) == 1
     assert Schedule.model_validate(events[0]["schedule"]) == found.schedule and events[0]["batch"] == 64
@@ -70,7 +75,7 @@ def test_where_nothing_is_trained_candidates_take_the_time_that_training_would(s
     kept = {"schedule": schedule.model_dump(), "candidate": 60.0}
     journal = SimpleNamespace(last=lambda kind: (events or [kept])[-1], append=lambda kind, data, elapsed: events.append(data))
     job = cast(Any, SimpleNamespace(journal=journal, clock=SimpleNamespace(elapsed=elapsed, seconds=1200.0)))
-    found = cast(Any, SimpleNamespace(schedule=schedule, trials=[SimpleNamespace(seconds=50.0, origin="allocate")] * 4))
+    found = cast(Any, SimpleNamespace(schedule=schedule, space=SimpleNamespace(steps=steps), trials=[SimpleNamespace(seconds=50.0, origin="allocate")] * 4))
     assert _more(job, found) == (more > 0) and found.schedule.candidates == 4 + more
 
 
@@ -87,6 +92,6 @@ def test_where_the_strategy_ended_early_nothing_is_added_later_either() -> None:
         ),
     )
     trials = [SimpleNamespace(seconds=60.0, origin=o) for o in ("allocate", "allocate", "allocate", "cautious")]
-    found = cast(Any, SimpleNamespace(schedule=schedule, trials=trials))
+    found = cast(Any, SimpleNamespace(schedule=schedule, space=SimpleNamespace(steps=0), trials=trials))
     for _ in range(2):
         assert not _more(job, found) and found.schedule.candidates == 4

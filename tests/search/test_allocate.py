@@ -180,6 +180,19 @@ def test_without_training_changed_answers_bound_the_edge(space: Space) -> None:
     assert max(t.measured_loss or 0.0 for t in trials[8:12]) < 0.2
 
 
+def test_what_few_samples_seem_to_gain_keeps_no_candidate(space: Space) -> None:
+    """All seem as good as the original, and change ever more answers: of 5,000 samples that is a finding, of 100 it is luck."""
+    trained = replace(space, recovery=Recovery(steps=50))
+    budget = Budget(minimize="size", max_drop="0.01")
+    lucky = []
+    for trial in run(space, 12, budget):
+        assert trial.measurement is not None
+        alike = Agreement(top1=1.0, cosine=1.0, max_abs=0.0, likely_top1=1 - min(10 * (trial.measured_loss or 0.0), 1.0))
+        lucky.append(trial.model_copy(update={"measurement": trial.measurement.model_copy(update={"quality": BASE}), "fidelity": alike}))
+    reached = {samples: max(high for _, high in _edge(replace(trained, judged_on=samples), budget, lucky, Corrections())) for samples in (100, 10**6)}
+    assert reached[100] < 0.5 * reached[10**6]
+
+
 def test_where_outputs_are_values_the_edge_leaves_room_for_the_interval(space: Space) -> None:
     budget = Budget(minimize="size", max_drop="0.1")
     values = Agreement(top1=None, cosine=1.0, max_abs=0.0)

@@ -9,6 +9,7 @@ from slimline.core.samples import Samples
 from slimline.methods.block_drop import BlockDrop
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.low_rank import LowRank
+from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.sites import find_sites
 from slimline.numerics.divergence import divergence
@@ -118,3 +119,29 @@ def test_few_samples_are_all_fitted_to() -> None:
     model, samples = nn.Sequential(nn.Linear(6, 4)).eval(), Samples.of(torch.randn(60, 6))
     workshop = Workshop(model, samples[:2], samples, (), OnnxRuntime())
     assert workshop.unseen is None and workshop.fitted is samples
+
+
+def test_rounding_is_judged_on_samples_that_it_was_not_fitted_to() -> None:
+    """A layer of 256 inputs sees a hundred and some samples: on them its four bits lose next to nothing."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, samples, others = nn.Sequential(nn.Linear(256, 10)).eval(), Samples.of(torch.randn(160, 256)), Samples.of(torch.randn(400, 256))
+    sites, _ = find_sites(model, samples[:2])
+    workshop = Workshop(model, samples[:2], samples, sites, OnnxRuntime())
+    (site,) = (s for s in sites if s.kind == "weight")
+    assert workshop.unrounded is not None and len(workshop.unrounded) >= 32
+
+    def lost(on: Samples) -> float:
+        (option,) = (o for o in Sensitivity(workshop, on).numerics(site, [StaticInt8(bits=4, rounding="second_order")]) if isinstance(o, Option))
+        return option.loss
+
+    truly = lost(others)
+    assert lost(samples[:32]) < 0.5 * truly
+    assert lost(workshop.unrounded) == pytest.approx(truly, rel=0.3)
+
+
+def test_of_few_calibration_samples_all_are_used_for_everything() -> None:
+    model, samples = nn.Sequential(nn.Linear(8, 4)).eval(), Samples.of(torch.randn(20, 8))
+    workshop = Workshop(model, samples[:2], samples, find_sites(model, samples[:2])[0], OnnxRuntime())
+    assert workshop.unrounded is not None and len(workshop.unrounded) == 20
+    assert workshop.statistics is not None and workshop.statistics.rows("0.weight").shape[0] == 20  # type: ignore[union-attr]

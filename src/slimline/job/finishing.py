@@ -14,7 +14,7 @@ from slimline.core.plan import Plan
 from slimline.core.trial import Agreement, Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, flat
-from slimline.job.found import TRIAL_SECONDS, Found, measure, paired_latency, scored, timed, verify_execution
+from slimline.job.found import TRIAL_SECONDS, Found, believed_drop, measure, paired_latency, scored, timed, verify_execution
 from slimline.job.recovery import QAT_RATE, QAT_SHARES, Stage, TrainPlan, masks_grow, so_far, trained, usual_steps
 from slimline.job.workers import share
 from slimline.measure.agreement import agreement
@@ -53,7 +53,8 @@ def finish(job: Job, found: Found, trial: Trial, slack: float | None) -> Finalis
         if tuned is not None:
             other = found.workshop.lower(tuned[0])
             better, better_scores, closer = scored(job, found, other)
-            if better is not None and quality is not None and better > quality:
+            drop = believed_drop(job, found)
+            if better is not None and quality is not None and drop(better, closer) < drop(quality, fidelity):
                 built, artifact, quality, scores, fidelity = tuned[0], other, better, better_scores, closer
                 found.training.setdefault(plan.digest, []).append((tuned[1], True))
     verify_execution(job, built, artifact)
@@ -85,7 +86,10 @@ def _ready(job: Job, found: Found, trial: Trial) -> tuple[Built, Artifact, float
     artifact = found.workshop.lower(built)
     quality, scores, fidelity = scored(job, found, artifact)
     untrained = trial.measurement.quality if trial.measurement is not None else None
-    if quality is not None and untrained is not None and untrained > quality:  # training a mild plan can lose what compression did not
+    drop = believed_drop(job, found)
+    if (
+        quality is not None and untrained is not None and drop(untrained, trial.fidelity) < drop(quality, fidelity)
+    ):  # training a mild plan can lose what compression did not
         found.modules.pop(plan.digest, None)
         found.quantized.pop(plan.digest, None)
         found.training.pop(plan.digest, None)

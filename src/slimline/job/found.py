@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from slimline.measure.certify import likely_half_width
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
 from slimline.model.sites import find_sites
+from slimline.search.drops import Drop, believed_drops
 from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
 
@@ -115,6 +117,12 @@ def half_width_of(job: Job, found: Found, scores: torch.Tensor | None) -> float 
     if holdout is None or scores is None or found.baseline_scores is None:
         return None
     return likely_half_width(found.baseline_scores, scores, len(holdout))
+
+
+def believed_drop(job: Job, found: Found) -> Drop:
+    """``drop(quality, fidelity)`` on the evaluation samples, as far as they are to be believed."""
+    base = found.baseline_measurement.quality
+    return believed_drops(found.trials, base or 0.0, found.space.judged_on, math.inf if base is None else job.request.budget.max_drop.allowed(base))
 
 
 def paired_latency(job: Job, found: Found, artifact: Artifact, seconds: float) -> Latency:

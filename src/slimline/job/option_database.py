@@ -22,7 +22,7 @@ NEVER = 1e3  # nats: of what gives no finite outputs together; a solver takes no
 
 
 class OptionDatabase:
-    """What every option loses on ``count`` calibration samples: measured, or from the cache. ``repaired``: dropped blocks are repaired first."""
+    """What every option loses on ``count`` calibration samples that no rounding was fitted to: measured, or from the cache. ``repaired``: dropped blocks are repaired first."""
 
     def __init__(self, job: Job, workshop: Workshop, count: int, repaired: bool) -> None:
         self.job, self.workshop, self.count, self.repaired = job, workshop, count, repaired
@@ -61,8 +61,8 @@ class OptionDatabase:
 
     @functools.cached_property
     def _sensitivity(self) -> Sensitivity:
-        job = self.job
-        source = job.calibration if job.calibration is not None else job.example
+        job, unrounded = self.job, self.workshop.unrounded
+        source = unrounded if unrounded is not None else job.example
         recalled = {"recalled": self._recalled} if job.request.shared is not None else {}
         return Sensitivity(self.workshop, source[: self.count], texts=job.texts, repaired=self.repaired, **recalled)
 

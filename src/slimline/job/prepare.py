@@ -76,6 +76,8 @@ def prepare(job: Job) -> Found:
         getattr(job.target, "weights_in_flash", False),
         job.classes,
         pairs,
+        len(job.evaluation) if job.evaluation is not None else None,
+        job.train is not None,
     )
     _check_reachable(job, space)
     if job.request.plan is None:

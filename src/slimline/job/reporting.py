@@ -37,7 +37,7 @@ from slimline.job.certificate import Outcome
 from slimline.job.closeup import look_closer
 from slimline.job.context import Job, environment, sha256
 from slimline.job.finishing import Finalist
-from slimline.job.found import Found
+from slimline.job.found import Found, believed_drop
 from slimline.job.recovery import objective
 from slimline.model import stored
 from slimline.model.program import Program
@@ -115,7 +115,7 @@ def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finali
     last = {f.trial.plan.digest: f for f in finalists}
     base = found.baseline_measurement.quality
     trials = [t for t in found.trials if t.measurement is not None] + [f.trial for f in finalists]
-    best = _front_of(trials, job)
+    best = _front_of(job, found, trials)
     points = []
     for trial in trials:
         m = trial.measurement
@@ -140,12 +140,14 @@ def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finali
     return tuple(points)
 
 
-def _front_of(trials: Sequence[Trial], job: Job) -> set[int]:
-    """Trials that no other beats in size, latency and quality at once."""
+def _front_of(job: Job, found: Found, trials: Sequence[Trial]) -> set[int]:
+    """Trials that no other beats in size, latency and quality at once; of few samples drops are not believed (``believed_drop``)."""
+    drop = believed_drop(job, found)
 
     def corner(t: Trial) -> tuple[float, float, float]:
         assert t.measurement is not None
-        return t.measurement.size_bytes, t.measurement.latency_ms.median, -(t.measurement.quality or 0.0)
+        quality = t.measurement.quality
+        return t.measurement.size_bytes, t.measurement.latency_ms.median, 0.0 if quality is None else drop(quality, t.fidelity)
 
     corners = [(id(t), corner(t)) for t in trials]
     return {i for i, a in corners if not any(all(x <= y for x, y in zip(b, a, strict=True)) and b != a for _, b in corners)}

@@ -22,7 +22,7 @@ from slimline.search.strategies.replay import Replay
 from slimline.search.timing import per_layer
 
 CAUTIOUS, ORIGINAL = "cautious", "original"  # the origins of candidates that ``job.cautious`` adds
-ALONE = 0.65  # of the time, until which candidates are tried where nothing will be trained
+ALONE = 0.6  # of the time, until which candidates are tried where none will be trained
 LEAST_TRIALS = 3  # candidates that are tried whatever the clock says
 
 
@@ -64,7 +64,7 @@ def _more(job: Job, found: Found) -> bool:
     if kept is None or kept.get("extended"):
         return False
     planned = found.schedule.candidates
-    spare = 0.0 if found.schedule.recovery_steps else ALONE * job.clock.seconds - job.clock.elapsed
+    spare = 0.0 if found.space.steps else ALONE * job.clock.seconds - job.clock.elapsed
     more = more_candidates(planned, float(kept.get("candidate", 0.0)), [t.seconds for t in mine], spare) if len(mine) >= planned else 0
     found.schedule = found.schedule.model_copy(update={"candidates": found.schedule.candidates + more})
     job.journal.append("schedule", {**kept, "schedule": found.schedule.model_dump(), "extended": True}, job.clock.elapsed)

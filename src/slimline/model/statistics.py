@@ -26,14 +26,21 @@ MOMENT_WIDTH = 4_608  # wider inputs (512 channels x 3 x 3) cost seconds to inve
 
 
 class ProgramStatistics:
-    """Histograms of values over all ``samples``; second moments of layer inputs over some of them.
+    """Histograms of values over all ``samples``; second moments of layer inputs over the first ``moments`` of them, to which rounding is then fitted.
 
     Example:
         ``ProgramStatistics(program, samples).moment("fc.weight")`` is ``E[x xᵀ]``, ``[in, in]``.
     """
 
     def __init__(
-        self, program: Program, samples: Samples, *, batch: int = 64, loss: Callable[[Any, Any], torch.Tensor | None] | None = None, classes: bool = True
+        self,
+        program: Program,
+        samples: Samples,
+        *,
+        batch: int = 64,
+        loss: Callable[[Any, Any], torch.Tensor | None] | None = None,
+        classes: bool = True,
+        moments: int = MOMENT_SAMPLES,
     ) -> None:
         self.program = program
         self.samples, self.batch, self.loss, self.classes = samples, batch, loss, classes
@@ -55,12 +62,12 @@ class ProgramStatistics:
                 if name in wanted:
                     found = Histogram.of(value)
                     self._histograms[name] = self._histograms[name].merge(found) if name in self._histograms else found
-                if node.name in entering and seen < MOMENT_SAMPLES:
+                if node.name in entering and seen < moments:
                     self._inputs.setdefault(node.name, []).append(value)
             return value
 
         with torch.inference_mode():
-            for part in samples.batches(batch):
+            for part in [*samples[:moments].batches(batch), *samples[moments:].batches(batch)]:
                 program.run(part, trace=observe)
                 seen += len(part)
 

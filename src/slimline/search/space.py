@@ -167,11 +167,20 @@ class Space:
     classes: bool = True
     """Whether losses are nats of class scores; else they are relative squared errors of values."""
     neighbours: tuple[Neighbours, ...] = ()
+    judged_on: int | None = None
+    """How many samples a candidate's quality is measured on."""
+    raced: bool = True
+    """Whether candidates are trained. Without training data only finalists are, a little, with their quantizers, and what is lost stays lost."""
 
     @property
     def nothing(self) -> Choice:
         """The choice that leaves everything as it is."""
         return (0,) * len(self.places)
+
+    @property
+    def steps(self) -> int:
+        """Training steps that bring back what candidates lose."""
+        return self.recovery.steps if self.raced else 0
 
     def loss(self, choice: Choice, corrections: Corrections = Corrections()) -> float:
         """Sum of the losses of what is chosen, and of neighbours that are dropped together; what lies in a dropped block loses nothing more."""

@@ -23,7 +23,7 @@ from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
 from slimline.model.reconstruct import Observed, observe, recalibrate_batch_norm, reconstruct
 from slimline.model.retrace import Retrace
-from slimline.model.statistics import ProgramStatistics
+from slimline.model.statistics import MOMENT_SAMPLES, ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
 from slimline.numerics.entropy import coded_bytes
 from slimline.search.space import Option
@@ -62,11 +62,11 @@ class Workshop:
         self.program = self.original.copy()
         equalize_pairs(self.program)
         self._sites = {s.id: s for s in self.sites}
-        self.statistics = self._gathered(self.program, self.calibration)
+        self.statistics = self._gathered(self.program, self.calibration, self._rounded)
         self._structure_statistics: StructureStatistics | None = None
 
-    def _gathered(self, program: Program, samples: Samples | None) -> ProgramStatistics | None:
-        return None if samples is None else ProgramStatistics(program, samples, loss=self.loss, classes=self.classes)
+    def _gathered(self, program: Program, samples: Samples | None, moments: int = MOMENT_SAMPLES) -> ProgramStatistics | None:
+        return None if samples is None else ProgramStatistics(program, samples, loss=self.loss, classes=self.classes, moments=moments)
 
     @cached_property
     def unseen(self) -> Samples | None:
@@ -78,6 +78,19 @@ class Workshop:
     def fitted(self) -> Samples | None:
         """The samples of ``calibration`` that structures are fitted to: factors, least squares, scores of channels."""
         return self.calibration[: -len(self.unseen)] if self.calibration is not None and self.unseen is not None else self.calibration
+
+    @property
+    def _rounded(self) -> int:
+        """How many of ``fitted``, the first ones, the original's rounding is fitted to."""
+        return min(MOMENT_SAMPLES, len(self.fitted)) if self.fitted is not None else 0
+
+    @cached_property
+    def unrounded(self) -> Samples | None:
+        """The samples of ``calibration`` to which no rounding is fitted; of few all of them.
+
+        A layer of 1,280 inputs was fitted to 125 samples of EfficientNet-Lite0: in four bits it seemed to lose a fiftieth of what it loses elsewhere.
+        """
+        return self.calibration if self.calibration is None or self.unseen is None else self.calibration[self._rounded :]
 
     @cached_property
     def _observed(self) -> Mapping[str, Observed]:

@@ -15,6 +15,7 @@ from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.numerics.changes import USUAL
 from slimline.search.allocator import allocate
+from slimline.search.drops import believed_drops
 from slimline.search.race import left
 from slimline.search.space import Choice, Corrections, Space
 
@@ -70,7 +71,7 @@ class Allocate:
 
     def _worthwhile(self, space: Space, budget: Budget, choice: Choice, corrections: Corrections) -> bool:
         """Whether it does anything, keeps the limits, and loses no more than the ladder's last rung."""
-        top = min(self.most, within_reach(budget, space.recovery.steps, classes=space.classes) if space.recovery.steps else UNTRAINED)
+        top = min(self.most, within_reach(budget, space.steps, classes=space.classes) if space.steps else UNTRAINED)
         costs = space.costs(choice, corrections)
         return any(choice) and space.loss(choice, corrections) <= top and all(costs[q] <= limit for q, limit in budget.limits().items())
 
@@ -78,7 +79,7 @@ class Allocate:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept."""
         ladder = max(3, self.levels // 2)
         rungs = np.geomspace(floor, max(min(self.most, UNTRAINED), ABOVE * floor), ladder)
-        if space.recovery.steps and (most := min(self.most, within_reach(budget, space.recovery.steps, classes=space.classes))) > TRAINED:
+        if space.steps and (most := min(self.most, within_reach(budget, space.steps, classes=space.classes))) > TRAINED:
             rungs = np.array([floor, *np.geomspace(max(TRAINED, floor * ABOVE ** (1 / (ladder - 1))), max(most, ABOVE * floor), ladder - 1)])
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
         eight = _decided(space.plan(eight_bits(space)))
@@ -142,8 +143,9 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     """Losses, as they are estimated, between which nothing was tried: from the last trial that is expected to keep the allowance after recovery to the first
     that is not, or, where training follows, that is out of reach. The widest gap comes first.
 
-    Of those trials that no milder one beats; if none keeps it, milder ones than all of them are looked for. Where nothing is trained, changed answers count too: few samples
-    show them long before a drop. Outputs that are values have no answers; there the drop must leave room for the interval on the holdout.
+    Of those trials that no milder one beats; if none keeps it, milder ones than all of them are looked for. Of few samples drops are not believed (``believed_drops``).
+    Where nothing is trained, changed answers count too: they are seen long before a drop. Outputs that are values have no answers; there the drop must leave room for the interval
+    on the holdout.
     """
     weights = budget.weights(space.costs(space.nothing))
     known = [
@@ -157,23 +159,26 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
         return [(LEAST, MOST)]
     base = front[0][2] + sum(v.value for v in front[0][3].violations if v.quantity == "drop")  # the mildest of all stands for the original
     allowed = budget.max_drop.allowed(base)
+    drop = believed_drops(trials, base, space.judged_on, allowed)
 
-    def keeps(quality: float, trial: Trial) -> bool:
-        if space.recovery.steps:
-            return left(space.recovery.steps) * (base - quality) <= EDGE * allowed
+    def lost(trial: Trial) -> float:
+        assert trial.measurement is not None and trial.measurement.quality is not None
+        return drop(trial.measurement.quality, trial.fidelity)
+
+    def keeps(trial: Trial) -> bool:
+        if space.steps:
+            return left(space.steps) * lost(trial) <= EDGE * allowed
         alike = trial.fidelity.likely_top1 if trial.fidelity is not None else None
-        if alike is None:
-            return base - quality <= allowed - (trial.half_width or 0.0)
-        return base - quality <= allowed and USUAL * (1 - alike) <= allowed
+        return lost(trial) <= allowed - (trial.half_width or 0.0) if alike is None else max(lost(trial), USUAL * (1 - alike)) <= allowed
 
-    def reaches(quality: float) -> bool:
-        return bool(space.recovery.steps) and left(space.recovery.steps) * (base - quality) <= REACH * allowed
+    def reaches(trial: Trial) -> bool:
+        return bool(space.steps) and left(space.steps) * lost(trial) <= REACH * allowed
 
-    last = max((i for i, (_, _, quality, trial, _) in enumerate(front) if keeps(quality, trial)), default=None)
+    last = max((i for i, (_, _, _, trial, _) in enumerate(front) if keeps(trial)), default=None)
     if last is None:
         mildest = space.loss(front[0][4], corrections)
         return [(mildest / 100, mildest)]
-    beyond = max([last, *(i for i in range(last, len(front)) if reaches(front[i][2]))])
+    beyond = max([last, *(i for i in range(last, len(front)) if reaches(front[i][3]))])
     members, before = (
         [(max(LEAST, loss), max(LEAST, space.loss(choice, corrections))) for loss, _, _, _, choice in part]
         for part in (front[last : beyond + 2], front[max(last - 1, 0) : last + 1])
@@ -181,7 +186,7 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
     if len(members) == 1:
         return [(members[0][1], 1.05 * members[0][1])]
     gaps = sorted(_gaps(members), key=lambda gap: gap[0] / gap[1])
-    return gaps + _gaps(before) if space.recovery.steps else gaps  # a trained one may fail on the holdout: then what comes before it is delivered
+    return gaps + _gaps(before) if space.steps else gaps  # a trained one may fail on the holdout: then what comes before it is delivered
 
 
 def _gaps(members: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -221,7 +226,7 @@ def corrections_from(space: Space, trials: Sequence[Trial]) -> Corrections:
 
 def counted(space: Space, corrections: Corrections) -> Corrections:
     """With losses as the search counts them: those of numerics more, where training follows."""
-    if not space.recovery.steps:
+    if not space.steps:
         return corrections
     return replace(corrections, losses={**corrections.losses, "weight": UNRECOVERED * corrections.losses.get("weight", 1.0)})
 

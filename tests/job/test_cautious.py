@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,3 +147,13 @@ def test_the_chance_of_values_comes_from_the_width_of_their_interval(rings: _Pyt
     assert chance(0.01, None) is None
     mild, near, beyond = (chance(drop, 0.002) or 0.0 for drop in (0.01, 0.028, 0.04))
     assert mild >= SURE > near > beyond and near == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_space_knows_on_how_many_samples_candidates_are_judged_and_whether_they_are_trained(rings: _PythonTask, tmp_path: Path, trained: bool) -> None:
+    task = SimpleNamespace(example=rings.example, data=lambda split: rings.data(split) if trained or split != "train" else None)
+    job = open_job(_PythonTask(rings.model(), task), Request(out=tmp_path / "build", seconds=60, methods=("weight_only",)), Silent())  # type: ignore[arg-type]
+    found = prepare(job)
+    assert job.evaluation is not None and found.space.judged_on == len(job.evaluation)
+    assert found.schedule.recovery_steps > 0, "without training data finalists' own"
+    assert (found.space.steps > 0) == trained

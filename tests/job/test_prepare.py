@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch import nn
 
 from slimline.core.plan import Method
 from slimline.core.samples import Samples
@@ -15,13 +16,17 @@ from slimline.core.site import Site
 from slimline.job import probing
 from slimline.job.offers import MEASURED, OPTIONS_SHARE
 from slimline.job.offers import fewer as fewer_of
+from slimline.job.option_database import OptionDatabase
 from slimline.job.probing import Speed, kind_of, limit_evaluation, plain
 from slimline.methods.channel_prune import ChannelPrune
 from slimline.methods.dynamic_int8 import DynamicInt8
 from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.unstructured import Unstructured
 from slimline.methods.weight_only import WeightOnly
+from slimline.model.sites import find_sites
 from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES
+from slimline.search.workshop import Workshop
+from slimline.targets.onnxruntime import OnnxRuntime
 
 LAYERS = [Site(id=f"{i}.weight", kind="weight", op="linear", shape=(256, 256)) for i in range(10)]
 WIDE = Site(id="0#channels", kind="channels", op="channels", shape=(256,))
@@ -178,3 +183,12 @@ def test_a_candidate_is_timed_with_plain_numerics() -> None:
     (taken,) = plain(everything)
     assert isinstance(taken, StaticInt8) and taken.rounding == "nearest"
     assert plain(everything[:1]) == everything[:1] and plain([]) == []
+
+
+def test_the_option_database_measures_on_samples_that_no_rounding_saw() -> None:
+    model, samples = nn.Sequential(nn.Linear(8, 4)).eval(), Samples.of(torch.randn(160, 8))
+    workshop = Workshop(model, samples[:2], samples, find_sites(model, samples[:2])[0], OnnxRuntime())
+    job = cast(Any, SimpleNamespace(example=samples[:2], texts=None, request=SimpleNamespace(shared=None)))
+    assert workshop.unrounded is not None
+    assert torch.equal(OptionDatabase(job, workshop, 16, False)._sensitivity.samples.tensors[0], workshop.unrounded[:16].tensors[0])
+    assert torch.equal(workshop.unrounded.tensors[0], samples[120:].tensors[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from slimline.numerics.changes import expected_changes, lost_per_change
+from slimline.numerics.changes import believed, expected_changes, lost_per_change
 
 
 def drawn(count: int, seed: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +37,19 @@ def test_of_many_samples_a_part_is_enough() -> None:
     scores, reference = drawn(5_000, 0, 0.5)
     few = expected_changes(scores[:500], reference[:500])
     assert expected_changes(scores, reference) == pytest.approx(few, rel=0.1)
+
+
+def test_candidates_that_say_the_same_count_once() -> None:
+    assert lost_per_change([(-0.02, 0.1)] * 20, 125) == pytest.approx(lost_per_change([(-0.02, 0.1)], 125))
+    assert lost_per_change([(0.03, 0.06), *[(0.0, 0.0)] * 20], 5_000) == pytest.approx(lost_per_change([(0.03, 0.06)], 5_000)), (
+        "who changes nothing says nothing"
+    )
+
+
+def test_a_drop_is_believed_where_chance_does_not_explain_it() -> None:
+    assert believed(0.2, 0.3, 0.3, samples=125, allowed=0.01) > 0.09, "a fifth is lost whatever changed answers usually lose"
+    assert believed(-0.02, 0.05, 0.3, samples=125, allowed=0.01) == pytest.approx(0.015)
+    assert believed(-0.02, 0.05, 0.3, samples=50_000, allowed=0.01) == -0.02
 
 
 def test_what_few_answers_say_is_drawn_towards_the_usual() -> None:

@@ -55,7 +55,7 @@ class Reference(Measurement):
 
 
 class Point(Data):
-    """One measured trial on the front's plane. ``quality`` and ``drop`` are of the search split."""
+    """One measured trial on the front's plane. ``quality`` and ``drop`` are of the search split. ``on_front``: of drops as far as they are believed (``numerics.changes.believed``)."""
 
     plan: str
     label: str
@@ -236,7 +236,7 @@ class Elsewhere(Data):
 
 
 class Schedule(Data):
-    """What ``--time`` was turned into at the start. Seconds are of the wall clock."""
+    """What ``--time`` was turned into at the start. Seconds are of the wall clock. ``samples_loss``: that losses are measured on, where there are as many."""
 
     seconds: float
     samples_loss: int

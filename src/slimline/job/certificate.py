@@ -26,7 +26,7 @@ from slimline.measure.agreement import agreement
 from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
-from slimline.numerics.changes import lost_per_change
+from slimline.search.drops import usual_loss
 from slimline.store.private import private
 
 NEAR = 3.0  # times the allowance
@@ -129,7 +129,7 @@ def faithful(job: Job, found: Found, trial: Trial, base: float, allowed: float) 
         return False
     if f is None or f.likely_top1 is None or job.evaluation is None:
         return base - m.quality <= allowed
-    per_change = lost_per_change((c for t in found.trials if (c := t.changes(base)) is not None), len(job.evaluation))
+    per_change = usual_loss(found.trials, base, len(job.evaluation))
     changed = 1 - f.likely_top1
     return per_change * changed <= allowed and base - m.quality <= allowed + math.sqrt(changed / len(job.evaluation))
 

@@ -87,9 +87,9 @@ def _ready(job: Job, found: Found, trial: Trial) -> tuple[Built, Artifact, float
     quality, scores, fidelity = scored(job, found, artifact)
     untrained = trial.measurement.quality if trial.measurement is not None else None
     drop = believed_drop(job, found)
-    if (
-        quality is not None and untrained is not None and drop(untrained, trial.fidelity) < drop(quality, fidelity)
-    ):  # training a mild plan can lose what compression did not
+    made = plan.digest in found.modules or plan.digest in found.quantized
+    # Training a mild plan can lose what compression did not; of one that was trained for its archive the trial is the trained one's.
+    if made and not plan.recovery.penalty and quality is not None and untrained is not None and drop(untrained, trial.fidelity) < drop(quality, fidelity):
         found.modules.pop(plan.digest, None)
         found.quantized.pop(plan.digest, None)
         found.training.pop(plan.digest, None)

@@ -32,7 +32,7 @@ class OptionDatabase:
         job = self.job
         offered = [(m.name, m.model_dump()) for m in methods]
         where = [s.model_dump() for s in (site, beside) if s is not None]
-        return key("options", job.target.name, job.fingerprint.model_dump(), where, offered, self.count, self.repaired, job.request.seed)
+        return key("options of unrounded samples", job.target.name, job.fingerprint.model_dump(), where, offered, self.count, self.repaired, job.request.seed)
 
     def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
         name = self.name(site, methods)
@@ -68,7 +68,15 @@ class OptionDatabase:
 
     def _recalled(self, site: Site, method: Method, measure: Callable[[], float]) -> float:
         """A loss is of the float program, whatever the target: measured for the first one, looked up for the next."""
-        name = key("loss", self.job.fingerprint.model_dump(), site.model_dump(), method.name, method.model_dump(), self.count, self.job.request.seed)
+        name = key(
+            "loss on unrounded samples",
+            self.job.fingerprint.model_dump(),
+            site.model_dump(),
+            method.name,
+            method.model_dump(),
+            self.count,
+            self.job.request.seed,
+        )
         stored = self.job.cache.get(name)
         if stored is None:
             self.job.cache.put(name, {}, measure())

@@ -76,7 +76,7 @@ def prepare(job: Job) -> Found:
         getattr(job.target, "weights_in_flash", False),
         job.classes,
         pairs,
-        len(job.evaluation) if job.evaluation is not None else None,
+        len(job.evaluation) if job.evaluation is not None and job.metric_name == "top1" else None,
         job.train is not None,
     )
     _check_reachable(job, space)

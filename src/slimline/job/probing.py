@@ -189,7 +189,7 @@ def scheduled(job: Job, workshop: Workshop, offered: dict[str, list[Method]], sp
             job.clock.left,
             Probe(speed.forward, step, candidate),
             options=sum(map(len, offered.values())),
-            samples=len(workshop.unrounded if workshop.unrounded is not None else job.example),
+            samples=len(job.calibration if job.calibration is not None else job.example),
             train=len(job.train) if job.train is not None else 0,
             batch=batch,
             least=least,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -46,15 +47,19 @@ class ProgramStatistics:
         self.samples, self.batch, self.loss, self.classes = samples, batch, loss, classes
         self._products: dict[str, torch.Tensor] | None = None
         self._histograms: dict[str, Histogram] = {}
-        self._inputs: dict[str, list[torch.Tensor]] = {}  # by batch: where padding is cut, one is longer than another
+        self._seen: dict[str, _Seen] = {}
         self._moments: dict[str, torch.Tensor | None] = {}
         self._means: dict[str, torch.Tensor | None] = {}
         self._encoded: dict[tuple[str, Affine, Learned, WeightRange], dict[str, torch.Tensor]] = {}
         self._layers = {str(w.target): (n, op) for n in program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
         names = program.names
         wanted = {v for use in program.weights.values() for v in (use.input, use.output)} | {v for _, v in computed(program)}
-        entering = {n.args[0].name: p for p, (n, op) in self._layers.items() if op not in ("embedding", "lstm", "gru")}
-        seen = 0
+        readers: dict[str, list[str]] = {}
+        for parameter, (node, op) in self._layers.items():
+            if op in ("linear", "conv1d", "conv2d") and program.parameter(parameter)[0].numel() <= MOMENT_WIDTH:
+                readers.setdefault(node.args[0].name, []).append(parameter)
+        count = min(moments, len(samples))
+        passed, size = 0, 0
 
         def observe(node: fx.Node, value: object) -> object:
             if isinstance(value, torch.Tensor) and value.is_floating_point():
@@ -62,14 +67,16 @@ class ProgramStatistics:
                 if name in wanted:
                     found = Histogram.of(value)
                     self._histograms[name] = self._histograms[name].merge(found) if name in self._histograms else found
-                if node.name in entering and seen < moments:
-                    self._inputs.setdefault(node.name, []).append(value)
+                for parameter in readers.get(node.name, ()) if passed < count else ():
+                    seen = self._seen.setdefault(parameter, _Seen(program.parameter(parameter), *self._layers[parameter]))
+                    seen.add(value, count / size)
             return value
 
         with torch.inference_mode():
             for part in [*samples[:moments].batches(batch), *samples[moments:].batches(batch)]:
+                size = len(part)
                 program.run(part, trace=observe)
-                seen += len(part)
+                passed += size
 
     def histogram(self, value: str) -> Histogram | None:
         """Of a named value, or ``None`` where it is no float value next to a weight, nor a sum, mean or the like."""
@@ -126,28 +133,56 @@ class ProgramStatistics:
         return self._products[parameter]
 
     def rows(self, parameter: str) -> torch.Tensor | None:
-        """Unfolded inputs ``[rows, n]`` (``[groups, rows, n]`` for a grouped convolution), in the order of ``weight.flatten(1)``."""
-        node, op = self._layers[parameter]
-        if op not in ("linear", "conv1d", "conv2d"):
-            return None
-        parts = self._inputs.get(node.args[0].name)
-        weight = self.program.parameter(parameter)
-        if parts is None or weight[0].numel() > MOMENT_WIDTH:
-            return None
-        if op == "linear":
-            x = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
-            return x[_some(len(x), x.shape[-1])].float()
-        x = torch.cat([part for part in parts if part.shape[1:] == parts[0].shape[1:]])
-        stride, padding, dilation, groups = _geometry(node)
-        kernel = tuple(weight.shape[2:])
-        stride, dilation = _wide(stride, len(kernel)), _wide(dilation, len(kernel))
-        if padding is None:  # "same"
-            total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-            x, padding = functional.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)]), (0,) * len(kernel)
-        padding = _wide(padding, len(kernel))
-        spatial = tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in zip(x.shape[2:], padding, dilation, kernel, stride, strict=True))
-        rows = patches(x, kernel, stride, padding, dilation, spatial, _some(len(x) * math.prod(spatial), weight[0].numel())).float()
-        return rows if groups == 1 else rows.unflatten(1, (groups, -1)).transpose(0, 1)
+        """Unfolded inputs ``[rows, n]`` (``[groups, rows, n]`` for a grouped convolution), in the order of ``weight.flatten(1)``; of many positions some."""
+        return self._seen[parameter].rows() if parameter in self._seen else None
+
+
+class _Seen:
+    """What enters a layer at some of its output positions, gathered batch by batch: unfolded there and then where that is smaller than the input, which is not kept."""
+
+    def __init__(self, weight: torch.Tensor, node: fx.Node, op: str) -> None:
+        self.weight, self.node, self.op = weight, node, op
+        self.parts: list[Callable[[], torch.Tensor]] = []
+        self.chosen: torch.Tensor | None = None
+        self.passed = 0
+
+    def add(self, x: torch.Tensor, batches: float) -> None:
+        """``batches``: how many of this one's size there are; where padding is cut, one is longer than another."""
+        total, at = _unfolding(self.node, self.op, self.weight, x)
+        width = self.weight[0].numel()
+        if self.chosen is None:
+            self.chosen = _some(round(total * batches), width)
+        here = self.chosen[(self.chosen >= self.passed) & (self.chosen < self.passed + total)] - self.passed
+        self.passed += total
+        part = functools.partial(at, here)
+        if len(here) * width * self.groups < x.numel():
+            unfolded = part()
+            part = functools.partial(lambda rows: rows, unfolded)
+        self.parts.append(part)
+
+    @property
+    def groups(self) -> int:
+        return 1 if self.op == "linear" else _geometry(self.node)[3]
+
+    def rows(self) -> torch.Tensor:
+        rows = torch.cat([part() for part in self.parts])
+        return rows if self.groups == 1 else rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
+
+
+def _unfolding(node: fx.Node, op: str, weight: torch.Tensor, x: torch.Tensor) -> tuple[int, Callable[[torch.Tensor], torch.Tensor]]:
+    """How many output positions the layer has on an input, and what its weight is multiplied with at chosen ones."""
+    if op == "linear":
+        flat = x.reshape(-1, x.shape[-1])
+        return len(flat), lambda chosen: flat[chosen].float()
+    stride, padding, dilation, _ = _geometry(node)
+    kernel = tuple(weight.shape[2:])
+    stride, dilation = _wide(stride, len(kernel)), _wide(dilation, len(kernel))
+    if padding is None:  # "same"
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        x, padding = functional.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)]), (0,) * len(kernel)
+    around = _wide(padding, len(kernel))
+    spatial = tuple((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in zip(x.shape[2:], around, dilation, kernel, stride, strict=True))
+    return len(x) * math.prod(spatial), lambda chosen: patches(x, kernel, stride, around, dilation, spatial, chosen).float()
 
 
 def _some(total: int, unknowns: int) -> torch.Tensor:

@@ -63,7 +63,7 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text, number=number_of,
-        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated),
+        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated), few=_untold(report),
     )  # fmt: skip
 
 
@@ -161,6 +161,18 @@ def _distinct(report: Report) -> list[Point]:
         for p in (_delivered(report, p) if p.chosen else p for p in sorted(report.pareto, key=lambda p: p.chosen))
     }
     return sorted(by_place.values(), key=lambda p: (p.chosen, p.on_front, p.size_bytes))
+
+
+def _untold(report: Report) -> bool:
+    """Whether a point is left out of the front although, as it is drawn, no other beats it: drops of few samples were not believed."""
+
+    def corner(p: Point) -> tuple[float, float, float]:
+        return p.size_bytes, p.latency_ms, p.drop or 0.0
+
+    def beaten(p: Point) -> bool:
+        return any(corner(q) != corner(p) and all(x <= y for x, y in zip(corner(q), corner(p), strict=True)) for q in report.pareto)
+
+    return any(not p.on_front and not beaten(p) for p in report.pareto)
 
 
 def _delivered(report: Report, point: Point) -> Point:

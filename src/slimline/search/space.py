@@ -168,7 +168,7 @@ class Space:
     """Whether losses are nats of class scores; else they are relative squared errors of values."""
     neighbours: tuple[Neighbours, ...] = ()
     judged_on: int | None = None
-    """How many samples a candidate's quality is measured on."""
+    """How many samples a candidate's quality is measured on, where that counts top-1 answers."""
     raced: bool = True
     """Whether candidates are trained. Without training data only finalists are, a little, with their quantizers, and what is lost stays lost."""
 

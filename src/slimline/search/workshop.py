@@ -182,7 +182,7 @@ class Workshop:
         return (op, method) in self._refused
 
     def export(self, module: nn.Module) -> tuple[Program, ProgramStatistics | None]:
-        """A (trained) structure as a program, with statistics of its own, from fewer samples than the original's: every candidate asks for them."""
+        """A (trained) structure as a program, with statistics of its own, from ``RANGE_SAMPLES`` at most: every candidate asks for them. No option is judged by them, so rounding may see all of these."""
         program = self._retrace.program(module)
         equalize_pairs(program)
         return program, self._gathered(program, None if self.calibration is None else self.calibration[:RANGE_SAMPLES])

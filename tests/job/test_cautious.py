@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from slimline.core.budget import Budget, Violation
 from slimline.core.progress import Silent
 from slimline.core.request import Request
-from slimline.job import _candidates_to_finish, _PythonTask
+from slimline.job import _candidates_to_finish, _finalists, _PythonTask
 from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
 from slimline.job.certificate import certifiable
 from slimline.job.context import Job, open_job
+from slimline.job.finishing import Finalist
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
 from slimline.job.search import loss_samples, try_plan
@@ -157,3 +159,23 @@ def test_the_space_knows_on_how_many_samples_candidates_are_judged_and_whether_t
     assert job.evaluation is not None and found.space.judged_on == len(job.evaluation)
     assert found.schedule.recovery_steps > 0, "without training data finalists' own"
     assert (found.space.steps > 0) == trained
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_run_that_goes_on_after_its_time_finishes_as_many_finalists_as_were_finished_before(
+    rings: _PythonTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Finalists that the killed run had finished were left out, since its time was over, and the certificate had another sequence."""
+    job, found = tried(rings, tmp_path / "build", 1.0)
+    (trial,) = found.trials
+    others = [trial.model_copy(update={"plan": trial.plan.model_copy(update={"seed": seed})}) for seed in (1, 2)]
+    monkeypatch.setattr("slimline.job.recover", lambda job, found, halfwidth: others)
+    monkeypatch.setattr("slimline.job.finish", lambda job, found, trial, slack: Finalist(trial, cast(Any, None), cast(Any, None), None))
+    monkeypatch.setattr("slimline.job._candidates_to_finish", lambda job, found, last: last)
+    monkeypatch.setattr("slimline.job._timed_together", lambda job, found, finalists: finalists)
+    monkeypatch.setattr(job.clock, "over", lambda share=1.0: True)
+    with job.journal:
+        for earlier in [trial, *others][:before]:
+            job.journal.append("finalist", earlier.model_dump(mode="json"), 0.0)
+        finished = _finalists(job, found)
+    assert [f.trial.plan.digest for f in finished] == [t.plan.digest for t in [trial, *others][: max(before, 1)]]

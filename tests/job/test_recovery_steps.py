@@ -12,7 +12,8 @@ from torch import nn
 from slimline.core.result import Schedule
 from slimline.core.samples import Samples
 from slimline.job import BETWEEN, _forgiven, recovery
-from slimline.job.recovery import _lengthen
+from slimline.job.recovery import _lengthen, runners_up
+from slimline.search.race import Entry
 
 PLANNED = 2000
 SECONDS = 600.0
@@ -79,3 +80,15 @@ def test_what_lies_between_the_safest_and_the_winners_is_trained_sooner() -> Non
     assert _forgiven(job, found, winner, 0.004) == 0.004
     assert _forgiven(job, found, between, 0.004) == pytest.approx(BETWEEN * 0.004)
     assert _forgiven(without, found, between, 0.004) == 0.004 and _forgiven(job, found, between, None) is None
+
+
+def test_the_runner_up_is_one_that_has_room_to_spare() -> None:
+    """A race's runner-up that is nearly as daring as its winner fails with it."""
+    daring, mild, ruined, untrained = (
+        Entry(cast(Any, name), objective, 0.1, drops)
+        for name, objective, drops in (("a", 1.0, [(500, 0.008)]), ("b", 2.0, [(100, 0.006)]), ("c", 0.5, [(100, 0.05)]), ("d", 0.1, []))
+    )
+    assert runners_up([daring, mild, ruined, untrained], 400, 0.006) == [mild, daring]
+    assert runners_up([daring, mild, ruined, untrained], 0, 0.006) == [mild]
+    better = Entry(cast(Any, "e"), 1.5, 0.1, [(100, 0.002)])
+    assert runners_up([daring, mild, better], 400, 0.006) == [better, mild, daring], "of those with room the best objective"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # of glibc's mallopt
 NEVER = -1
+MUCH = 0.25  # of the machine's memory
 BLOCK, BLOCKS = 2**25, 65_536  # glibc's own: the largest threshold that it comes to, and the most blocks of their own
 
 
@@ -33,6 +36,17 @@ def usual_heap() -> None:
     if _Now.kept:
         _Now.kept = False
         _set((MMAP_MAX, BLOCKS), (MMAP_THRESHOLD, BLOCK), (TRIM_THRESHOLD, 2 * BLOCK))
+
+
+def give_back() -> None:
+    """Between two stages of a job: pages of holes go back to the system, where the process holds more than ``MUCH`` of the machine's memory; where ``keep_heap`` is not in force, nothing."""
+    if _Now.kept and _held() > MUCH * os.sysconf("SC_PHYS_PAGES"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _held() -> int:
+    """Pages of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1])
 
 
 @contextlib.contextmanager

@@ -15,14 +15,13 @@ from slimline.core.trial import Agreement, Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, flat
 from slimline.job.found import TRIAL_SECONDS, Found, believed_drop, measure, paired_latency, scored, timed, verify_execution
-from slimline.job.recovery import QAT_RATE, QAT_SHARES, Stage, TrainPlan, masks_grow, so_far, trained, usual_steps
+from slimline.job.recovery import QAT_COST, QAT_RATE, QAT_SHARES, Stage, TrainPlan, masks_grow, so_far, trained, usual_steps
 from slimline.job.workers import share
 from slimline.measure.agreement import agreement
 from slimline.model.recover import Distillation, learning_rate
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
-QAT_COST = 1.15  # of a step with quantizers, in steps without
 CALIBRATION_BATCH = 16
 TUNING_UNTIL = 0.95  # share of the time, after which no finalist's training begins
 

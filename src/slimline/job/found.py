@@ -14,6 +14,7 @@ from torch import nn
 
 from slimline.archive.container import download
 from slimline.core.contracts import Artifact, Operation
+from slimline.core.heap import give_back
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
@@ -72,6 +73,7 @@ def look(job: Job) -> tuple[tuple[Site, ...], tuple[Refusal, ...], Workshop]:
 def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
     """A stage: announced, and its seconds counted."""
     job.progress.stage(name, fraction, max(0.0, job.clock.left))
+    give_back()
     start = time.monotonic()
     try:
         yield

@@ -82,13 +82,19 @@ def test_what_lies_between_the_safest_and_the_winners_is_trained_sooner() -> Non
     assert _forgiven(without, found, between, 0.004) == 0.004 and _forgiven(job, found, between, None) is None
 
 
-def test_the_runner_up_is_one_that_has_room_to_spare() -> None:
+def test_the_first_runner_up_is_the_mildest_that_may_keep_the_allowance() -> None:
     """A race's runner-up that is nearly as daring as its winner fails with it."""
     daring, mild, ruined, untrained = (
-        Entry(cast(Any, name), objective, 0.1, drops)
-        for name, objective, drops in (("a", 1.0, [(500, 0.008)]), ("b", 2.0, [(100, 0.006)]), ("c", 0.5, [(100, 0.05)]), ("d", 0.1, []))
+        Entry(cast(Any, name), objective, before, drops)
+        for name, objective, before, drops in (
+            ("a", 1.0, 0.03, [(500, 0.008)]),
+            ("b", 2.0, 0.01, [(100, 0.006)]),
+            ("c", 0.5, 0.09, [(100, 0.05)]),
+            ("d", 0.1, 0.001, []),
+        )
     )
     assert runners_up([daring, mild, ruined, untrained], 400, 0.006) == [mild, daring]
     assert runners_up([daring, mild, ruined, untrained], 0, 0.006) == [mild]
-    better = Entry(cast(Any, "e"), 1.5, 0.1, [(100, 0.002)])
-    assert runners_up([daring, mild, better], 400, 0.006) == [better, mild, daring], "of those with room the best objective"
+    between = Entry(cast(Any, "e"), 0.9, 0.02, [(100, 0.002)])
+    assert runners_up([daring, mild, between], 400, 0.006) == [mild, between, daring]
+    assert runners_up([ruined, untrained], 400, 0.006) == []

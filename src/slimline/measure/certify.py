@@ -26,6 +26,7 @@ Source = Literal["user", "from_search", "from_train"]
 RESAMPLES = 2_000
 RARE = 0.5  # of the mean size of a class
 MOST_FINALISTS = 3
+AS_LIKELY, CHEAPER = 0.02, 0.995  # chances that are as good as equal; of a price, below which another is worth a step
 EXACT_SAMPLES = 50_000  # beyond this many, exact and asymptotic counts of samples agree within a percent
 GROWTH = 1.05  # steps in which the number of samples that is needed is sought
 LEAST_GAP = 1e-9  # a drop this close to the allowance is at it: no number of samples decides
@@ -310,29 +311,35 @@ def chance(drop: float, discordance: float, seen: int, tested: int, allowed: flo
     return float(stats.norm.cdf((allowed - added - drop) / spread))
 
 
-def best_sequence(prices: Sequence[float], chances: Sequence[float], most: int = 3) -> tuple[int, ...]:
-    """The fixed sequence with the least expected price: the likeliest to pass first, then by falling price; what comes before the first failure is taken.
+def best_sequence(prices: Sequence[float], chances: Sequence[float], most: int = MOST_FINALISTS) -> tuple[int, ...]:
+    """The fixed sequence with the least expected price: first one that is as likely to pass as the likeliest, or nearly, then by falling price; what comes before the first failure is taken.
 
-    A step between the likeliest and the most daring one is worth its own risk, since the last one often fails.
+    A step between the first and the most daring one is worth its own risk, since the last one often fails. Their tests share the luck of the original's answers, so each is taken to pass
+    where those that are less likely to do: a step that is likelier than the next costs nothing but its place among the ``most``.
 
     Example:
         >>> best_sequence([1.0, 0.8, 0.5], [0.99, 0.9, 0.5])
         (0, 1, 2)
         >>> best_sequence([1.0, 0.98, 0.5], [0.99, 0.9, 0.9])
         (0, 2)
+        >>> best_sequence([1.0, 0.9, 0.7, 0.6], [0.98, 0.97, 0.7, 0.5])
+        (1, 2, 3)
     """
-    first = max(range(len(prices)), key=lambda i: (chances[i], -prices[i]))
-    cheaper = sorted((i for i in range(len(prices)) if prices[i] < 0.995 * prices[first]), key=lambda i: -prices[i])
+    likeliest = max(range(len(prices)), key=lambda i: (chances[i], -prices[i]))
 
     def gain(steps: tuple[int, ...]) -> float:
-        total, reached, before = 0.0, 1.0, first
+        total, reached, before = 0.0, 1.0, prices[likeliest]
         for i in steps:
-            reached *= chances[i]
-            total += reached * (prices[before] - prices[i])
-            before = i
+            reached = min(reached, chances[i])
+            total += reached * (before - prices[i])
+            before = prices[i]
         return total
 
-    return (first, *max((c for n in range(most) for c in itertools.combinations(cheaper, n)), key=gain))
+    sequences = []
+    for first in [likeliest, *(i for i, c in enumerate(chances) if i != likeliest and c >= chances[likeliest] - AS_LIKELY and prices[i] < prices[likeliest])]:
+        cheaper = sorted((i for i in range(len(prices)) if prices[i] < CHEAPER * prices[first]), key=lambda i: -prices[i])
+        sequences += [(first, *steps) for n in range(most) for steps in itertools.combinations(cheaper, n)]
+    return max(sequences, key=lambda steps: (round(gain(steps), 9), -len(steps)))
 
 
 def shrunk(drop: float, discordance: float, samples: int, candidates: int) -> float:

@@ -105,14 +105,18 @@ def _alike(trials: Sequence[Trial]) -> int:
 
 
 def eight_bits(space: Space) -> Choice:
-    """Every weight in integers of eight bits, the best of its options, where it has some.
+    """Every weight in integers of eight bits, the best of its options; where those were left out for others that beat them, the one of eight bits or fewer that loses the least.
 
     It is a corner that no level of loss leads to: where a little more may be lost, the solver stores some layers in four bits.
     """
     found = []
     for place in space.places:
-        fits = [(o.loss, j) for j, o in enumerate(place.options) if o.execute == "integer" and o.format.bits == 8 and not o.whole]
-        found.append(min(fits)[1] if fits else 0)
+        fits = [
+            (o.execute != "integer" or o.format.bits < 8, o.loss, j)
+            for j, o in enumerate(place.options)
+            if place.site.kind == "weight" and o.decisions and o.format.bits <= 8 and not o.whole
+        ]
+        found.append(min(fits)[2] if fits else 0)
     return tuple(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -48,3 +49,29 @@ def test_a_block_that_is_taken_again_has_its_pages_already() -> None:
     usual, kept, again, after = json.loads(done.stdout)
     assert kept < 0.1 * PAGES and again < 0.1 * PAGES
     assert usual > 3 * PAGES and after > PAGES, "each time anew, or nearly"
+
+
+HOLES = """
+import json, torch
+from slimline.core import heap
+
+heap.keep_heap()
+blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(400)]
+del blocks[:-1]  # the last one holds the top of the heap
+held = [heap._held()]
+for heap.MUCH in (1.0, 0.0):
+    heap.give_back()
+    held.append(heap._held())
+print(json.dumps(held))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel what the process holds")
+def test_holes_go_back_where_the_process_holds_much() -> None:
+    if not keep_heap():
+        pytest.skip("this C library has no such settings")
+    usual_heap()
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    before, little, much = json.loads(done.stdout)
+    freed = 300 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert before - little < freed / 10 and little - much > freed

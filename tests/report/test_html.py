@@ -14,7 +14,7 @@ from PIL import Image
 from slimline.core.result import UNPRICED, Predictions, Refused, Report
 from slimline.report import html
 from slimline.report.closeup import png
-from slimline.report.html import _pareto
+from slimline.report.html import _pareto, render
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "line", "path", "rect", "circle"}
 
@@ -266,3 +266,14 @@ def test_the_first_figure_is_of_what_was_minimised(make_report: Callable[..., Re
     for minimize, name in (("latency", "file"), ("download", "download"), ("macs", "multiply-adds")):
         (first, second, *_) = html._tiles(make_report(budget={**asked, "minimize": minimize}))
         assert (first.name, second.name) == (name, "latency")
+
+
+def test_where_drops_were_not_believed_the_legend_says_so(report: Report) -> None:
+    corners = [(p, (p.size_bytes, p.latency_ms, p.drop or 0.0)) for p in report.pareto]
+    front = tuple(
+        p.model_copy(update={"on_front": not any(other != own and all(x <= y for x, y in zip(other, own, strict=True)) for _, other in corners)})
+        for p, own in corners
+    )
+    assert "so few samples" not in render(report.model_copy(update={"pareto": front}))
+    turned = tuple(p.model_copy(update={"on_front": not p.on_front}) for p in front)
+    assert "so few samples" in render(report.model_copy(update={"pareto": turned}))

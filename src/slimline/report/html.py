@@ -164,7 +164,7 @@ def _distinct(report: Report) -> list[Point]:
 
 
 def _untold(report: Report) -> bool:
-    """Whether a point is left out of the front although, as it is drawn, no other beats it: drops of few samples were not believed."""
+    """Whether the front is another than the points have as they are drawn: drops of few samples were not believed."""
 
     def corner(p: Point) -> tuple[float, float, float]:
         return p.size_bytes, p.latency_ms, p.drop or 0.0
@@ -172,7 +172,7 @@ def _untold(report: Report) -> bool:
     def beaten(p: Point) -> bool:
         return any(corner(q) != corner(p) and all(x <= y for x, y in zip(corner(q), corner(p), strict=True)) for q in report.pareto)
 
-    return any(not p.on_front and not beaten(p) for p in report.pareto)
+    return any(p.on_front == beaten(p) for p in report.pareto)
 
 
 def _delivered(report: Report, point: Point) -> Point:

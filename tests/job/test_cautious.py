@@ -12,10 +12,11 @@ import pytest
 from slimline.core.budget import Budget, Violation
 from slimline.core.progress import Silent
 from slimline.core.request import Request
-from slimline.job import _candidates_to_finish, _finalists, _PythonTask
+from slimline.job import _PythonTask
 from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
 from slimline.job.certificate import certifiable
 from slimline.job.context import Job, open_job
+from slimline.job.finalists import _between, finished
 from slimline.job.finishing import Finalist
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
@@ -86,7 +87,7 @@ def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_an
     with job.journal:
         add_cautious(job, found)
     assert found.trials == [lucky, same]
-    assert _candidates_to_finish(job, found, []) == [same]
+    assert _between(job, found, [], set()) == [same]
     assert job.evaluation is not None and same.fidelity is not None and same.measurement is not None
     allowed = job.request.budget.max_drop.allowed(base)
     for changed, errors, chosen in ((0.01, 0.5, True), (0.01, 2.0, False), (0.5, 0.5, False)):
@@ -100,7 +101,7 @@ def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_an
             }
         )
         found.trials = [same, unlucky]
-        assert (_candidates_to_finish(job, found, []) == [unlucky]) == chosen, (changed, errors)
+        assert (_between(job, found, [], set()) == [unlucky]) == chosen, (changed, errors)
 
 
 def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path: Path) -> None:
@@ -169,13 +170,13 @@ def test_a_run_that_goes_on_after_its_time_finishes_as_many_finalists_as_were_fi
     job, found = tried(rings, tmp_path / "build", 1.0)
     (trial,) = found.trials
     others = [trial.model_copy(update={"plan": trial.plan.model_copy(update={"seed": seed})}) for seed in (1, 2)]
-    monkeypatch.setattr("slimline.job.recover", lambda job, found, halfwidth: others)
-    monkeypatch.setattr("slimline.job.finish", lambda job, found, trial, slack: Finalist(trial, cast(Any, None), cast(Any, None), None))
-    monkeypatch.setattr("slimline.job._candidates_to_finish", lambda job, found, last: last)
-    monkeypatch.setattr("slimline.job._timed_together", lambda job, found, finalists: finalists)
+    monkeypatch.setattr("slimline.job.finalists.recover", lambda job, found, halfwidth: others)
+    monkeypatch.setattr("slimline.job.finalists.finish", lambda job, found, trial, slack: Finalist(trial, cast(Any, None), cast(Any, None), None))
+    monkeypatch.setattr("slimline.job.finalists._between", lambda job, found, raced, won: raced)
+    monkeypatch.setattr("slimline.job.finalists._timed_together", lambda job, found, finalists: finalists)
     monkeypatch.setattr(job.clock, "over", lambda share=1.0: True)
     with job.journal:
         for earlier in [trial, *others][:before]:
             job.journal.append("finalist", earlier.model_dump(mode="json"), 0.0)
-        finished = _finalists(job, found)
-    assert [f.trial.plan.digest for f in finished] == [t.plan.digest for t in [trial, *others][: max(before, 1)]]
+        done = finished(job, found)
+    assert [f.trial.plan.digest for f in done] == [t.plan.digest for t in [trial, *others][: max(before, 1)]]

@@ -11,9 +11,8 @@ from torch import nn
 
 from slimline.core.result import Schedule
 from slimline.core.samples import Samples
-from slimline.job import BETWEEN, _forgiven, recovery
-from slimline.job.recovery import _lengthen, runners_up
-from slimline.search.race import Entry
+from slimline.job import recovery
+from slimline.job.recovery import _lengthen
 
 PLANNED = 2000
 SECONDS = 600.0
@@ -70,31 +69,3 @@ def test_a_slower_step_than_the_originals_takes_none_away(monkeypatch: pytest.Mo
 def test_a_resumed_run_trains_as_long_and_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, timed, events = lengthened(monkeypatch, [trial(30)], 0.06, kept={"steps": 2500})
     assert steps == 2500 and not timed and len(events) == 1
-
-
-def test_what_lies_between_the_safest_and_the_winners_is_trained_sooner() -> None:
-    """ResNet-20's two winners failed by 0.05 points on the holdout, and what lay before them was the safest, at twice their latency (`--time 30m`)."""
-    found = cast(Any, SimpleNamespace(recovered={"winner": 0.001}))
-    winner, between = (cast(Any, SimpleNamespace(plan=SimpleNamespace(digest=digest))) for digest in ("winner", "other"))
-    job, without = (cast(Any, SimpleNamespace(train=train)) for train in ("samples", None))
-    assert _forgiven(job, found, winner, 0.004) == 0.004
-    assert _forgiven(job, found, between, 0.004) == pytest.approx(BETWEEN * 0.004)
-    assert _forgiven(without, found, between, 0.004) == 0.004 and _forgiven(job, found, between, None) is None
-
-
-def test_the_first_runner_up_is_the_mildest_that_may_keep_the_allowance() -> None:
-    """A race's runner-up that is nearly as daring as its winner fails with it."""
-    daring, mild, ruined, untrained = (
-        Entry(cast(Any, name), objective, before, drops)
-        for name, objective, before, drops in (
-            ("a", 1.0, 0.03, [(500, 0.008)]),
-            ("b", 2.0, 0.01, [(100, 0.006)]),
-            ("c", 0.5, 0.09, [(100, 0.05)]),
-            ("d", 0.1, 0.001, []),
-        )
-    )
-    assert runners_up([daring, mild, ruined, untrained], 400, 0.006) == [mild, daring]
-    assert runners_up([daring, mild, ruined, untrained], 0, 0.006) == [mild]
-    between = Entry(cast(Any, "e"), 0.9, 0.02, [(100, 0.002)])
-    assert runners_up([daring, mild, between], 400, 0.006) == [mild, between, daring]
-    assert runners_up([ruined, untrained], 400, 0.006) == []

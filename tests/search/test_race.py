@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 
 from slimline.core.plan import Fingerprint, Plan
-from slimline.search.race import Entry, Rung, forecast, race, rungs
+from slimline.search.race import Bar, Entry, Rung, forecast, race, rungs, worth
 
 MODEL = Fingerprint(architecture="a", weights="w")
 ALLOWED = 0.005
 
 
 def entries(*untrained: float) -> list[Entry]:
-    """The more is lost before training, the better the objective."""
-    return [Entry(Plan(model=MODEL, seed=i), -drop, drop) for i, drop in enumerate(untrained)]
+    """The more is lost before training, the better the objective: about as it is on ResNet-20."""
+    return [Entry(Plan(model=MODEL, seed=i), (0.001 / drop) ** 0.3, drop) for i, drop in enumerate(untrained)]
+
+
+def bar(allowed: float) -> Bar:
+    return Bar(allowed, 0.2 * allowed, 1.0)
 
 
 def test_no_more_steps_are_spent_than_were_given() -> None:
@@ -29,8 +33,8 @@ def test_the_best_objective_within_the_allowance_wins() -> None:
     def train(entry: Entry, rung: Rung) -> float:
         return floor[entry.plan.seed] + 0.02 / (entry.steps + rung.steps) ** 0.5
 
-    last = race(field, rungs(4000, 4), train, allowed=0.012)
-    assert last[0].plan.seed == 2
+    done = race(field, rungs(4000, 4), train, bar(0.012))
+    assert next(e for e in done if e.drops[-1][1] <= 0.012).plan.seed == 2
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 1.0])
@@ -43,10 +47,10 @@ def test_the_winner_lies_near_the_edge_whatever_training_brings_back(rate: float
         return rate * entry.untrained * (100 / done) ** 0.5
 
     plan = rungs(steps, 3)
-    race(field, plan, lambda entry, rung: after(entry, entry.steps + rung.steps), ALLOWED)
+    race(field, plan, lambda entry, rung: after(entry, entry.steps + rung.steps), bar(ALLOWED))
     won = min((e for e in field if e.drops and e.drops[-1][1] <= ALLOWED), key=lambda e: e.objective)
     possible = min((e for e in field if after(e, plan[-1].steps) <= ALLOWED), key=lambda e: e.objective)
-    assert won.untrained > 0.5 * possible.untrained
+    assert won.untrained > possible.untrained / 3
 
 
 def test_training_is_not_spent_on_what_has_come_back() -> None:
@@ -56,7 +60,7 @@ def test_training_is_not_spent_on_what_has_come_back() -> None:
         trained.append(entry.plan.seed)
         return {0: 0.0, 1: 0.001, 2: 0.002, 3: 0.004, 4: 0.09}[entry.plan.seed]
 
-    race(field, rungs(1000, 3), train, ALLOWED)
+    race(field, rungs(1000, 3), train, bar(ALLOWED))
     assert trained[-1] == 3, "nothing that was trained before, but what lay between"
     assert trained.count(0) <= 1
 
@@ -69,7 +73,7 @@ def test_the_last_rung_starts_nothing_new_unless_something_is_there_to_fall_back
             late.append(entry.steps)
         return 0.8 * ALLOWED if entry.plan.seed == 0 else 0.05
 
-    race(field, rungs(1000, 3), train, ALLOWED)
+    race(field, rungs(1000, 3), train, bar(ALLOWED))
     assert late and all(steps > 0 for steps in late)
 
 
@@ -93,9 +97,27 @@ def test_a_race_cut_off_by_the_clock_returns_what_was_trained() -> None:
         calls += 1
         return 0.01 if calls <= 2 else None
 
-    assert len(race(entries(0.01, 0.02, 0.03, 0.04), rungs(1000, 4), train, allowed=0.02)) == 2
+    assert len(race(entries(0.01, 0.02, 0.03, 0.04), rungs(1000, 4), train, bar(0.02))) == 2
 
 
 def test_an_expected_gain_is_not_scaled_away() -> None:
     entry = Entry(Plan(model=MODEL), 1.0, 0.01, [(100, -0.01)])
     assert entry.expected(1000) == -0.01
+
+
+def test_beside_a_daring_one_that_may_fail_a_milder_one_is_trained_on() -> None:
+    """ResNet-20 in ten minutes: what had come back best after the first rung was left, and of two that were trained on both failed on the holdout."""
+    field, late = entries(0.01, 0.02, 0.03, 0.04), list[int]()
+
+    def train(entry: Entry, rung: Rung) -> float:
+        late.append(entry.plan.seed)
+        return {0: 0.0035, 1: 0.013, 2: 0.016, 3: 0.028}[entry.plan.seed] * (100 / (entry.steps + rung.steps)) ** 0.5
+
+    race(field, [Rung(4, 100), Rung(2, 300)], train, Bar(0.006, 0.004, 0.7))
+    assert sorted(late[4:]) == [0, 2]
+
+
+def test_the_chance_of_a_price_is_that_of_the_likeliest_which_costs_no_more() -> None:
+    assert worth([(0.5, 0.5)], 1.0) == worth([(0.5, 0.5), (0.7, 0.4), (1.2, 1.0)], 1.0) == 0.25
+    assert worth([(0.5, 0.5), (0.9, 1.0)], 1.0) == pytest.approx(0.25 + 0.5 * 0.1)
+    assert worth([], 1.0) == 0.0

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time as clock
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +24,30 @@ from slimline.core.result import Report
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.core.whole import written
-from slimline.errors import BudgetNotMet, DataError, SlimlineError, UsageError
-from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
-from slimline.job.certificate import Outcome, certifiable, certify, faithful, half_width, order
+from slimline.errors import DataError, SlimlineError, UsageError
+from slimline.job.cautious import add_cautious, add_original
+from slimline.job.certificate import Outcome, certify, order
 from slimline.job.context import Job, Source, methods_of, open_job, take_away
-from slimline.job.finishing import Finalist, finish, tune_ahead
-from slimline.job.found import TRIAL_SECONDS, Found, paired_latencies, timed
+from slimline.job.finalists import finished
+from slimline.job.finishing import Finalist, finish
+from slimline.job.found import Found
 from slimline.job.full_references import recover_references
 from slimline.job.measured import figures
 from slimline.job.prepare import prepare
-from slimline.job.recovery import for_archive, objective, recover
+from slimline.job.recovery import objective
 from slimline.job.references import Compared, final_round, references
 from slimline.job.reporting import around, build_report, files_of
 from slimline.job.search import search
-from slimline.job.small_archive import train_for_archive
 from slimline.job.specialised import elsewhere, meant_for, specialised
 from slimline.job.workers import at_work
 from slimline.measure import quality
 from slimline.model.sites import find_sites
 from slimline.report.finished import read_run
 from slimline.report.notebook import NotebookProgress, in_notebook
-from slimline.report.sentence import number_of
 from slimline.report.write import write_outputs
 from slimline.sources.batches import made, samples_of
 from slimline.sources.splits import HoldoutSource, Origin, Splits
 from slimline.sources.validate import check_model, check_sample_weights, check_slices, check_task
-
-WINNERS = 2  # of the race that are finished
-BETWEEN = 0.25  # of the drop that the holdout is expected to forgive, up to which a finalist that was not in the race is not trained, unless it is the safest
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def _carried_out(job: Job) -> Report:
             search(job, found)
             add_cautious(job, found)
             add_original(job, found)
-            finalists = _finalists(job, found)
+            finalists = finished(job, found)
             certified = certify(job, found, order(job, found, finalists)), finalists
             return _deliver(job, found, *certified, interrupted=False)
         except KeyboardInterrupt:
@@ -174,96 +170,6 @@ def _carried_out(job: Job) -> Report:
                 raise
             job.progress.note("interrupted: writing the best so far")
             return _best_so_far(job, found)
-
-
-def _finalists(job: Job, found: Found) -> list[Finalist]:
-    """The best of the measured trials that are as good as sure to pass (or come nearest to it), and the race's winners, finished."""
-    base = found.baseline_measurement.quality
-    halfwidth = half_width(job, found, [])
-    last = recover(job, found, halfwidth)
-    if for_archive(job, found):
-        train_for_archive(job, found, halfwidth)
-    slack = None if base is None else max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
-    tried = [t for t in found.trials if t.measurement is not None]
-    if not tried:
-        raise _nothing_worked(found.trials)
-    safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), *_rank(job, found, t)))
-    chosen = list({t.plan.digest: t for t in _candidates_to_finish(job, found, last)}.values())
-    chosen = [safest, *(t for t in [*found.small, *chosen] if t.plan.digest != safest.plan.digest)]
-    slack = slack if found.schedule.recovery_steps else None
-    pairs = [(t, slack if t is safest else _forgiven(job, found, t, slack)) for t in chosen]
-    tune_ahead(job, found, pairs)
-    finished: list[Finalist] = []
-    earlier = {Trial.model_validate(t).plan.digest for t in job.journal.events("finalist")}  # a resumed run must choose between the same ones
-    for trial, forgiven in pairs:
-        if finished and job.clock.over(1.0) and trial.plan.digest not in earlier:
-            job.cut(f"{number_of(len(chosen) - len(finished), 'finalist')}: no time was left for finishing more")
-            break
-        try:
-            with timed(job, "finishing the best", 0.86):
-                finished.append(finish(job, found, trial, forgiven))
-        except SlimlineError as error:
-            job.note(f"a finalist failed: {error.message[:200]}")
-    if not finished:
-        raise _nothing_worked(found.trials)
-    return _timed_together(job, found, finished)
-
-
-def _forgiven(job: Job, found: Found, trial: Trial, slack: float | None) -> float | None:
-    """The drop that a finalist beside the safest may have before it is trained: of one that was not in the race little, since it is there to pass where the winners fail."""
-    return slack if slack is None or job.train is None or trial.plan.digest in found.recovered else BETWEEN * slack
-
-
-def _timed_together(job: Job, found: Found, finalists: list[Finalist]) -> list[Finalist]:
-    """With latencies of one round. They were finished minutes apart, and what slows a shared machine slows float and integer kernels unequally: ResNet-20's best finalist,
-    timed at a bad moment, seemed half as slow again as another and was left out of the certificate's sequence."""
-    if len(finalists) < 2:
-        return finalists
-    budget, base, again = job.request.budget, found.baseline_measurement, []
-    for finalist, latency in zip(finalists, paired_latencies(job, found, [f.artifact for f in finalists], 2 * TRIAL_SECONDS), strict=True):
-        assert finalist.trial.measurement is not None
-        measured = finalist.trial.measurement.model_copy(update={"latency_ms": latency})
-        violations = budget.violations(measured, base)
-        status = "missed" if violations else "met"
-        again.append(replace(finalist, trial=finalist.trial.model_copy(update={"measurement": measured, "violations": violations, "status": status})))
-    return again
-
-
-def _rank(job: Job, found: Found, trial: Trial) -> tuple[float, float]:
-    """Of candidates with the same chance: of those that are all but sure to pass the best objective, else the least loss."""
-    loss = trial.measured_loss or 0.0
-    return (objective(job, found, trial), loss) if _sure(job, found, trial) >= SURE else (loss, 0.0)
-
-
-def _sure(job: Job, found: Found, trial: Trial) -> float:
-    """Chance to pass as it is, as far as it tells candidates apart."""
-    return min(chance_of(job, found, trial) or 0.0, SURE)
-
-
-def _candidates_to_finish(job: Job, found: Found, last: list[Trial]) -> list[Trial]:
-    """The race's winners, and beside them the best objective that keeps the allowance untrained."""
-    base = found.baseline_measurement.quality
-    if base is None:
-        return last[: found.schedule.finalists]
-    allowed = job.request.budget.max_drop.allowed(base)
-    winners = last[:WINNERS] if found.modules else []
-    won = {t.plan.digest for t in winners}
-    certain = certifiable(job, found)  # else by luck one of few samples is answered better, or worse
-    others = [t for t in found.trials if t.measurement is not None and t.plan.digest not in won]
-    untrained = [t for t in others if not [v for v in t.violations if certain or v.quantity != "drop"]]
-    close = half_width(job, found, [])
-
-    def keeps(trial: Trial) -> bool:
-        return trial.measurement is not None and trial.measurement.quality is not None and base - trial.measurement.quality <= allowed - close
-
-    sure = [t for t in untrained if keeps(t)] if certain else []
-    ranked = sorted(sure or [t for t in untrained if faithful(job, found, t, base, allowed)], key=lambda t: objective(job, found, t))
-    return [*winners, *ranked[: max(1, found.schedule.finalists - len(winners))]]
-
-
-def _nothing_worked(trials: list[Trial]) -> SlimlineError:
-    said = next((t.error for t in trials if t.error), "no candidate met the limits on paper")
-    return BudgetNotMet(f"No candidate could be built: {said.rstrip('.')}.", hint="Loosen the budget, or allow more methods (slimline methods).")
 
 
 def _deliver(job: Job, found: Found, outcome: Outcome, finalists: list[Finalist], *, interrupted: bool) -> Report:

@@ -95,31 +95,53 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
     if base is None:
         return [min(kept, key=price)][:1]
     allowed = budget.max_drop.allowed(base)
-    count = len(job.evaluation) if job.evaluation is not None else 0
-    holdout = job.source.data("holdout")
-
-    def seen(f: Finalist) -> tuple[float, float]:
-        """Drop to expect on the holdout, and the share of samples on which it differs from the original (where outputs are values: the variance of the difference)."""
-        differences = None if f.scores is None or found.baseline_scores is None else f.scores - found.baseline_scores
-        discordance = UNKNOWN if differences is None else float(differences.abs().mean() if job.classes else differences.var(correction=0))
-        assert f.trial.measurement is not None and f.trial.measurement.quality is not None
-        rivals = len(finalists) if f.trial.plan.digest in found.recovered else 1  # the race was decided by these very samples
-        return shrunk(base - f.trial.measurement.quality, discordance, count, rivals), discordance
 
     def margin(f: Finalist) -> float:
         """Drop to expect on the holdout, plus the half-width there."""
-        return seen(f)[0] + half_width(job, found, [f.scores])
-
-    def likely(f: Finalist) -> float:
-        width = None if job.classes else half_width_of(job, found, f.scores)
-        return chance(*seen(f), count, len(holdout) if holdout is not None else count, allowed, width)
+        return _to_expect(job, found, f, len(finalists))[0] + half_width(job, found, [f.scores])
 
     least = min(half_width(job, found, [f.scores]) for f in kept)
     if not certifiable(job, found) or (least > UNCERTIFIABLE * allowed and min(map(margin, kept)) > allowed):
         # The holdout is too small to certify anything: no test can choose, so fidelity does.
         close = [f for f in kept if faithful(job, found, f.trial, base, allowed)]
         return [min(close, key=price) if close else min(kept, key=margin)]
-    return [kept[i] for i in best_sequence([price(f) for f in kept], [likely(f) for f in kept])]
+    return [kept[i] for i in best_sequence([price(f) for f in kept], [passes(job, found, f, len(finalists)) for f in kept])]
+
+
+def passes(job: Job, found: Found, finalist: Finalist, rivals: int) -> float:
+    """The chance that a finalist passes on the holdout, where it is one of ``rivals``."""
+    drop, discordance = _to_expect(job, found, finalist, rivals)
+    return chance_to_pass(job, found, drop, discordance, None if job.classes else half_width_of(job, found, finalist.scores))
+
+
+def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> tuple[float, float]:
+    """A finalist's drop on the holdout, and the share of samples on which it differs from the original (where outputs are values: the variance of the difference)."""
+    base, m = found.baseline_measurement.quality, finalist.trial.measurement
+    assert base is not None and m is not None and m.quality is not None
+    discordance = discordance_of(job, found, finalist.scores)
+    trained = finalist.trial.plan.digest in found.recovered  # the race was decided by these very samples
+    return expected_drop(job, base - m.quality, discordance, rivals if trained else 1), discordance
+
+
+def expected_drop(job: Job, drop: float, discordance: float, rivals: int) -> float:
+    """On the holdout, of what was the best of ``rivals`` on the evaluation samples."""
+    return shrunk(drop, discordance, len(job.evaluation) if job.evaluation is not None else 0, rivals)
+
+
+def discordance_of(job: Job, found: Found, scores: torch.Tensor | None) -> float:
+    """The share of samples on which ``scores`` differ from the original's; where outputs are values, the variance of the difference."""
+    if scores is None or found.baseline_scores is None:
+        return UNKNOWN
+    differences = scores - found.baseline_scores
+    return float(differences.abs().mean() if job.classes else differences.var(correction=0))
+
+
+def chance_to_pass(job: Job, found: Found, drop: float, discordance: float, width: float | None = None) -> float:
+    """On the holdout, if ``drop`` was seen on the evaluation samples; ``width``: of graded scores, what the interval adds."""
+    base, holdout = found.baseline_measurement.quality, job.source.data("holdout")
+    assert base is not None
+    count = len(job.evaluation) if job.evaluation is not None else 0
+    return chance(drop, discordance, count, len(holdout) if holdout is not None else count, job.request.budget.max_drop.allowed(base), width)
 
 
 def faithful(job: Job, found: Found, trial: Trial, base: float, allowed: float) -> bool:

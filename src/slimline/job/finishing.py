@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,12 +19,15 @@ from slimline.job.found import TRIAL_SECONDS, Found, believed_drop, measure, pai
 from slimline.job.recovery import QAT_COST, QAT_RATE, QAT_SHARES, Stage, TrainPlan, masks_grow, so_far, trained, usual_steps
 from slimline.job.workers import share
 from slimline.measure.agreement import agreement
-from slimline.model.recover import Distillation, learning_rate
+from slimline.model.recover import Distillation, learning_rate, seconds_per_step
+from slimline.search.schedule import ENDING, longer_tuning
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
 CALIBRATION_BATCH = 16
 TUNING_UNTIL = 0.95  # share of the time, after which no finalist's training begins
+LEAST_TUNING = 10  # steps
+LONGER = 2  # times the steps that were planned for the first: more are not done
 
 
 @dataclass
@@ -105,10 +109,10 @@ def tune_ahead(job: Job, found: Found, trials: Sequence[tuple[Trial, float | Non
     tasks: list[TrainPlan] = []
     for trial, slack in trials:
         try:
-            quality = _ready(job, found, trial)[2]
+            built, _, quality, *_ = _ready(job, found, trial)
         except SlimlineError:  # ``finish`` will say so
             continue
-        stage = _tuning(job, found, trial.plan, found.tuned + len(tasks)) if _falls_short(job, found, trial.plan, quality, slack) else None
+        stage = _tuning(job, found, built, found.tuned + len(tasks)) if _falls_short(job, found, trial.plan, quality, slack) else None
         if stage is not None:
             tasks.append(TrainPlan(trial.plan, (*so_far(found, trial.plan), stage), TUNING_UNTIL))
     share(job, tasks, "training with quantizers in the loop", 0.8, 0.85)
@@ -131,13 +135,34 @@ def _enough(job: Job, found: Found, plan: Plan, slack: float) -> float:
     return 0.5 * slack if plan.digest in found.quantized or job.train is None else -math.inf  # what was trained in float alone has lost to rounding since
 
 
-def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
-    """How the ``place``-th finalist that needs it is trained with its quantizers; ``None`` where the time for it is used up or there is nothing to train on."""
-    part = (*QAT_SHARES, 0.0)[min(place, len(QAT_SHARES))] / QAT_COST if job.train is not None else 1.0
-    steps = int(usual_steps(job, found) * part)
-    if (job.train is None and job.calibration is None) or steps < 10:
-        return None
-    how = Distillation(
+def planned_tuning(job: Job, found: Found, place: int) -> int:
+    """Steps with quantizers of the ``place``-th finalist that needs them, as the schedule has them."""
+    share = (*QAT_SHARES, 0.0)[min(place, len(QAT_SHARES))] / QAT_COST if job.train is not None else 1.0
+    return int(usual_steps(job, found) * share)
+
+
+def _tuning_steps(job: Job, found: Found, built: Built, place: int) -> int:
+    """The same, or more for what was in the race, where what came before left more time than was expected. In the journal, so that a resumed run does as many."""
+    planned = planned_tuning(job, found, place)
+    places = len(QAT_SHARES) - 1 - place  # the last is for what was not in the race
+    if built.plan.digest not in found.raced or planned < LEAST_TUNING or places < 1:
+        return planned
+    kept = next((e for e in job.journal.events("tuning") if e["place"] == place), None)
+    if kept is None:
+        usual = statistics.median([t.seconds for t in found.trials if t.measurement is not None])
+        with timed(job, "probing throughput", 0.85):
+            how = _how(job, found, LEAST_TUNING)
+            assert job.train is not None
+            step = seconds_per_step(built.training.copy().module, job.model, job.train, replace(how, learning_rate=1e-6))
+        left = (1 - ENDING) * job.clock.seconds - job.clock.elapsed - 2 * usual - step * planned_tuning(job, found, len(QAT_SHARES) - 1)
+        steps = longer_tuning(planned, left, step, candidate=usual, places=places)
+        kept = {"place": place, "steps": min(steps, max(planned, LONGER * planned_tuning(job, found, 0)))}
+        job.journal.append("tuning", kept, job.clock.elapsed)
+    return int(kept["steps"])
+
+
+def _how(job: Job, found: Found, steps: int) -> Distillation:
+    return Distillation(
         steps=steps,
         batch=found.batch if job.train is not None else CALIBRATION_BATCH,
         seed=job.request.seed + 7,
@@ -147,15 +172,24 @@ def _tuning(job: Job, found: Found, plan: Plan, place: int) -> Stage | None:
         augmentation=found.augmentation,
         learning_rate=learning_rate(job.model) * QAT_RATE * (1.0 if job.train is not None else 0.1),
         weight_decay=0.0,
-        gradual=masks_grow(found, plan),
     )
-    return Stage(key("quantized", plan.digest, steps, found.schedule.recovery_steps), how, True)
+
+
+def _tuning(job: Job, found: Found, built: Built, place: int) -> Stage | None:
+    """How the ``place``-th finalist that needs it is trained with its quantizers; ``None`` where the time for it is used up or there is nothing to train on."""
+    if job.train is None and job.calibration is None:
+        return None
+    steps = _tuning_steps(job, found, built, place)
+    if steps < LEAST_TUNING:
+        return None
+    how = replace(_how(job, found, steps), gradual=masks_grow(found, built.plan))
+    return Stage(key("quantized", built.plan.digest, steps, found.schedule.recovery_steps), how, True)
 
 
 def _with_quantizers(job: Job, found: Found, built: Built, plan: Plan) -> tuple[Built, Distillation] | None:
     """A copy trained with quantizers in the loop, and how; ``None`` where it is not."""
     samples = job.train if job.train is not None else job.calibration
-    stage = _tuning(job, found, plan, found.tuned)
+    stage = _tuning(job, found, built, found.tuned)
     if samples is None or stage is None:
         return None
     training = built.training.copy()

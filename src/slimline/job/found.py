@@ -27,6 +27,7 @@ from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
 from slimline.model.sites import find_sites
 from slimline.search.drops import Drop, believed_drops
+from slimline.search.race import Entry
 from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
 
@@ -53,6 +54,8 @@ class Found:
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
     recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan; with what rounding will add
+    raced: dict[str, Entry] = field(default_factory=dict)  # what was trained in the race, by plan
+    raced_scores: dict[str, torch.Tensor | None] = field(default_factory=dict)  # per sample, after its last rung
     answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
     small: list[Trial] = field(default_factory=list)  # trained for a small archive, within the allowance; the smallest first
     training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order

@@ -19,15 +19,16 @@ from slimline.core.trial import Measurement, Trial
 from slimline.job.context import Job
 from slimline.job.found import Found, scored, timed
 from slimline.job.workers import Bench, share
+from slimline.measure.certify import Z
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil, learning_rate, seconds_per_step, to_training
 from slimline.report.sentence import in_points
-from slimline.search.race import Entry, Rung, race, rungs
+from slimline.search.race import TINY, Bar, Entry, Rung, race, rungs
 from slimline.search.schedule import EPOCHS, longer_recovery
 from slimline.store.cache import key
 
-# Of the recovery's time, for training finalists with their quantizers in the loop: the winner, the mildest runner-up, and what lies between them and the safest.
+# Of the recovery's time, for training finalists with their quantizers in the loop: the first of the race, the second, and what lies between them and the safest.
 QAT_SHARES = 0.2, 0.1, 0.1
 QAT_RATE = 0.25  # of the learning rate
 QAT_COST = 1.15  # of a step with quantizers, in steps without
@@ -42,7 +43,7 @@ ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
 
 
 def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
-    """The race: promising candidates are trained; returns the winner, then its runners-up (or the untrained ones without training data)."""
+    """The race: promising candidates are trained, as ``found.raced`` has it; returns them (or the untrained ones without training data), the safest first."""
     budget = job.request.budget
     assert found.baseline_measurement.quality is None or job.evaluation is not None
     tried = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
@@ -68,20 +69,16 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
         tasks = [TrainPlan(e.plan, (*so_far(found, e.plan), _stage(job, found, e, rung)), RACE_UNTIL) for e in entries]
         share(job, tasks, "recovering", 0.4 + 0.4 * done / max(total, 1), 0.4 + 0.4 * (done + len(entries) * rung.steps) / max(total, 1))
 
-    last = race(entries, plan, train, allowed, ahead)
-    by_plan = {t.plan.digest: t for t in front}
-    more = int(usual_steps(job, found) * QAT_SHARES[1] / QAT_COST)
-    return [by_plan[e.plan.digest] for e in [*last[:1], *runners_up([e for e in entries if e not in last[:1]], more, allowed)]]
+    raced = race(entries, plan, train, Bar(allowed, _spread(job, halfwidth), objective(job, found, front[0])), ahead)
+    found.raced = {e.plan.digest: e for e in raced}
+    return [t for t in hopeful if t.plan.digest in found.raced]
 
 
-def runners_up(entries: Sequence[Entry], steps: int, allowed: float) -> list[Entry]:
-    """Of those beside the winner, what is expected to keep ``allowed`` after ``steps`` more: the mildest first, the others by their objective.
-
-    The mildest is meant to pass where the winner fails, as one that is nearly as daring does not. On ResNet-20 it failed with it all the same (decision 78).
-    """
-    kept = sorted((e for e in entries if e.drops and e.expected(e.steps + steps) <= allowed), key=lambda e: e.objective)
-    mildest = min(kept, key=lambda e: e.untrained, default=None)
-    return kept if mildest is None else [mildest, *(e for e in kept if e is not mildest)]
+def _spread(job: Job, halfwidth: float) -> float:
+    """The standard error of a drop on the evaluation samples and on the holdout, as one, where the interval on the holdout adds ``halfwidth``."""
+    holdout = job.source.data("holdout")
+    counts = len(holdout) / len(job.evaluation) if holdout is not None and job.evaluation is not None else 0.0
+    return max(halfwidth / Z * math.sqrt(1 + counts), TINY)
 
 
 def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:
@@ -191,7 +188,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     if not trained(job, found.answers, module, how, job.train, stage.name, RACE_UNTIL, dense):
         return None
     found.training.setdefault(digest, []).append((how, with_quantizers))
-    quality = _quality_now(job, found, entry, module, with_quantizers)
+    quality, scores = _quality_now(job, found, entry, module, with_quantizers)
+    found.raced_scores[digest] = scores
     drop = found.baseline_measurement.quality - quality
     if not with_quantizers:
         drop += _rounding_drop(found, entry.plan)
@@ -368,14 +366,14 @@ def _rounding_drop(found: Found, plan: Plan) -> float:
     return max(base - m.quality, 0.0) * min(1.0, _numerics_loss(found, plan) / trial.measured_loss)
 
 
-def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> float:
-    """Quality on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
+def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> tuple[float, torch.Tensor | None]:
+    """Quality and scores on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
     assert job.evaluation is not None
     if with_quantizers:
-        quality = scored(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))[0]
+        quality, scores, _ = scored(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))
         assert quality is not None
-        return quality
-    return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)[0]
+        return quality, scores
+    return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)
 
 
 def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan) -> None:

@@ -7,10 +7,11 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import stats
 
 from slimline.core.plan import Plan
 
@@ -18,7 +19,8 @@ SHARES = (0.15, 0.30, 0.55)  # of all steps, per rung
 LEFT, LEFT_AFTER, LEAST_LEFT, MOST_LEFT = 0.35, 1500, 0.1, 0.8  # of a drop, after so many steps of a race, as seen on ResNet-20
 GAIN = 0.5  # a drop shrinks about with the square root of the steps
 OPENING = 0.6, 4.0  # of the allowance: drops after recovery, by the prior, of the first rung's mildest and most daring entry
-SETTLED, DARING = 0.5, 2.0  # of the allowance: a drop that needs no more training, and one that is worth trying beyond what is expected to keep it
+SETTLED = 0.5  # of the allowance: a drop that is there to fall back on
+DOUBT = 0.5  # of a drop that is expected after more training, its standard error
 TINY = 1e-6
 
 
@@ -74,30 +76,70 @@ def rungs(total: int, candidates: int) -> tuple[Rung, ...]:
     return tuple(Rung(n, int(total * s / n)) for n, s in zip(sizes, SHARES, strict=True) if int(total * s / n) > 0)
 
 
+@dataclass(frozen=True)
+class Bar:
+    """What entries are held against: the drop ``allowed`` on the samples that they are judged by, the standard error of a drop there and on the holdout, as one, and the price
+    (``objective``) of what is delivered where none passes."""
+
+    allowed: float
+    spread: float = TINY
+    nothing: float = 0.0
+
+    def chance(self, drop: float, doubt: float = 0.0) -> float:
+        """To pass, of an expected ``drop`` with a standard error of its own.
+
+        Example:
+            >>> [round(Bar(0.006, 0.004).chance(drop), 2) for drop in (-0.002, 0.006, 0.01)]
+            [0.98, 0.5, 0.16]
+        """
+        return float(stats.norm.cdf((self.allowed - drop) / math.hypot(self.spread, doubt)))
+
+
+def worth(prospects: Iterable[tuple[float, float]], nothing: float) -> float:
+    """What the price of the delivered one is expected to be below ``nothing``. ``prospects``: a price and a chance to pass each; who is the likelier passes where the other does.
+
+    Then the chance of a price of at most p is the largest chance of those that cost at most p.
+
+    Example:
+        >>> worth([(0.5, 0.6), (0.8, 0.9), (0.7, 0.5)], 1.0)
+        0.36
+    """
+    total, reached, before = 0.0, 0.0, -math.inf
+    for price, chance in [*sorted(prospects), (math.inf, 0.0)]:
+        if reached:
+            total += reached * max(0.0, min(price, nothing) - before)
+        reached, before = max(reached, chance), price
+    return round(total, 9)
+
+
 def race(
     entries: Sequence[Entry],
     plan: Sequence[Rung],
     train: Callable[[Entry, Rung], float | None],
-    allowed: float,
+    bar: Bar,
     before: Callable[[Sequence[Entry], Rung], None] = lambda entries, rung: None,
 ) -> list[Entry]:
-    """Run the rungs; returns the entries of the last one, the best objective first.
+    """Run the rungs; returns what was trained, the best objective first.
 
     ``entries``: all that may be trained, more than the first rung takes. ``train`` trains one entry further and returns its drop (``None``: time is up, the race ends).
-    ``before`` is told who will be trained in a rung. The first rung's entries lie around the one that is expected to just keep ``allowed``. How much of their
+    ``before`` is told who will be trained in a rung. The first rung's entries lie around the one that is expected to just keep what ``bar`` allows. How much of their
     drops training brings back says what to expect of all the others, so that a later rung may take one from between them.
     """
-    field_: list[Entry] = []
     for place, rung in enumerate(plan):
         remaining = sum(r.steps for r in plan[place:])
-        field_ = _stay(entries, rung.entries, remaining, allowed, last=place == len(plan) - 1) if place else _opening(entries, rung.entries, remaining, allowed)
+        field_ = _stay(entries, rung.entries, remaining, bar, last=place == len(plan) - 1) if place else _opening(entries, rung.entries, remaining, bar.allowed)
         before(field_, rung)
         for entry in field_:
             drop = train(entry, rung)
             if drop is None:
-                return sorted([e for e in entries if e.drops], key=lambda e: e.objective)
+                return trained(entries)
             entry.drops.append((entry.steps + rung.steps, drop))
-    return sorted(field_, key=lambda e: e.objective)
+    return trained(entries)
+
+
+def trained(entries: Sequence[Entry]) -> list[Entry]:
+    """Of ``entries``, the best objective first."""
+    return sorted((e for e in entries if e.drops), key=lambda e: e.objective)
 
 
 def _opening(entries: Sequence[Entry], count: int, steps: int, allowed: float) -> list[Entry]:
@@ -127,22 +169,27 @@ def forecast(entries: Sequence[Entry], steps: int) -> list[float]:
     return found
 
 
-def _stay(entries: Sequence[Entry], count: int, steps: int, allowed: float, *, last: bool) -> list[Entry]:
-    """The best objective that is expected to end within ``allowed``, the nearest more daring one, and milder ones.
+def _stay(entries: Sequence[Entry], count: int, steps: int, bar: Bar, *, last: bool) -> list[Entry]:
+    """One after the other, those whose training adds the most to what all are worth: beside a daring one that may fail a milder one, beside one that has come back a more daring one.
 
-    One that has come back already is left as it is while another may. None is trained in the last rung alone, unless such a one is there to fall back on.
+    None is trained in the last rung alone, unless one that has come back is there to fall back on.
     """
     expected = {id(e): drop for e, drop in zip(entries, forecast(entries, steps), strict=True)}
-    back = [e for e in entries if e.drops and e.drops[-1][1] <= SETTLED * allowed]
-    ranked = sorted((e for e in entries if e.drops or back or not last), key=lambda e: e.objective)
-    good = [e for e in ranked if expected[id(e)] <= allowed]
-    if not good:
-        return sorted(ranked, key=lambda e: expected[id(e)])[:count]
-    place = ranked.index(good[0])
-    daring = [e for e in ranked[max(place - 1, 0) : place] if expected[id(e)] <= DARING * allowed]
-    if back:
-        after = 0 if good[0] in back else 1
-    else:  # something has to come home
-        good = [good[0], *sorted(good[1:], key=lambda e: not e.drops)]
-        after = 1 if count > 2 else len(good)
-    return [*good[:after], *daring, *good[after:]][:count]
+    chances = {id(e): bar.chance(min(e.untrained, e.drops[-1][1]) if e.drops else e.untrained) for e in entries}
+    back = any(e.drops and e.drops[-1][1] <= SETTLED * bar.allowed for e in entries)
+    pool = [e for e in entries if e.drops or back or not last]
+    chosen: list[Entry] = []
+
+    def then(entry: Entry) -> float:
+        drop = expected[id(entry)]
+        return max(chances[id(entry)], bar.chance(drop, DOUBT * abs(drop)))
+
+    def total(entry: Entry) -> float:
+        """What all are worth with this one trained, too."""
+        return worth(((e.objective, then(e) if e is entry else chances[id(e)]) for e in entries), bar.nothing)
+
+    while len(chosen) < count and (rest := [e for e in pool if e not in chosen]):
+        best = max(rest, key=lambda e: (total(e), -expected[id(e)]))
+        chosen.append(best)
+        chances[id(best)] = then(best)
+    return chosen

@@ -11,8 +11,8 @@ import torch
 from slimline.core.budget import Budget
 from slimline.core.plan import Fingerprint, Plan
 from slimline.core.result import Schedule
-from slimline.job import finishing
-from slimline.job.finalists import BETWEEN, _forgiven, _most_promising
+from slimline.job import finalists, finishing
+from slimline.job.finalists import BETWEEN, _forgiven, _most_promising, finished
 from slimline.job.finishing import LONGER, _tuning_steps, planned_tuning
 from slimline.search.race import Entry
 
@@ -79,8 +79,44 @@ def test_beside_what_is_as_good_as_sure_a_more_daring_one_is_worth_most() -> Non
 def test_what_gains_nothing_is_not_finished_and_luck_chooses_none_where_the_holdout_is_small() -> None:
     job, found, trials = raced((0.3e6, 900, 0.05), (0.5e6, 900, -0.002))
     assert _most_promising(job, found, [SAFEST, (0.1, 0.99)], trials, 1) is None
-    job, found, trials = raced(LIKELY, DARING, holdout=60)
-    assert _most_promising(job, found, [SAFEST], trials, 0) is trials[1]
+    ruined = (0.05e6, 75, 0.15)
+    job, found, trials = raced(LIKELY, DARING, ruined, holdout=60)
+    assert _most_promising(job, found, [SAFEST], trials, 0) is trials[1], "the best objective of what is expected to keep the allowance"
+    assert _most_promising(job, found, [SAFEST], trials[2:], 0) is trials[2]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.99, 1), (0.3, 2)])
+def test_the_second_of_the_race_is_chosen_when_it_is_known_how_the_first_ended(monkeypatch: pytest.MonkeyPatch, first: float, second: int) -> None:
+    """Beside what is all but sure a more daring one, beside what may fail a milder one; each at the price that it was tried at."""
+    job, found, (safest, *trials) = raced((0.4e6, 1, 0.0), LIKELY, DARING, (0.21e6, 900, -0.003))
+    found.raced.pop(safest.plan.digest)
+    found.trials, found.small, found.recovered, job.workers, job.spent = [safest, *trials], [], {}, None, {}
+    for trial in found.trials:
+        trial.violations = ()
+    job.progress, job.clock = SimpleNamespace(stage=lambda *given: None), SimpleNamespace(left=60.0, over=lambda share=1.0: False)
+    job.journal = SimpleNamespace(events=lambda kind: [])
+    chances = {safest.plan.digest: 0.99, trials[0].plan.digest: first}
+    taken: list[Any] = []
+
+    def finish(job: Any, found: Any, trial: Any, slack: float | None) -> Any:
+        taken.append(trial)
+        retimed = SimpleNamespace(cost=lambda quantity: 2 * trial.measurement.cost(quantity))
+        return SimpleNamespace(trial=SimpleNamespace(plan=trial.plan, measurement=retimed, violations=()))
+
+    for name, fake in {
+        "finish": finish,
+        "half_width": lambda *given: 0.003,
+        "recover": lambda *given: trials,
+        "tune_ahead": lambda *given: None,
+        "passes": lambda job, found, finalist, rivals: chances.get(finalist.trial.plan.digest, 0.5),
+        "_sure": lambda job, found, trial: chances.get(trial.plan.digest, 0.0) if trial is safest else 0.0,
+        "_rank": lambda *given: (0.0, 0.0),
+        "_between": lambda job, found, raced, won: [t for t in found.trials if t.plan.digest in won],
+        "_timed_together": lambda job, found, finalists: finalists,
+    }.items():
+        monkeypatch.setattr(finalists, name, fake)
+    finished(job, found)
+    assert taken == [safest, trials[0], trials[second]]
 
 
 def tuned(

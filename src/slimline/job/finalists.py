@@ -19,6 +19,7 @@ from slimline.search.race import worth
 
 WINNERS = 2  # of the race that are finished
 LEAST_GAIN = 1e-6  # in price, for which one more is worth finishing
+LEAST_CHANCE = 1e-3  # of the likeliest: below it chances tell nothing
 BETWEEN = 0.25  # of the drop that the holdout is expected to forgive, up to which a finalist that was not in the race is not trained, unless it is the safest
 
 
@@ -42,65 +43,83 @@ def finished(job: Job, found: Found) -> list[Finalist]:
     safest = min(tried, key=lambda t: (bool([v for v in t.violations if v.quantity != "drop"]), -_sure(job, found, t), *_rank(job, found, t)))
     slack = None if base is None or not found.schedule.recovery_steps else max(job.request.budget.max_drop.allowed(base) - halfwidth, 0.0)
     earlier = {Trial.model_validate(t).plan.digest for t in job.journal.events("finalist")}  # a resumed run must choose between the same ones
-    done: list[Finalist] = []
+    done: list[tuple[Trial, Finalist]] = []
     taken: set[str] = set()
+    late: set[str] = set()
 
-    def take(trials: Sequence[Trial]) -> bool:
-        """Finish those that were not; ``False`` where no time was left for all of them."""
-        for place, trial in enumerate(trials):
+    def take(trials: Sequence[Trial]) -> None:
+        """Finish those that were not, as long as there is time."""
+        for trial in trials:
             if trial.plan.digest in taken:
                 continue
-            if done and job.clock.over(1.0) and trial.plan.digest not in earlier:
-                job.cut(f"{number_of(len(trials) - place, 'finalist')}: no time was left for finishing more")
-                return False
             taken.add(trial.plan.digest)
+            if done and job.clock.over(1.0) and trial.plan.digest not in earlier:
+                late.add(trial.plan.digest)
+                continue
             try:
                 with timed(job, "finishing the best", 0.86):
-                    done.append(finish(job, found, trial, slack if trial is safest else _forgiven(job, found, trial, slack)))
+                    done.append((trial, finish(job, found, trial, slack if trial is safest else _forgiven(job, found, trial, slack))))
             except SlimlineError as error:
                 job.note(f"a finalist failed: {error.message[:200]}")
-        return True
 
     foreseen = _foreseen(job, found, safest, raced)
     ahead = {t.plan.digest: t for t in [safest, *found.small, *foreseen, *_between(job, found, raced, {t.plan.digest for t in foreseen})]}.values()
     tune_ahead(job, found, [(t, slack if t is safest else _forgiven(job, found, t, slack)) for t in ahead])
-    won: set[str] = set()
-    more = take([safest, *found.small])
-    while more and found.raced and len(won) < WINNERS:
-        known = [(objective(job, found, f.trial), passes(job, found, f, len(done))) for f in done]
+    take([safest, *found.small])
+    won = {safest.plan.digest} & found.raced.keys()
+    while found.raced and len(won) < WINNERS:
+        known = [_known(job, found, trial, finalist, len(done)) for trial, finalist in done]
         best = _most_promising(job, found, known, [t for t in raced if t.plan.digest not in taken], found.tuned)
         if best is None:
             break
         won.add(best.plan.digest)
-        more = take([best])
-    if more:
-        take(_between(job, found, raced, won))
+        take([best])
+    take(_between(job, found, raced, won))
+    if late:
+        job.cut(f"{number_of(len(late), 'finalist')}: no time was left for finishing more")
     if not done:
         raise _nothing_worked(found.trials)
-    return _timed_together(job, found, done)
+    return _timed_together(job, found, [finalist for _, finalist in done])
+
+
+def _known(job: Job, found: Found, trial: Trial, finalist: Finalist, rivals: int) -> Prospect:
+    """Of a finished one. Its price is that of the trial, as theirs are that it is compared with: timed minutes later, at another speed of the machine, it may seem another,
+    and a run that goes on would choose otherwise."""
+    broken = [v for v in finalist.trial.violations if v.quantity != "drop"]
+    return objective(job, found, trial), 0.0 if broken else passes(job, found, finalist, rivals)
 
 
 def _most_promising(job: Job, found: Found, known: Sequence[Prospect], pool: Sequence[Trial], place: int) -> Trial | None:
     """Of the race's trials that by which the certificate's sequence gains the most beside ``known``, if it is the ``place``-th to be trained with its quantizers; ``None`` if it
-    gains by none. Where the holdout can certify nothing, the best objective.
+    gains by none. Where the holdout can certify nothing, the best objective that is expected to keep the allowance, or what is expected to lose the least.
 
     Beside what will hardly pass that is a milder one, beside what is as good as sure to pass a more daring one. On ResNet-20 a runner-up of 191 KB that had gained 0.2 points was left out for
     one that was milder before training, and hardly trained; on LeNet-5 the winner's runner-up was larger than it.
     """
-    if not certifiable(job, found):
-        return min(pool, key=lambda t: objective(job, found, t), default=None)
     base, steps = found.baseline_measurement, planned_tuning(job, found, place)
+    prospects = [_prospect(job, found, t, len(known) + 1, steps) for t in pool]
+    if not certifiable(job, found) or max((chance for _, chance in [*known, *prospects]), default=0.0) < LEAST_CHANCE:
+        assert base.quality is not None
+        allowed = job.request.budget.max_drop.allowed(base.quality)
+        kept = [t for t in pool if _drop_then(found, t, steps) <= allowed]
+        return min(kept, key=lambda t: objective(job, found, t)) if kept else min(pool, key=lambda t: _drop_then(found, t, steps), default=None)
     nothing = job.request.budget.objective(base, base)
-    gains = [(worth([*known, _prospect(job, found, t, len(known) + 1, steps)], nothing) - worth(known, nothing), t) for t in pool]
+    gains = [(worth([*known, prospect], nothing) - worth(known, nothing), t) for prospect, t in zip(prospects, pool, strict=True)]
     gain, best = max(gains, key=lambda g: g[0], default=(0.0, None))
     return best if gain > LEAST_GAIN else None
+
+
+def _drop_then(found: Found, trial: Trial, steps: int) -> float:
+    """The drop to expect of what was trained in the race, after so many ``steps`` more, or before all training where that is better."""
+    entry = found.raced[trial.plan.digest]
+    return min(entry.untrained, entry.expected(entry.steps + steps))
 
 
 def _prospect(job: Job, found: Found, trial: Trial, rivals: int, steps: int) -> Prospect:
     """Of what was trained in the race, after so many ``steps`` more."""
     entry, scores = found.raced[trial.plan.digest], found.raced_scores.get(trial.plan.digest)
     discordance = discordance_of(job, found, scores)
-    drop = expected_drop(job, entry.expected(entry.steps + steps), discordance, rivals)
+    drop = expected_drop(job, _drop_then(found, trial, steps), discordance, rivals)
     width = None if job.classes else half_width_of(job, found, scores)
     return entry.objective, chance_to_pass(job, found, drop, discordance, width)
 
@@ -110,7 +129,7 @@ def _foreseen(job: Job, found: Found, safest: Trial, raced: Sequence[Trial]) -> 
     if not found.raced or job.workers is None:
         return []
     known, chosen = [(objective(job, found, safest), _sure(job, found, safest))], list[Trial]()
-    for place in range(WINNERS):
+    for place in range(WINNERS - (safest.plan.digest in found.raced)):
         pool = [t for t in raced if t is not safest and t not in chosen]
         best = _most_promising(job, found, known, pool, found.tuned + place)
         if best is not None:

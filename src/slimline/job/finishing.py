@@ -1,4 +1,4 @@
-"""Finalists: what ended the race, quantized, trained with its quantizers where that is called for, lowered and measured."""
+"""Finalists: what was chosen of the race and beside it, quantized, trained with its quantizers where that is called for, lowered and measured."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ def planned_tuning(job: Job, found: Found, place: int) -> int:
 
 
 def _tuning_steps(job: Job, found: Found, built: Built, place: int) -> int:
-    """The same, or more for what was in the race, where what came before left more time than was expected. In the journal, so that a resumed run does as many."""
+    """The same, or more for what was in the race, where what came before left more time than was expected. In the journal: a run that is killed later on does as many when it is resumed,
+    one that is killed before takes longer until here and may have time for less."""
     planned = planned_tuning(job, found, place)
     places = len(QAT_SHARES) - 1 - place  # the last is for what was not in the race
     if built.plan.digest not in found.raced or planned < LEAST_TUNING or places < 1:
@@ -154,7 +155,8 @@ def _tuning_steps(job: Job, found: Found, built: Built, place: int) -> int:
             how = _how(job, found, LEAST_TUNING)
             assert job.train is not None
             step = seconds_per_step(built.training.copy().module, job.model, job.train, replace(how, learning_rate=1e-6))
-        left = (1 - ENDING) * job.clock.seconds - job.clock.elapsed - 2 * usual - step * planned_tuning(job, found, len(QAT_SHARES) - 1)
+        given = sum(int(e["steps"]) for e in job.journal.events("tuning") if found.tuned <= e["place"] < place)  # to those that workers will train meanwhile
+        left = (1 - ENDING) * job.clock.seconds - job.clock.elapsed - 2 * usual - step * (given + planned_tuning(job, found, len(QAT_SHARES) - 1))
         steps = longer_tuning(planned, left, step, candidate=usual, places=places)
         kept = {"place": place, "steps": min(steps, max(planned, LONGER * planned_tuning(job, found, 0)))}
         job.journal.append("tuning", kept, job.clock.elapsed)

@@ -10,7 +10,7 @@ from slimline.core.contracts import Artifact, saturates
 from slimline.core.plan import Recovery
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
-from slimline.core.trial import Measurement
+from slimline.core.trial import Latency, Measurement
 from slimline.errors import BudgetNotMet
 from slimline.job.context import Job
 from slimline.job.found import Found, look, measure, timed
@@ -39,7 +39,7 @@ def prepare(job: Job) -> Found:
     with timed(job, "looking at the model", 0.01):
         sites, refused, workshop = look(job)
         baseline = job.target.lower(workshop.original, job.usual)
-        (latency,) = job.target.latency([baseline], job.usual, batch=budget.batch, threads=budget.threads, seconds=1.0)
+        latency = _latency(job, baseline)
         limit_evaluation(job, baseline)
         samples = job.evaluation if job.evaluation is not None else job.example
         original = evaluate(job.model, samples)
@@ -123,6 +123,17 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
     )
     if schedule.candidates <= LEAST_CANDIDATES and job.request.plan is None:
         job.progress.note(f"little time: up to {MOST_CANDIDATES} candidates are tried where there is time for them; give more --time")
+
+
+def _latency(job: Job, baseline: Artifact) -> Latency:
+    """The original's; all others are measured against it, so a run that goes on keeps its own."""
+    kept = job.journal.last("baseline")
+    if kept is not None:
+        return Latency.model_validate(kept)
+    budget = job.request.budget
+    (latency,) = job.target.latency([baseline], job.usual, batch=budget.batch, threads=budget.threads, seconds=1.0)
+    job.journal.append("baseline", latency.model_dump(mode="json"), job.clock.elapsed)
+    return latency
 
 
 def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place], candidate: float) -> Any:

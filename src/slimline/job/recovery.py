@@ -1,4 +1,4 @@
-"""The race: promising candidates are trained, and those that end it become finalists."""
+"""The race: promising candidates are trained, and finalists are chosen from them."""
 
 from __future__ import annotations
 
@@ -75,10 +75,12 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 
 
 def _spread(job: Job, halfwidth: float) -> float:
-    """The standard error of a drop on the evaluation samples and on the holdout, as one, where the interval on the holdout adds ``halfwidth``."""
+    """The standard error of a drop on the evaluation samples and on the holdout, as one, where the interval on the holdout adds ``halfwidth``. Graded scores differ by little on
+    every sample, and what the interval adds to their drop is mostly no scatter."""
     holdout = job.source.data("holdout")
-    counts = len(holdout) / len(job.evaluation) if holdout is not None and job.evaluation is not None else 0.0
-    return max(halfwidth / Z * math.sqrt(1 + counts), TINY)
+    if not job.classes or holdout is None or job.evaluation is None:
+        return TINY
+    return max(halfwidth / Z * math.sqrt(1 + len(holdout) / len(job.evaluation)), TINY)
 
 
 def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:

@@ -54,7 +54,8 @@ def main() -> None:
     expected = plan_of(whole)
     lines = (whole / JOURNAL).read_text().splitlines(keepends=True)
     scheduled = next(n for n, line in enumerate(lines) if '"kind":"schedule"' in line)
-    beginning = "".join([*lines[: 1 + scheduled], *(at_once(line) for line in lines if '"kind":"recovery"' in line or '"kind":"tuning"' in line)])
+    kept = [*lines[: 1 + scheduled], *(line for line in lines if '"kind":"recovery"' in line or '"kind":"tuning"' in line)]
+    beginning = "".join(map(at_once, kept))
     print(f"uninterrupted: {length:.0f} s")
     moments = random.Random(given.seed)
     equal = 0

@@ -105,7 +105,8 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
         # The holdout is too small to certify anything: no test can choose, so fidelity does.
         close = [f for f in kept if faithful(job, found, f.trial, base, allowed)]
         return [min(close, key=price) if close else min(kept, key=margin)]
-    return [kept[i] for i in best_sequence([price(f) for f in kept], [passes(job, found, f, len(finalists)) for f in kept])]
+    nothing = budget.objective(found.baseline_measurement, found.baseline_measurement)
+    return [kept[i] for i in best_sequence([price(f) for f in kept], [passes(job, found, f, len(finalists)) for f in kept], nothing)]
 
 
 def passes(job: Job, found: Found, finalist: Finalist, rivals: int) -> float:

@@ -15,9 +15,9 @@ from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, paired_laten
 from slimline.job.recovery import for_archive, objective, recover
 from slimline.job.small_archive import train_for_archive
 from slimline.report.sentence import number_of
-from slimline.search.race import worth
+from slimline.search.race import bottom_of, worth
 
-WINNERS = 2  # of the race that are finished
+WINNERS = 2  # of the race that are finished, and a third where that is worth more than what was not in the race
 LEAST_GAIN = 1e-6  # in price, for which one more is worth finishing
 LEAST_CHANCE = 1e-3  # of the likeliest: below it chances tell nothing
 BETWEEN = 0.25  # of the drop that the holdout is expected to forgive, up to which a finalist that was not in the race is not trained, unless it is the safest
@@ -67,14 +67,18 @@ def finished(job: Job, found: Found) -> list[Finalist]:
     tune_ahead(job, found, [(t, slack if t is safest else _forgiven(job, found, t, slack)) for t in ahead])
     take([safest, *found.small])
     won = {safest.plan.digest} & found.raced.keys()
-    while found.raced and len(won) < WINNERS:
+
+    def choose(others: Sequence[Trial] = ()) -> Trial | None:
         known = [_known(job, found, trial, finalist, len(done)) for trial, finalist in done]
-        best = _most_promising(job, found, known, [t for t in raced if t.plan.digest not in taken], found.tuned)
-        if best is None:
-            break
+        pool = [t for t in [*raced, *others] if t.plan.digest not in taken]
+        return _most_promising(job, found, known, list({t.plan.digest: t for t in pool}.values()), found.tuned)
+
+    while found.raced and len(won) < WINNERS and (best := choose()) is not None:
         won.add(best.plan.digest)
         take([best])
-    take(_between(job, found, raced, won))
+    between = _between(job, found, raced, won)
+    last = choose(between) if found.raced and certifiable(job, found) else None
+    take(between if last is None else [last])
     if late:
         job.cut(f"{number_of(len(late), 'finalist')}: no time was left for finishing more")
     if not done:
@@ -110,18 +114,23 @@ def _most_promising(job: Job, found: Found, known: Sequence[Prospect], pool: Seq
 
 
 def _drop_then(found: Found, trial: Trial, steps: int) -> float:
-    """The drop to expect of what was trained in the race, after so many ``steps`` more, or before all training where that is better."""
-    entry = found.raced[trial.plan.digest]
-    return min(entry.untrained, entry.expected(entry.steps + steps))
+    """The drop to expect of what was trained in the race, after so many ``steps`` more, or before all training where that is better; of others that of the trial."""
+    entry, base = found.raced.get(trial.plan.digest), found.baseline_measurement.quality
+    if entry is None:
+        assert base is not None and trial.measurement is not None and trial.measurement.quality is not None
+        return base - trial.measurement.quality
+    return min(entry.untrained, entry.expected(entry.steps + steps, bottom_of(found.raced.values())))
 
 
 def _prospect(job: Job, found: Found, trial: Trial, rivals: int, steps: int) -> Prospect:
-    """Of what was trained in the race, after so many ``steps`` more."""
-    entry, scores = found.raced[trial.plan.digest], found.raced_scores.get(trial.plan.digest)
+    """Of what was trained in the race, after so many ``steps`` more; of others as they are."""
+    if trial.plan.digest not in found.raced:
+        return objective(job, found, trial), chance_of(job, found, trial) or 0.0
+    scores = found.raced_scores.get(trial.plan.digest)
     discordance = discordance_of(job, found, scores)
     drop = expected_drop(job, _drop_then(found, trial, steps), discordance, rivals)
     width = None if job.classes else half_width_of(job, found, scores)
-    return entry.objective, chance_to_pass(job, found, drop, discordance, width)
+    return objective(job, found, trial), chance_to_pass(job, found, drop, discordance, width)
 
 
 def _foreseen(job: Job, found: Found, safest: Trial, raced: Sequence[Trial]) -> list[Trial]:

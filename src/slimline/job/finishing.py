@@ -145,7 +145,7 @@ def _tuning_steps(job: Job, found: Found, built: Built, place: int) -> int:
     """The same, or more for what was in the race, where what came before left more time than was expected. In the journal: a run that is killed later on does as many when it is resumed,
     one that is killed before takes longer until here and may have time for less."""
     planned = planned_tuning(job, found, place)
-    places = len(QAT_SHARES) - 1 - place  # the last is for what was not in the race
+    places = len(QAT_SHARES) - place
     if built.plan.digest not in found.raced or planned < LEAST_TUNING or places < 1:
         return planned
     kept = next((e for e in job.journal.events("tuning") if e["place"] == place), None)
@@ -156,7 +156,7 @@ def _tuning_steps(job: Job, found: Found, built: Built, place: int) -> int:
             assert job.train is not None
             step = seconds_per_step(built.training.copy().module, job.model, job.train, replace(how, learning_rate=1e-6))
         given = sum(int(e["steps"]) for e in job.journal.events("tuning") if found.tuned <= e["place"] < place)  # to those that workers will train meanwhile
-        left = (1 - ENDING) * job.clock.seconds - job.clock.elapsed - 2 * usual - step * (given + planned_tuning(job, found, len(QAT_SHARES) - 1))
+        left = (1 - ENDING) * job.clock.seconds - job.clock.elapsed - step * given
         steps = longer_tuning(planned, left, step, candidate=usual, places=places)
         kept = {"place": place, "steps": min(steps, max(planned, LONGER * planned_tuning(job, found, 0)))}
         job.journal.append("tuning", kept, job.clock.elapsed)

@@ -36,6 +36,7 @@ HOPEFUL = 0.8  # nats: a candidate that lost more before recovery is another net
 FULL_RATE = 0.5  # nats, from which on the whole learning rate is used; a milder plan is disturbed by it more than it was by compression
 ROUGH = 0.02  # nats that numerics lose before recovery, above which training goes on with the quantizers in the loop
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
+ALL_BUT_SURE = 0.95  # chance to pass, of what the race is to be better than
 RACE_UNTIL = 0.92  # share of the time, after which no training of the race begins
 BESIDE_ARCHIVE = 0.25  # of the recovery's steps, that the race gets where the download is minimised: the rest of the time trains for a small archive
 COARSENESS = 5.0  # of the grids that it starts from: about so many of seven bits are given up at once
@@ -69,18 +70,21 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
         tasks = [TrainPlan(e.plan, (*so_far(found, e.plan), _stage(job, found, e, rung)), RACE_UNTIL) for e in entries]
         share(job, tasks, "recovering", 0.4 + 0.4 * done / max(total, 1), 0.4 + 0.4 * (done + len(entries) * rung.steps) / max(total, 1))
 
-    raced = race(entries, plan, train, Bar(allowed, _spread(job, halfwidth), objective(job, found, front[0])), ahead)
+    raced = race(entries, plan, train, _bar(job, found, front, allowed, halfwidth), ahead)
     found.raced = {e.plan.digest: e for e in raced}
     return [t for t in hopeful if t.plan.digest in found.raced]
 
 
-def _spread(job: Job, halfwidth: float) -> float:
-    """The standard error of a drop on the evaluation samples and on the holdout, as one, where the interval on the holdout adds ``halfwidth``. Graded scores differ by little on
-    every sample, and what the interval adds to their drop is mostly no scatter."""
+def _bar(job: Job, found: Found, front: Sequence[Trial], allowed: float, halfwidth: float) -> Bar:
+    """What entries are held against, where the interval on the holdout adds ``halfwidth``. What they are to be better than is the best objective of a ``front`` (the safest first) that
+    is all but sure to pass untrained. Graded scores differ by little on every sample, and what the interval adds to their drop is mostly no scatter."""
     holdout = job.source.data("holdout")
-    if not job.classes or holdout is None or job.evaluation is None:
-        return TINY
-    return max(halfwidth / Z * math.sqrt(1 + len(holdout) / len(job.evaluation)), TINY)
+    spread = TINY
+    if job.classes and holdout is not None and job.evaluation is not None:
+        spread = max(halfwidth / Z * math.sqrt(1 + len(holdout) / len(job.evaluation)), TINY)
+    bar = Bar(allowed, spread)
+    sure = [objective(job, found, t) for t in front if bar.chance(_drop(found, t)) >= ALL_BUT_SURE]
+    return dataclasses.replace(bar, nothing=min(sure, default=objective(job, found, front[0])))
 
 
 def _lengthen(job: Job, found: Found, hopeful: Sequence[Trial]) -> None:

@@ -311,24 +311,25 @@ def chance(drop: float, discordance: float, seen: int, tested: int, allowed: flo
     return float(stats.norm.cdf((allowed - added - drop) / spread))
 
 
-def best_sequence(prices: Sequence[float], chances: Sequence[float], most: int = MOST_FINALISTS) -> tuple[int, ...]:
+def best_sequence(prices: Sequence[float], chances: Sequence[float], nothing: float, most: int = MOST_FINALISTS) -> tuple[int, ...]:
     """The fixed sequence with the least expected price: first one that is as likely to pass as the likeliest, or nearly, then by falling price; what comes before the first failure is taken.
 
     A step between the first and the most daring one is worth its own risk, since the last one often fails. Their tests share the luck of the original's answers, so each is taken to pass
-    where those that are less likely to do: a step that is likelier than the next costs nothing but its place among the ``most``.
+    where those that are less likely to do: a step that is likelier than the next costs nothing but its place among the ``most``. Where none passes, the price is ``nothing``, the original's:
+    the digits' demo, where that was not counted, left out a first one that was sure, for a third whose chance was small, and ended without a verdict.
 
     Example:
-        >>> best_sequence([1.0, 0.8, 0.5], [0.99, 0.9, 0.5])
+        >>> best_sequence([1.0, 0.8, 0.5], [0.99, 0.9, 0.5], 2.0)
         (0, 1, 2)
-        >>> best_sequence([1.0, 0.98, 0.5], [0.99, 0.9, 0.9])
+        >>> best_sequence([1.0, 0.98, 0.5], [0.99, 0.9, 0.9], 2.0)
         (0, 2)
-        >>> best_sequence([1.0, 0.9, 0.7, 0.6], [0.98, 0.97, 0.7, 0.5])
+        >>> best_sequence([1.0, 0.9, 0.7, 0.6], [0.98, 0.97, 0.7, 0.5], 2.0)
         (1, 2, 3)
     """
     likeliest = max(range(len(prices)), key=lambda i: (chances[i], -prices[i]))
 
     def gain(steps: tuple[int, ...]) -> float:
-        total, reached, before = 0.0, 1.0, prices[likeliest]
+        total, reached, before = 0.0, 1.0, max(nothing, *prices)
         for i in steps:
             reached = min(reached, chances[i])
             total += reached * (before - prices[i])

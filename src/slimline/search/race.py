@@ -47,10 +47,31 @@ class Entry:
     def steps(self) -> int:
         return self.drops[-1][0] if self.drops else 0
 
-    def expected(self, steps: int) -> float:
-        """The drop to expect after ``steps`` in all; a gain (negative drop) stays."""
+    def expected(self, steps: int, bottom: float = 0.0) -> float:
+        """The drop to expect after ``steps`` in all: what it is above -``bottom`` shrinks; a gain (negative drop) beyond that stays."""
         done, drop = self.drops[-1]
-        return drop * (done / steps) ** GAIN if drop > 0 and done and steps else drop
+        above = drop + bottom
+        return above * (done / steps) ** GAIN - bottom if above > 0 and done and steps else drop
+
+
+def bottom_of(entries: Iterable[Entry]) -> float:
+    """How far below zero the drops of ``entries`` tend, by the last two of each: the middle of what they say, 0 at least.
+
+    Distillation goes on where the original was left: four of five of ResNet-20's entries tended to 0.2 to 0.8 points better than it, and taken to tend to zero what had lost 0.8 points after
+    1,500 steps was expected to lose 0.4 after 4,800, and lost 0.1.
+
+    Example:
+        >>> from slimline.core.plan import Fingerprint
+        >>> plan = Plan(model=Fingerprint(architecture="a", weights="w"))
+        >>> round(bottom_of([Entry(plan, 1.0, 0.066, [(300, 0.0253), (1500, 0.0077)])]), 4)
+        0.0065
+    """
+    found = []
+    for entry in entries:
+        if len(entry.drops) > 1:
+            (before, first), (after, second) = entry.drops[-2:]
+            found.append(max(0.0, (first - second) / ((after / before) ** GAIN - 1) - second))
+    return float(np.median(found)) if found else 0.0
 
 
 @dataclass(frozen=True)
@@ -155,12 +176,13 @@ def _opening(entries: Sequence[Entry], count: int, steps: int, allowed: float) -
 
 def forecast(entries: Sequence[Entry], steps: int) -> list[float]:
     """The drop to expect of each after ``steps`` more: of those that were trained from their own, of the others from their neighbours' (linear between them)."""
-    known = sorted((e.untrained, e.expected(steps)) for e in entries if e.drops)
+    bottom = bottom_of(entries)
+    known = sorted((e.untrained, e.expected(steps, bottom)) for e in entries if e.drops)
     before, after = [drop for drop, _ in known], [drop for _, drop in known]
     found = []
     for entry in entries:
         if entry.drops:
-            found.append(entry.expected(entry.steps + steps))
+            found.append(entry.expected(entry.steps + steps, bottom))
         elif not known or entry.untrained > known[-1][0]:
             start, reached = known[-1] if known else (0.0, 0.0)
             found.append(reached + left(steps) * (entry.untrained - start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ import torch
 from slimline.core.budget import Budget
 from slimline.core.result import Schedule
 from slimline.core.samples import Samples
-from slimline.job.search import _more, _sought, divergence_of
+from slimline.job.search import _more, _sought, divergence_of, search
+from slimline.search.schedule import Clock
 
 REFERENCE = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
 
@@ -95,3 +97,25 @@ def test_where_the_strategy_ended_early_nothing_is_added_later_either() -> None:
     found = cast(Any, SimpleNamespace(schedule=schedule, space=SimpleNamespace(steps=0), trials=trials))
     for _ in range(2):
         assert not _more(job, found) and found.schedule.candidates == 4
+
+
+@pytest.mark.parametrize("tried", [0, 1])
+def test_what_a_resumed_run_prepares_again_costs_no_candidates(monkeypatch: pytest.MonkeyPatch, tried: int) -> None:
+    """A run of 40 seconds was killed after 21, took 12 to prepare, and had no time for its fourth candidate."""
+    clock = Clock(40.0, spent=21.0 + 12.0)
+    journal = SimpleNamespace(events=lambda kind: range(tried), spent=21.0)
+    request = SimpleNamespace(plan=None, strategy="allocate", budget=Budget())
+    job = cast(Any, SimpleNamespace(journal=journal, clock=clock, request=request, model=None))
+    found = cast(Any, SimpleNamespace(trials=[], schedule=SimpleNamespace(candidates=4), space=None))
+    done = SimpleNamespace(name="allocate", propose=lambda *given: None)
+    for name, fake in {
+        "Trial": SimpleNamespace(model_validate=lambda event: SimpleNamespace(measurement=None, origin="allocate")),
+        "find": lambda kind, name: lambda count: done,
+        "_sought": lambda *given: Budget(),
+        "loss_samples": lambda *given: None,
+        "evaluate": lambda *given: None,
+        "_more": lambda *given: False,
+    }.items():
+        monkeypatch.setattr(import_module("slimline.job.search"), name, fake)
+    search(job, found)
+    assert clock.elapsed == pytest.approx(21.0 if tried else 33.0, abs=0.5)

@@ -30,6 +30,8 @@ def search(job: Job, found: Found) -> None:
     """Candidates of the strategy, built without training and measured in the runtime, until the schedule is done."""
     resumed = [Trial.model_validate(t) for t in job.journal.events("trial")]
     found.trials += resumed
+    if resumed:  # what an earlier part of this run had prepared, too, costs no candidates now
+        job.clock.back_to(min(job.journal.spent, job.clock.elapsed))
     given = job.request.plan
     strategy = Replay(plan=given) if given is not None else find("strategies", job.request.strategy)(found.schedule.candidates)
     budget = _sought(job, found, strategy)

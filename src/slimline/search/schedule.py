@@ -138,6 +138,17 @@ class Clock:
     def elapsed(self) -> float:
         return self.spent + time.monotonic() - self.started
 
+    def back_to(self, elapsed: float) -> None:
+        """Go on from ``elapsed``: what was spent since then does not count.
+
+        Example:
+            >>> clock = Clock(600.0, spent=90.0)
+            >>> clock.back_to(60.0)
+            >>> round(clock.elapsed)
+            60
+        """
+        self.spent, self.started = elapsed, time.monotonic()
+
     @property
     def left(self) -> float:
         return self.seconds - self.elapsed

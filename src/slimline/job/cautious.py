@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from slimline.core.trial import Trial
-from slimline.job.certificate import certifiable
+from slimline.job.certificate import certifiable, chance_to_pass
 from slimline.job.context import Job
 from slimline.job.found import Found, timed
 from slimline.job.recovery import objective
 from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, try_plan
-from slimline.measure.certify import Z, chance
+from slimline.measure.certify import Z
 from slimline.model.recover import evaluate
 from slimline.report.sentence import MINIMISED
 from slimline.search.strategies.allocate import corrections_from, counted, least_level, solve
@@ -24,10 +24,9 @@ def chance_of(job: Job, found: Found, trial: Trial) -> float | None:
     holdout = job.source.data("holdout")
     if base is None or holdout is None or job.evaluation is None or m is None or m.quality is None:
         return None
-    drop, counts, allowed = base - m.quality, (len(job.evaluation), len(holdout)), job.request.budget.max_drop.allowed(base)
     if f is not None and f.top1 is not None:
-        return chance(drop, 1 - f.top1, *counts, allowed)
-    return None if width is None else chance(drop, (width / Z) ** 2 * len(holdout), *counts, allowed, width)
+        return chance_to_pass(job, found, base - m.quality, 1 - f.top1)
+    return None if width is None else chance_to_pass(job, found, base - m.quality, (width / Z) ** 2 * len(holdout), width)
 
 
 def add_cautious(job: Job, found: Found) -> None:

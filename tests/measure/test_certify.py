@@ -250,6 +250,7 @@ def test_a_step_in_the_middle_is_kept_where_the_daring_one_may_fail() -> None:
     assert best_sequence([1.0, 0.8, 0.5], [0.99, 0.95, 0.6], 2.0) == (0, 1, 2)
     assert best_sequence([1.0, 0.8, 0.5], [0.99, 0.3, 0.95], 2.0) == (0, 2), "a step that fails itself stands in the way"
     assert best_sequence([0.5, 0.8, 1.0], [0.99, 0.9, 0.9], 2.0) == (0,), "what is likeliest and cheapest needs no other"
+    assert best_sequence([0.0265, 0.0122, 0.0037, 0.0021], [0.98, 0.75, 0.6, 0.4], 1.0) == (0, 2, 3), "ratios count, not shares of the original"
     prices, chances = [0.41, 0.23, 0.145], [0.999, 0.986, 0.06]
     assert best_sequence(prices, chances, 1.3) == (0, 1, 2), "what is sure costs nothing but its place"
 

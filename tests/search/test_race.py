@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -118,8 +120,10 @@ def test_beside_a_daring_one_that_may_fail_a_milder_one_is_trained_on() -> None:
 
 
 def test_the_chance_of_a_price_is_that_of_the_likeliest_which_costs_no_more() -> None:
-    assert worth([(0.5, 0.5)], 1.0) == worth([(0.5, 0.5), (0.7, 0.4), (1.2, 1.0)], 1.0) == 0.25
-    assert worth([(0.5, 0.5), (0.9, 1.0)], 1.0) == pytest.approx(0.25 + 0.5 * 0.1)
+    half, tenth = math.log(2), -math.log(0.9)
+    assert worth([(0.5, 0.5)], 1.0) == worth([(0.5, 0.5), (0.7, 0.4), (1.2, 1.0)], 1.0) == pytest.approx(0.5 * half)
+    assert worth([(0.5, 0.5), (0.9, 1.0)], 1.0) == pytest.approx(0.5 * half + 0.5 * tenth)
+    assert worth([(0.005, 0.5)], 0.01) == pytest.approx(0.5 * half), "ratios count, wherever they lie"
     assert worth([], 1.0) == 0.0
 
 

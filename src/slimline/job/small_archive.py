@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.job.context import Job
 from slimline.job.found import Found, Training, measure, scored, timed
-from slimline.job.recovery import COARSENESS, trained
+from slimline.job.recovery import COARSENESS, objective, trained
 from slimline.model.coded import CodedBits, coarse_biases, settle_biases
 from slimline.model.recover import Distillation, learning_rate, seconds_per_step
+from slimline.search.race import TINY, Bar, worth
 from slimline.search.schedule import coarse
 from slimline.search.workshop import Built
 from slimline.store.cache import key
@@ -27,7 +29,8 @@ COARSE, FINE = 2.0, 2**0.5  # what the price changes by: until it first turns, a
 CAREFUL_FROM = 0.6  # of the stages, from which on the drop keeps a margin, too
 MARGIN = 0.7  # standard errors of the drop between the search samples and the holdout: three of four pass that are as good as they seem
 LATEST = 0.82  # of the time
-KEPT = 4  # members of the front that become finalists
+KEPT = 4  # stages that become finalists
+LEAST_CHANCE = 0.01  # to keep the allowance, of a stage that becomes a finalist
 LEAST_DROP = 0.25  # of the allowance, that is used where the holdout is so small that the certificate's half-width takes all
 
 
@@ -42,7 +45,7 @@ class Stage:
 
 
 def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
-    """Train the model under a price of its coded bits; ``found.small`` are then the smallest that keep the allowance, the smallest first.
+    """Train the model under a price of its coded bits; ``found.small`` are then those that the certificate's sequence gains the most by, the smallest first.
 
     The price is the multiplier of a constraint: it rises after a stage that kept the drop within the allowance less the certificate's ``halfwidth``, and falls after one that
     did not (dual ascent). Each stage goes on from the one before, and what it made is measured as an artefact, with its real archive. The last stages keep a margin as well:
@@ -58,6 +61,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         return
     plan, built = start
     allowed = job.request.budget.max_drop.allowed(base)
+    least = LEAST_DROP * allowed
     stages, steps = _stages(job, found, built)
     price, ratio, trainings, front, before = FIRST, COARSE, list[Training](), list[Stage](), None
     for number in range(stages):
@@ -70,14 +74,14 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             trainings = [*trainings, (how, True)]
             stage = _measured(job, found, plan, built, trainings, price)
         margin = MARGIN * _standard_error(job, stage) if number >= CAREFUL_FROM * stages else 0.0
-        kept = stage.drop <= max(allowed - halfwidth - margin, LEAST_DROP * allowed)
+        kept = stage.drop <= max(allowed - halfwidth - margin, least)
         job.journal.append(
             "price",
             {"plan": stage.trial.plan.digest, "price": price, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept},
             job.clock.elapsed,
         )
-        if kept:
-            front = _front([*front, stage])
+        if not [v for v in stage.trial.violations if v.quantity != "drop"]:
+            front = _front(job, found, [*front, stage], max(allowed - halfwidth, least))
             _keep(found, front)
         ratio = FINE if before not in (None, kept) else ratio
         price, before = price * ratio if kept else price / ratio, kept
@@ -131,25 +135,25 @@ def stages_for(left: float, step: float, measured: float, most: float) -> tuple[
     return (stages, steps) if steps else (0, 0)
 
 
-def _front(stages: list[Stage]) -> list[Stage]:
-    """The smallest, and larger ones that change fewer answers; models are large, so only as many as become finalists: of two that are alike in bytes the smaller one.
+def _front(job: Job, found: Found, stages: Sequence[Stage], limit: float) -> list[Stage]:
+    """Those by which the certificate's sequence gains the most, the smallest first; models are large, so no more than become finalists.
 
-    Not those that seem to lose less: of ten stages one of LeNet-5 with 7 KB seemed to lose nothing, all that were larger were left out for it, it failed its test, and what was
-    delivered had 113 KB.
+    A stage's chance is that of keeping ``limit``, by what it lost and how many answers it changed. By the changed answers alone, LeNet-5's last stage of 4.4 KB, which had lost 0.08 points, was
+    left out for one of 3.1 KB that had lost 0.26 and changed no more.
     """
-    front: list[Stage] = []
-    for stage in sorted(stages, key=lambda s: (_bytes(s.trial), s.drop)):
-        if not front or _changed(stage) < _changed(front[-1]):
-            front.append(stage)
-    while len(front) > KEPT:
-        front.remove(min(zip(front[1:], front, strict=False), key=lambda pair: _bytes(pair[0].trial) / _bytes(pair[1].trial))[0])
-    return front
+    nothing = job.request.budget.objective(found.baseline_measurement, found.baseline_measurement)
+    prospects = [(objective(job, found, s.trial), Bar(limit, max(_standard_error(job, s), TINY)).chance(s.drop), s) for s in stages]
+    front = sorted((p for p in prospects if p[1] >= LEAST_CHANCE), key=lambda p: p[:2])
 
+    def all_but(left_out: Stage | None) -> float:
+        return worth(((price, chance) for price, chance, stage in front if stage is not left_out), nothing)
 
-def _changed(stage: Stage) -> float:
-    """Share of answers that are not the original's; where outputs are values, the drop."""
-    fidelity = stage.trial.fidelity
-    return stage.drop if fidelity is None or fidelity.top1 is None else 1 - fidelity.top1
+    while front:
+        gained, least = max((all_but(p[2]), n) for n, p in enumerate(front))
+        if len(front) <= KEPT and gained < all_but(None):
+            break
+        del front[least]
+    return [stage for *_, stage in front]
 
 
 def _keep(found: Found, front: list[Stage]) -> None:

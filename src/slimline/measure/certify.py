@@ -312,7 +312,7 @@ def chance(drop: float, discordance: float, seen: int, tested: int, allowed: flo
 
 
 def best_sequence(prices: Sequence[float], chances: Sequence[float], nothing: float, most: int = MOST_FINALISTS) -> tuple[int, ...]:
-    """The fixed sequence with the least expected price: first one that is as likely to pass as the likeliest, or nearly, then by falling price; what comes before the first failure is taken.
+    """The fixed sequence with the least expected logarithm of the price, so that ratios count, wherever they lie: first one that is as likely to pass as the likeliest, or nearly, then by falling price; what comes before the first failure is taken.
 
     A step between the first and the most daring one is worth its own risk, since the last one often fails. Their tests share the luck of the original's answers, so each is taken to pass
     where those that are less likely to do: a step that is likelier than the next costs nothing but its place among the ``most``. Where none passes, the price is ``nothing``, the original's:
@@ -332,8 +332,8 @@ def best_sequence(prices: Sequence[float], chances: Sequence[float], nothing: fl
         total, reached, before = 0.0, 1.0, max(nothing, *prices)
         for i in steps:
             reached = min(reached, chances[i])
-            total += reached * (before - prices[i])
-            before = prices[i]
+            total += reached * math.log(before / max(prices[i], LEAST_GAP))
+            before = max(prices[i], LEAST_GAP)
         return total
 
     sequences = []

@@ -84,8 +84,13 @@ def _expected(trial: Trial, samples: int) -> float | None:
 
 
 def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:
-    """The certificate's sequence, at most three, from the likeliest to pass to the best objective: that with the least expected objective."""
-    budget = job.request.budget
+    """The certificate's sequence, at most three, from the likeliest to pass to the best objective: that with the least expected objective.
+
+    A run that goes on after the holdout was opened keeps the sequence that it was opened for.
+    """
+    budget, opened, by_plan = job.request.budget, job.journal.last("certified"), {f.trial.plan.digest: f for f in finalists}
+    if opened is not None and all(digest in by_plan for digest in opened["sequence"]):
+        return [by_plan[digest] for digest in opened["sequence"]]
 
     def price(finalist: Finalist) -> float:
         return objective(job, found, finalist.trial)
@@ -190,8 +195,14 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
 
         source = job.source.holdout_source or "from_train"
         names = [f.trial.plan.digest for f in sequence]
-        if opened is not None and opened.get("sequence") == names:
-            job.note("the holdout was opened by an earlier part of this run with the same finalists: the same test is repeated, nothing is chosen by it again")
+        if opened is not None:
+            same = opened.get("sequence") == names
+            again = (
+                "the same test is repeated, nothing is chosen by it again"
+                if same
+                else "the chance of a false pass is at most 5 % for each part, not for the run"
+            )
+            job.note(f"the holdout was opened by an earlier part of this run with {'the same' if same else 'other'} finalists: {again}")
         job.journal.append("certified", {"sequence": names}, job.clock.elapsed)
         place, interval, certificate = fixed_sequence([(f.trial.plan.digest, lambda i=i: test(i)) for i, f in enumerate(sequence)], source)  # type: ignore[misc, arg-type]
     finalist = sequence[place]

@@ -155,13 +155,13 @@ def race(
         for entry in field_:
             drop = train(entry, rung)
             if drop is None:
-                return trained(entries)
+                return _by_objective(entries)
             entry.drops.append((entry.steps + rung.steps, drop))
-    return trained(entries)
+    return _by_objective(entries)
 
 
-def trained(entries: Sequence[Entry]) -> list[Entry]:
-    """Of ``entries``, the best objective first."""
+def _by_objective(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that were trained, the best objective first."""
     return sorted((e for e in entries if e.drops), key=lambda e: e.objective)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from slimline.core.result import UNPRICED, Predictions, Refused, Report
+from slimline.core.result import UNPRICED, ArchiveStage, Predictions, Refused, Report
 from slimline.report import html
 from slimline.report.closeup import png
 from slimline.report.html import _pareto, render
@@ -109,6 +109,19 @@ def test_each_point_reference_and_the_original_is_a_focusable_named_mark_in_each
 def test_the_view_of_what_is_minimised_comes_first(make_report: Callable[..., Report]) -> None:
     page = Page(html.render(make_report(minimize="size")))
     assert next(b["aria-pressed"] for b in page.having("button", **{"data-view": "size"})) == "true"
+
+
+def test_where_downloads_count_they_are_drawn_with_what_training_for_them_came_to(make_report: Callable[..., Report], report: Report) -> None:
+    points = tuple(p.model_copy(update={"download_bytes": p.size_bytes // 2}) for p in report.pareto)
+    kept = ArchiveStage(plan=points[0].plan, price=1.0, download_bytes=9_000, drop=0.002, kept=True)  # was finished, and so is among the points
+    lost = ArchiveStage(plan="other", price=2.0, download_bytes=7_000, drop=0.012, kept=False)
+    asked = {**report.budget, "minimize": "download"}
+    page = Page(html.render(make_report(minimize="download", budget=asked, pareto=points, archive_stages=(kept, lost))))
+    assert [b["data-view"] for b in page.having("button") if "data-view" in b] == ["download", "size", "latency", "both"]
+    stages = [m["data-tip"] for m in page.marks("trial") if "Stage" in m["data-tip"]]
+    assert len(stages) == 1 and "Stage 2" in stages[0] and "7 KB to download" in stages[0] and "1.20 points lost" in stages[0]
+    assert any("KB to download" in m["data-tip"] for m in page.marks("reference")) and "each of the 2 stages" in page.text
+    assert "to download" not in html.render(report)
 
 
 def test_a_ruined_trial_is_drawn_at_the_edge_and_said(report: Report) -> None:

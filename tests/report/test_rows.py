@@ -30,6 +30,12 @@ def test_a_cost_that_was_not_measured_is_not_told_as_zero(make_report: Callable[
     assert row["bytes"] == "2,560 -> not measured" and row["ms"].endswith("-> not measured")
 
 
+def test_references_tell_their_download_where_it_counts(make_report: Callable[..., Report], report: Report) -> None:
+    head, body = rows.references(make_report(budget={**report.budget, "download_bytes": 100_000}))
+    assert head[1:3] == ("file", "download") and all(len(row) == len(head) for row in body) and body[0][2].endswith("KB")
+    assert "download" not in rows.references(report)[0]
+
+
 def test_decisions_leave_out_columns_without_any_entry(make_report: Callable[..., Report], report: Report) -> None:
     blocks = tuple(d for d in report.decisions if d.op == "block")
     assert rows.decisions(make_report(decisions=blocks))[0] == ("site", "decision", "before", "after", "loss", "why")

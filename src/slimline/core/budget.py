@@ -161,6 +161,16 @@ class Budget(Data):
         given = {"size": self.size_bytes, "download": self.download_bytes, "latency": self.latency_ms, "memory": self.memory_bytes, "macs": self.macs}
         return {q: float(v) for q in QUANTITIES if (v := given[q]) is not None}
 
+    @property
+    def asked(self) -> frozenset[Quantity]:
+        """What is minimised or limited.
+
+        Example:
+            >>> sorted(Budget(minimize="download", size_bytes=1000).asked)
+            ['download', 'size']
+        """
+        return frozenset({self.minimize, *self.limits()})
+
     def weights(self, base: Mapping[Quantity, float]) -> dict[Quantity, float]:
         """What one unit of each minimised quantity weighs: relative to ``base``; bytes decide between latencies that are nearly equal.
 

@@ -60,6 +60,7 @@ class Point(Data):
     plan: str
     label: str
     size_bytes: int
+    download_bytes: int | None = None
     latency_ms: float
     memory_bytes: int
     macs: int
@@ -68,6 +69,17 @@ class Point(Data):
     chosen: bool = False
     on_front: bool = False
     fidelity: Agreement | None = None
+
+
+class ArchiveStage(Data):
+    """One stage of training for a small archive. ``price``: of a mean coded bit of a weight, in nats. ``drop``: on the search samples. ``kept``: whether it kept what a stage may
+    lose; the price rose then, and fell else."""
+
+    plan: str
+    price: float
+    download_bytes: int
+    drop: float
+    kept: bool
 
 
 class Cost(Data):
@@ -278,6 +290,8 @@ class Report(Data):
     fidelity: Agreement | None
     references: dict[str, Reference] = {}
     pareto: tuple[Point, ...] = ()
+    archive_stages: tuple[ArchiveStage, ...] = ()
+    """Where the download is minimised and there was time to train for it."""
     decisions: tuple[DecisionRecord, ...] = ()
     refused: tuple[Refused, ...] = ()
     predictions: Predictions = Predictions()

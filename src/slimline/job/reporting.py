@@ -16,6 +16,7 @@ from slimline.core.plan import Method, Plan
 from slimline.core.result import (
     UNPRICED,
     Alternative,
+    ArchiveStage,
     ArtefactFile,
     Cost,
     DecisionRecord,
@@ -97,6 +98,7 @@ def build_report(
         fidelity=outcome.fidelity,
         references=compared,
         pareto=_points(job, found, outcome, finalists),
+        archive_stages=_archive_stages(job),
         decisions=_decisions(job, found, outcome.finalist),
         refused=tuple(Refused(where=r.where, reason=r.reason) for r in found.refused),
         predictions=_predictions(found),
@@ -127,6 +129,7 @@ def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finali
                 plan=trial.plan.digest,
                 label=_label(trial),
                 size_bytes=m.size_bytes,
+                download_bytes=m.download_bytes,
                 latency_ms=m.latency_ms.median,
                 memory_bytes=m.memory_bytes,
                 macs=m.macs,
@@ -141,16 +144,22 @@ def _points(job: Job, found: Found, outcome: Outcome, finalists: Sequence[Finali
 
 
 def _front_of(job: Job, found: Found, trials: Sequence[Trial]) -> set[int]:
-    """Trials that no other beats in size, latency and quality at once; of few samples drops are not believed (``believed_drop``)."""
-    drop = believed_drop(job, found)
+    """Trials that no other beats in size (in download, too, where that counts), latency and quality at once; of few samples drops are not believed (``believed_drop``)."""
+    drop, coded = believed_drop(job, found), "download" in job.request.budget.asked
 
-    def corner(t: Trial) -> tuple[float, float, float]:
-        assert t.measurement is not None
-        quality = t.measurement.quality
-        return t.measurement.size_bytes, t.measurement.latency_ms.median, 0.0 if quality is None else drop(quality, t.fidelity)
+    def corner(t: Trial) -> tuple[float, float, float, float]:
+        m = t.measurement
+        assert m is not None
+        return m.size_bytes, m.download_bytes if coded else 0.0, m.latency_ms.median, 0.0 if m.quality is None else drop(m.quality, t.fidelity)
 
     corners = [(id(t), corner(t)) for t in trials]
     return {i for i, a in corners if not any(all(x <= y for x, y in zip(b, a, strict=True)) and b != a for _, b in corners)}
+
+
+def _archive_stages(job: Job) -> tuple[ArchiveStage, ...]:
+    return tuple(
+        ArchiveStage(plan=e["plan"], price=e["price"], download_bytes=e["download"], drop=e["drop"], kept=e["kept"]) for e in job.journal.events("price")
+    )
 
 
 def _label(trial: Trial) -> str:

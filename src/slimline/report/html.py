@@ -63,7 +63,7 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text, number=number_of,
-        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated), few=_untold(report),
+        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated), few=_untold(report), coded=rows.counts_download(report),
     )  # fmt: skip
 
 
@@ -152,6 +152,7 @@ class Seen:
     ms: float
     drop: float | None
     mark: Mark
+    download: float | None = None
 
 
 def _distinct(report: Report) -> list[Point]:
@@ -166,8 +167,10 @@ def _distinct(report: Report) -> list[Point]:
 def _untold(report: Report) -> bool:
     """Whether the front is another than the points have as they are drawn: drops of few samples were not believed."""
 
-    def corner(p: Point) -> tuple[float, float, float]:
-        return p.size_bytes, p.latency_ms, p.drop or 0.0
+    coded = rows.counts_download(report)
+
+    def corner(p: Point) -> tuple[float, float, float, float]:
+        return p.size_bytes, (p.download_bytes or 0.0) if coded else 0.0, p.latency_ms, p.drop or 0.0
 
     def beaten(p: Point) -> bool:
         return any(corner(q) != corner(p) and all(x <= y for x, y in zip(corner(q), corner(p), strict=True)) for q in report.pareto)
@@ -180,27 +183,28 @@ def _delivered(report: Report, point: Point) -> Point:
     result, drop = report.compressed, report.drop
     if result is None:
         return point
-    changes = {"size_bytes": result.size_bytes, "latency_ms": result.latency_ms.median} | (
+    changes = {"size_bytes": result.size_bytes, "download_bytes": result.download_bytes, "latency_ms": result.latency_ms.median} | (
         {} if drop is None else {"drop": drop.observed, "fidelity": report.fidelity}
     )
     return point.model_copy(update=changes)
 
 
 def _seen(report: Report) -> list[Seen]:
-    base = report.baseline
+    base, coded = report.baseline, rows.counts_download(report)
 
-    def facts(size: float, ms: float, drop: float | None, where: str) -> tuple[str, ...]:
+    def facts(size: float, download: float | None, ms: float, drop: float | None, where: str) -> tuple[str, ...]:
         lost = "" if drop is None else f"{rows.lost_text(drop, base.quality)} {where}".strip()
         gains = (
             f"{bytes_text(size)}, {change_text(base.size_bytes, size, 'smaller', 'larger')}",
+            _download_fact(report, download) if coded and download is not None else "",
             f"{latency_text(ms, base.latency_ms.estimated)}, {faster_text(base.latency_ms.median, ms)}",
         )
         return tuple(t for t in (*gains, lost) if t)
 
     def fixed(name: str, m: Measurement, kind: Kind, where: str, note: str) -> Seen:
         drop = None if base.quality is None or m.quality is None else base.quality - m.quality
-        tip = (name, *facts(m.size_bytes, m.latency_ms.median, drop, where), *((note,) if note else ()))
-        return Seen(m.size_bytes, m.latency_ms.median, drop, Mark(0, 0, kind, tip, name))
+        tip = (name, *facts(m.size_bytes, m.download_bytes, m.latency_ms.median, drop, where), *((note,) if note else ()))
+        return Seen(m.size_bytes, m.latency_ms.median, drop, Mark(0, 0, kind, tip, name), m.download_bytes)
 
     found = []
     where = "on the holdout" if report.drop is not None else ""
@@ -208,14 +212,39 @@ def _seen(report: Report) -> list[Seen]:
         kind: Kind = "chosen" if p.chosen else "front" if p.on_front else "trial"
         title = {"chosen": "Chosen: ", "front": "On the front: ", "trial": ""}[kind] + p.label
         alike = () if p.fidelity is None or p.fidelity.top1 is None else (f"{percent_text(p.fidelity.top1)} of answers like the original's",)
-        tip = (title, *facts(p.size_bytes, p.latency_ms, p.drop, where if p.chosen and where else "on the search samples"), *alike, f"plan {p.plan}")
-        found.append(Seen(p.size_bytes, p.latency_ms, p.drop, Mark(0, 0, kind, tip, "chosen" if p.chosen else "")))
+        tip = (
+            title,
+            *facts(p.size_bytes, p.download_bytes, p.latency_ms, p.drop, where if p.chosen and where else "on the search samples"),
+            *alike,
+            f"plan {p.plan}",
+        )
+        found.append(Seen(p.size_bytes, p.latency_ms, p.drop, Mark(0, 0, kind, tip, "chosen" if p.chosen else ""), p.download_bytes))
     others = [fixed(name, r, "reference", where, r.note) for name, r in report.references.items()]
     return [fixed("original", base, "original", "", ""), *others, *found]
 
 
+def _download_fact(report: Report, download: float) -> str:
+    return f"{bytes_text(download)} to download, {change_text(report.baseline.download_bytes, download, 'smaller', 'larger')}"
+
+
+def _stages(report: Report) -> list[tuple[float, float, Mark]]:
+    """Bytes to download and drop of what training for a small archive came to, but for what was finished: that is among the trials."""
+    finished, found = {p.plan for p in report.pareto}, list[tuple[float, float, Mark]]()
+    for number, stage in enumerate(report.archive_stages, 1):
+        if stage.plan not in finished:
+            lost = f"{rows.lost_text(stage.drop, report.baseline.quality)} on the search samples"
+            tip = (
+                f"Stage {number} of training for a small archive",
+                f"a coded bit cost {stage.price:.3g} nats",
+                _download_fact(report, stage.download_bytes),
+                lost,
+            )
+            found.append((stage.download_bytes, stage.drop, Mark(0, 0, "trial", tip)))
+    return found
+
+
 def _pareto(report: Report) -> list[Plot]:
-    """Bytes against drop, milliseconds against drop, and one against the other (the only one where nothing is known of quality)."""
+    """Bytes against drop, milliseconds against drop, and one against the other (the only one where nothing is known of quality); bytes to download where they count."""
     seen = _seen(report)
     if len(seen) < 2:
         return []
@@ -227,6 +256,10 @@ def _pareto(report: Report) -> list[Plot]:
         allowed = _allowed(report)
         near = [s for s in drops if s.drop is not None and not y.beyond(s.drop)]  # what is ruined must not squash the others here either
         x_size, x_ms = _costs(report, near or drops)
+        if rows.counts_download(report):
+            coded = [*((s.download, s.drop, s.mark) for s in drops if s.download is not None and s.drop is not None), *_stages(report)]
+            x_coded = axis([d for d, drop, _ in coded if not y.beyond(drop)] or [d for d, *_ in coded], "to download", bytes_text, log=True)
+            plots.append(placed("download", "Download / drop", x_coded, y, coded, limits.get("download"), allowed))
         plots.append(placed("size", "Size / drop", x_size, y, [(s.size, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("size"), allowed))
         plots.append(
             placed("latency", "Latency / drop", x_ms, y, [(s.ms, s.drop, s.mark) for s in drops if s.drop is not None], limits.get("latency"), allowed)
@@ -259,9 +292,10 @@ def _drop_axis(report: Report, drops: list[float]) -> Axis:
 
 
 def _trials(report: Report) -> list[tuple[str, ...]]:
-    """The plot as a table: plan, what it is, bytes, time, drop, remark."""
+    """The plot as a table: plan, what it is, bytes, bytes to download where they count, time, drop, remark."""
+    coded = rows.counts_download(report)
     return [
-        (p.plan, p.label, bytes_text(p.size_bytes), time_text(p.latency_ms), "" if p.drop is None else difference_text(p.drop, report.baseline.quality), "chosen" if p.chosen else "on the front" if p.on_front else "")
+        (p.plan, p.label, bytes_text(p.size_bytes), *(("" if p.download_bytes is None else bytes_text(p.download_bytes),) if coded else ()), time_text(p.latency_ms), "" if p.drop is None else difference_text(p.drop, report.baseline.quality), "chosen" if p.chosen else "on the front" if p.on_front else "")
         for p in reversed(_distinct(report))
     ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from slimline.core.budget import Budget
 from slimline.core.result import DecisionRecord, Report
 from slimline.core.trial import Agreement, Measurement
 from slimline.report.sentence import (
@@ -88,14 +89,30 @@ def fidelity_text(fidelity: Agreement | None) -> str:
     return f"{fidelity.top1:.4f}" if fidelity.top1 is not None else f"cosine {fidelity.cosine:.4f}"
 
 
+def counts_download(report: Report) -> bool:
+    """Whether the download is minimised or limited, so that it is shown beside the file."""
+    return "download" in Budget.model_validate(report.budget).asked
+
+
 def references(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and rows of the references, the result last."""
-    head = ("", "file", estimate_text("latency", report.baseline.latency_ms.estimated), "quality", "fidelity", "recovery steps", "note")
+    coded = counts_download(report)
+    head = (
+        "",
+        "file",
+        *(("download",) if coded else ()),
+        estimate_text("latency", report.baseline.latency_ms.estimated),
+        "quality",
+        "fidelity",
+        "recovery steps",
+        "note",
+    )
 
     def row(name: str, m: Measurement, fidelity: Agreement | None, steps: str, note: str) -> tuple[str, ...]:
         return (
             name,
             bytes_text(m.size_bytes),
+            *((bytes_text(m.download_bytes),) if coded else ()),
             time_text(m.latency_ms.median),
             "" if m.quality is None else f"{m.quality:.4f}",
             fidelity_text(fidelity),

@@ -27,6 +27,7 @@ STAGE_EPOCHS = 15  # that a stage has at most
 FIRST = 1.0  # nats for a mean coded bit
 COARSE, FINE = 2.0, 2**0.5  # what the price changes by: until it first turns, and from then on
 CAREFUL_FROM = 0.6  # of the stages, from which on the drop keeps a margin, too
+CLEARLY = 0.8  # standard errors beyond what a stage may lose, from which on the next one starts at the last that kept it
 MARGIN = 0.7  # standard errors of the drop between the search samples and the holdout: three of four pass that are as good as they seem
 LATEST = 0.82  # of the time
 KEPT = 4  # stages that become finalists
@@ -48,8 +49,9 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     """Train the model under a price of its coded bits; ``found.small`` are then those that the certificate's sequence gains the most by, the smallest first.
 
     The price is the multiplier of a constraint: it rises after a stage that kept the drop within the allowance less the certificate's ``halfwidth``, and falls after one that
-    did not (dual ascent). Each stage goes on from the one before, and what it made is measured as an artefact, with its real archive. The last stages keep a margin as well:
-    what just keeps the allowance fails its test as often as not, and a few hundred bytes more are a small price.
+    did not (dual ascent). Each stage goes on from the one before; where that lost clearly more than it might, from the last one that did not: what a price does shows late, and zeros do not
+    come back. What a stage made is measured as an artefact, with its real archive. The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and
+    a few hundred bytes more are a small price.
 
     References:
         Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020, section 2 (the penalty).
@@ -63,18 +65,19 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     allowed = job.request.budget.max_drop.allowed(base)
     least = LEAST_DROP * allowed
     stages, steps = _stages(job, found, built)
-    price, ratio, trainings, front, before = FIRST, COARSE, list[Training](), list[Stage](), None
+    price, ratio, trainings, front, before, last_kept = FIRST, COARSE, list[Training](), list[Stage](), None, None
     for number in range(stages):
         how = replace(_how(job, found, price), steps=steps, seed=job.request.seed + 101 + number)
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
-            name = key("small archive", plan.digest, number, price, steps, found.schedule.recovery_steps)
+            name = key("small archive", plan.digest, number, price, steps, len(trainings), found.schedule.recovery_steps)
             if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST):
                 break
             trainings = [*trainings, (how, True)]
-            stage = _measured(job, found, plan, built, trainings, price)
-        margin = MARGIN * _standard_error(job, stage) if number >= CAREFUL_FROM * stages else 0.0
-        kept = stage.drop <= max(allowed - halfwidth - margin, least)
+            stage = _measured(job, found, plan, built, trainings, price, (number + 1) * steps)
+        error = _standard_error(job, stage)
+        limit = max(allowed - halfwidth - (MARGIN * error if number >= CAREFUL_FROM * stages else 0.0), least)
+        kept = stage.drop <= limit
         job.journal.append(
             "price",
             {"plan": stage.trial.plan.digest, "price": price, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept},
@@ -85,6 +88,11 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             _keep(found, front)
         ratio = FINE if before not in (None, kept) else ratio
         price, before = price * ratio if kept else price / ratio, kept
+        if kept:
+            last_kept = stage
+        elif last_kept is not None and stage.drop > limit + CLEARLY * error:
+            built.training.module.load_state_dict(last_kept.built.training.module.state_dict())
+            trainings = last_kept.training
 
 
 def _standard_error(job: Job, stage: Stage) -> float:
@@ -193,10 +201,10 @@ def _on_grids(found: Found) -> Plan:
     return found.space.plan(tuple(taken))
 
 
-def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[Training], price: float) -> Stage:
-    """Lower and measure what a stage made, and keep a copy of it. Its latency is the original's until it is finished."""
+def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[Training], price: float, steps: int) -> Stage:
+    """Lower and measure what a stage made, and keep a copy of it. Its latency is the original's until it is finished. ``steps``: of all stages so far, so that no two plans are alike."""
     start = time.monotonic()
-    own = plan.model_copy(update={"recovery": plan.recovery.model_copy(update={"penalty": price, "steps": sum(how.steps for how, _ in trainings)})})
+    own = plan.model_copy(update={"recovery": plan.recovery.model_copy(update={"penalty": price, "steps": steps})})
     kept = Built(own, built.module, built.program, built.training.copy())
     settle_biases(kept.training)  # what is read from the training form is then what is stored
     artifact = found.workshop.lower(kept)

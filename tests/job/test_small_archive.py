@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from slimline.core.progress import Silent
 from slimline.core.request import Request
 from slimline.core.samples import Samples
 from slimline.core.trial import Agreement
-from slimline.job import _PythonTask
+from slimline.job import _PythonTask, small_archive
 from slimline.job.context import Job, open_job
 from slimline.job.finishing import finish
 from slimline.job.found import Found
@@ -24,6 +26,7 @@ from slimline.job.prepare import prepare
 from slimline.job.recovery import COARSENESS, for_archive, usual_steps
 from slimline.job.search import search
 from slimline.job.small_archive import KEPT, Stage, _front, stages_for, train_for_archive
+from slimline.model.recover import Distillation
 
 
 class Few:
@@ -139,3 +142,45 @@ def test_those_become_finalists_that_the_sequence_gains_the_most_by() -> None:
 
 def test_a_stage_that_will_not_pass_does_not_take_the_place_of_one_that_may() -> None:
     assert fronted(stage(5_000, 0.02, 0.97), stage(9_000, 0.001, 0.99), limit=0.003) == [9_000]
+
+
+@pytest.mark.parametrize(("second", "begins"), [(0.004, [0.0, 1.0, 3.0]), (0.02, [0.0, 1.0, 1.0])])
+def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch, second: float, begins: list[float]) -> None:
+    """Of three stages the first keeps 0.3 points and the second does not. The weight is the sum of the prices it was trained under; what the third begins with is told."""
+    drops, started = iter([0.0, second, 0.001]), list[float]()
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(weight.weight)
+
+    def built() -> Any:
+        return SimpleNamespace(training=SimpleNamespace(module=copy.deepcopy(weight)))
+
+    def trained(job: Any, answers: Any, module: nn.Linear, how: Any, *others: Any) -> bool:
+        started.append(module.weight.item())
+        with torch.no_grad():
+            module.weight += how.penalty
+        return True
+
+    def measured(job: Any, found: Any, plan: Any, now: Any, trainings: Any, price: float, steps: int) -> Stage:
+        made = stage(1000, next(drops), 0.99)
+        made.trial.plan, made.trial.violations = SimpleNamespace(digest=str(steps)), ()  # type: ignore[misc]
+        return Stage(made.trial, made.drop, SimpleNamespace(training=SimpleNamespace(module=copy.deepcopy(now.training.module))), trainings)  # type: ignore[arg-type]
+
+    fakes = {"trained": trained, "_measured": measured, "_stages": lambda *given: (3, 10), "_front": lambda *given: [], "_keep": lambda *given: None}
+    for name, fake in {**fakes, "_start": lambda found: (SimpleNamespace(digest="start"), built())}.items():
+        monkeypatch.setattr(small_archive, name, fake)
+    monkeypatch.setattr(small_archive, "_how", lambda job, found, price: Distillation(steps=0, penalty=price))
+    events: list[Any] = []
+    job = SimpleNamespace(
+        request=SimpleNamespace(budget=Budget(max_drop=0.004), seed=0),
+        source=SimpleNamespace(data=lambda split: range(10_000)),
+        evaluation=range(5_000),
+        train="samples",
+        spent={},
+        progress=SimpleNamespace(stage=lambda *given: None),
+        clock=SimpleNamespace(left=60.0, elapsed=0.0),
+        journal=SimpleNamespace(append=lambda kind, data, at: events.append(data)),
+    )
+    found = SimpleNamespace(baseline_measurement=SimpleNamespace(quality=0.9), answers=None, schedule=SimpleNamespace(recovery_steps=100))
+    train_for_archive(job, found, halfwidth=0.001)  # type: ignore[arg-type]
+    assert started == begins and [e["kept"] for e in events] == [True, False, True]
+    assert [e["price"] for e in events] == [1.0, 2.0, pytest.approx(2**0.5)] and len({e["plan"] for e in events}) == 3

@@ -5,8 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
+from slimline.core.budget import Budget
+from slimline.core.formats import Affine, Float
 from slimline.core.result import UNPRICED
-from slimline.job.reporting import _prices, _rank, _why
+from slimline.job.reporting import _cheaper, _prices, _rank, _why, _why_small
 from slimline.methods.low_rank import LowRank
 from slimline.methods.tucker import Tucker
 
@@ -17,11 +21,11 @@ def test_rank_is_reported_where_it_is_a_number() -> None:
 
 
 def test_a_replayed_plan_has_no_prices_and_it_is_said() -> None:
-    for plan, choice in ((object(), (0,)), (None, None)):
+    for plan, choice, price in ((object(), (0,), 0.0), (None, None, 0.0), (None, (0,), 2.0)):
         said: list[str] = []
         job: Any = SimpleNamespace(request=SimpleNamespace(plan=plan), note=said.append)
         found: Any = SimpleNamespace(space=SimpleNamespace(choice=lambda plan, choice=choice: choice))
-        outcome: Any = SimpleNamespace(finalist=SimpleNamespace(trial=SimpleNamespace(plan=None)))
+        outcome: Any = SimpleNamespace(finalist=SimpleNamespace(trial=SimpleNamespace(plan=SimpleNamespace(recovery=SimpleNamespace(penalty=price)))))
         assert _prices(job, found, outcome) == () and len(said) == 1 and said[0].startswith(UNPRICED)
 
 
@@ -30,3 +34,30 @@ def test_a_given_plan_is_not_explained_as_a_choice() -> None:
     assert _why("weight", kept, [], 1.0, False) == "no method offers anything here"
     assert _why("weight", kept, [], 1.0, False, True) == "the given plan leaves it as it is"
     assert _why("weight", other, [kept], 1.0, False, True) == "it loses 0.1 nats, 10 % of what the plan loses before recovery"
+
+
+def test_a_weight_that_was_trained_for_a_small_archive_says_what_it_takes_in_it() -> None:
+    values = torch.zeros(4, 1000, dtype=torch.int8)
+    values[0, :100] = torch.randint(1, 9, (100,), dtype=torch.int8)
+    encoded = {name: SimpleNamespace(format=kind, parts={"values": values}) for name, kind in (("a.weight", Affine()), ("b.weight", Float()))}
+    built: Any = SimpleNamespace(stored=SimpleNamespace(encoded=encoded))
+    site: Any = SimpleNamespace(id="a.weight", kind="weight")
+    said = _why_small(built, site)
+    assert "98 % of its integers are zero, and 3 of its 4 outputs read nothing; one takes 0." in said and said.endswith(" B")
+    assert "stays as it is" in _why_small(built, SimpleNamespace(id="b.weight", kind="weight"))  # type: ignore[arg-type]
+    assert "structure whole" in _why_small(built, SimpleNamespace(id="a#channels", kind="channels"))  # type: ignore[arg-type]
+
+
+def test_stages_that_were_smaller_and_lost_more_say_that_the_drop_binds() -> None:
+    def measured(size: int) -> Any:
+        return SimpleNamespace(quality=0.898, download_bytes=size, cost=lambda quantity: size)
+
+    base = SimpleNamespace(quality=0.9, cost=lambda quantity: 1e6)
+    stages = [
+        {"plan": str(n), "price": 1.0, "download": size, "drop": drop, "kept": True}
+        for n, (size, drop) in enumerate(((4_000, 0.001), (2_000, 0.003), (2_500, 0.001)))
+    ]
+    job: Any = SimpleNamespace(journal=SimpleNamespace(events=lambda kind: stages), request=SimpleNamespace(budget=Budget(minimize="download")))
+    taken: Any = SimpleNamespace(measurement=measured(3_000), violations=())
+    found: Any = SimpleNamespace(baseline_measurement=base, trials=[taken, SimpleNamespace(measurement=measured(1_000), violations=())])
+    assert _cheaper(job, found, taken) == 2, "a trial, and one of the two stages that are smaller"

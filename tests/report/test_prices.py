@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slimline.core.result import Alternative, Price, Report
+from slimline.core.result import UNPRICED, Alternative, ArchiveStage, Price, Report
 from slimline.report import prices
 
 
@@ -109,3 +109,19 @@ def test_losses_of_values_are_not_called_nats(report: Report) -> None:
         *(t for d in values.decisions for t in prices.alternatives(values, d)),
     ]
     assert not [t for t in said if "nats" in t] and sum("relative squared error" in t for t in said) > 3
+
+
+def test_where_all_weights_were_trained_together_the_stages_stand_for_prices(make_report: Callable[..., Report], report: Report) -> None:
+    delivered = next(p.plan for p in report.pareto if p.chosen)
+    stages = tuple(
+        ArchiveStage(plan=plan, price=price, download_bytes=size, drop=drop, kept=True)
+        for plan, price, size, drop in ((delivered, 1.0, 3_100, 0.001), ("x", 2.0, 2_600, 0.004))
+    )
+    trained = make_report(prices=(), cheaper=1, archive_stages=stages, not_checked=(f"{UNPRICED}all weights were trained together",))
+    said = prices.binding(trained)
+    assert (
+        said
+        == "What binds: the allowed drop (1 measured candidate was better in all else and lost more). There are no prices: all weights were trained together."
+    )
+    assert prices.stages(trained)[1] == [("1", "1 nats", "3.1 KB", "0.10 points", "delivered"), ("2", "2 nats", "2.6 KB", "0.40 points", "")]
+    assert prices.stages(report)[1] == []

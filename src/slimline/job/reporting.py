@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from slimline.core.contracts import Artifact
-from slimline.core.formats import Codebook, Masked, Product
+from slimline.core.formats import Affine, Codebook, Masked, Product
 from slimline.core.plan import Method, Plan
 from slimline.core.result import (
     UNPRICED,
@@ -43,8 +43,9 @@ from slimline.job.recovery import objective
 from slimline.model import stored
 from slimline.model.program import Program
 from slimline.model.trace import quiet, trace
+from slimline.numerics.entropy import coded_bytes
 from slimline.report import operations
-from slimline.report.sentence import obstacle_texts, only_text, percent_text, sentence
+from slimline.report.sentence import bytes_text, obstacle_texts, only_text, percent_text, sentence
 from slimline.search.prices import alternatives, prices
 from slimline.search.space import Option
 from slimline.search.timing import per_layer
@@ -189,6 +190,11 @@ def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
     if job.request.plan is not None:
         job.note(f"{UNPRICED}a given plan was carried out, with nothing else to choose from; the report of the run that searched for it has its prices")
         return ()
+    if outcome.finalist.trial.plan.recovery.penalty:
+        job.note(
+            f"{UNPRICED}all weights were trained together for a small archive, so none has a price of its own; what the stages of that came to tells what more drop buys"
+        )
+        return ()
     if choice is None:
         job.note(f"{UNPRICED}the plan is not made of the options that were measured")
         return ()
@@ -203,9 +209,12 @@ def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
 
 
 def _cheaper(job: Job, found: Found, taken: Trial) -> int:
-    """Candidates that met every limit but the drop, and were better than what was taken by more than two measurements of one file differ."""
+    """Candidates that met every limit but the drop, and were better than what was taken by more than two measurements of one file differ; stages of training for a small archive, too."""
     fit = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
-    return sum(objective(job, found, t) < SURELY * objective(job, found, taken) for t in fit)
+    base, m = found.baseline_measurement.quality, taken.measurement
+    lost = math.inf if base is None or m is None or m.quality is None else base - m.quality
+    smaller = [s for s in _archive_stages(job) if m is not None and s.download_bytes < SURELY * m.download_bytes and s.drop > lost]
+    return sum(objective(job, found, t) < SURELY * objective(job, found, taken) for t in fit) + len(smaller)
 
 
 def _rank(method: Method) -> int | None:
@@ -223,7 +232,8 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
     choice = space.choice(plan) or space.nothing
     total = max(space.loss(choice), 1e-9)
     given = job.request.plan is not None  # then nothing was chosen, so nothing was left out for a reason
-    contenders: Sequence[tuple[Alternative, ...]] = [()] * len(space.places) if given else alternatives(space, budget, choice, found.trials)
+    trained_small = bool(plan.recovery.penalty) and not given  # nor where all weights were trained together for a small archive
+    contenders: Sequence[tuple[Alternative, ...]] = [()] * len(space.places) if given or trained_small else alternatives(space, budget, choice, found.trials)
     records = []
     for place, taken, rivals in zip(space.places, choice, contenders, strict=True):
         site, option = place.site, place.options[taken]
@@ -254,14 +264,14 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 method="removed" if gone else decision.method.name if decision is not None else "keep",
                 label="removed" if gone else option.label,
                 options={} if gone or decision is None else decision.method.model_dump(mode="json"),
-                why=_why(site.kind, option, others, total, gone, given, _losses_in(job)),
+                why=_why_small(finalist.built, site) if trained_small else _why(site.kind, option, others, total, gone, given, _losses_in(job)),
                 before=_shape(use.shape) if use is not None else _present(site),
                 after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option),
                 bits=None if gone or use is None else option.format.bits,
                 rank=_rank(decision.method) if decision is not None and not gone else None,
                 width=(site.features, option.channels) if option.channels is not None else None,
                 cost=cost,
-                considered=() if given else tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
+                considered=() if given or trained_small else tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
                 alternatives=rivals,
             )
         )
@@ -323,6 +333,20 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
     elif isinstance(option.format, Codebook | Product):
         text += "; shared values save bytes and no time, since they are decoded when the file is loaded"
     return text
+
+
+def _why_small(built: Built, site: Site) -> str:
+    """What a site of a model that was trained for a small archive takes in it, by the frequencies of its integers."""
+    if site.kind != "weight":
+        return "training for a small archive leaves the structure whole: rows and columns of zeros take next to no bits"
+    encoded = built.stored.encoded.get(site.id) if built.stored is not None else None
+    if encoded is None or not isinstance(encoded.format, Affine):
+        return "it stays as it is: no grid of integers is offered here"
+    values = encoded.parts["values"]
+    used = int(values.flatten(1).any(1).sum())
+    rows = "" if used == len(values) else f", and {len(values) - used:,} of its {len(values):,} outputs read nothing"
+    taken = coded_bytes(encoded.parts)
+    return f"trained for a small archive: {percent_text(float((values == 0).float().mean()))} of its integers are zero{rows}; one takes {8 * taken / values.numel():.2g} bits, all of them {bytes_text(taken)}"
 
 
 def decoded(built: Built) -> Program:

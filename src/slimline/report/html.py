@@ -59,7 +59,7 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
         r=report, home=home, script=script, style=Markup(file("page.css")), script_digest=digest, tiles=_tiles(report), summary=rows.summary(report), asked=_asked(report),
         plots=_pareto(report), references=rows.references(report), trials=_trials(report), layers=layers_of(report), legend=BITS, groups=[_group(d) for d in report.decisions if d.op == "channels"],
         blocks=[d for d in report.decisions if d.op == "block"], decisions=_decisions(report), predictions=_predictions(report), trusted=CORRELATION, interval=_interval(report),
-        binding=prices.binding(report), priced=prices.table(report), price_note=prices.NOTE,
+        binding=prices.binding(report), priced=prices.table(report), price_note=prices.NOTE, stages=prices.stages(report), stages_note=prices.STAGES_NOTE,
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text, number=number_of,

@@ -42,6 +42,8 @@ def render(report: Report) -> str:
         parts += ["", "## What binds, and what more would buy", "", cell(binding)]
     if report.prices:
         parts += ["", *table_lines(*prices.table(report)), "", prices.NOTE]
+    if report.archive_stages:
+        parts += ["", *table_lines(*prices.stages(report)), "", prices.STAGES_NOTE]
     parts += ["", "## Decisions", "", *table_lines(*rows.decisions(report))]
     rivals = [f"- {code(d.site)}: {cell(text)}" for d in report.decisions for text in prices.alternatives(report, d)]
     if rivals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimline.core.result import UNPRICED, Alternative, DecisionRecord, Price, Report
-from slimline.report.sentence import NAMES, difference_text, estimate_text, in_points, quantity_text
+from slimline.report.sentence import NAMES, bytes_text, difference_text, estimate_text, in_points, quantity_text
 
 ORDER = ("size", "download", "latency", "memory", "macs", "loss")
 HEAD = ("budget", "limit", "plan, predicted", "binds", "a tenth more", "buys, at the same loss", "or instead", "worth at the margin")
@@ -12,6 +12,11 @@ UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e
 NOTE = (
     "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs before recovery, as the search counts it:"
     " where training follows, rounding several times, since training brings back little of it."
+)
+
+STAGES_NOTE = (
+    "Stages of training for a small archive. Each goes on from the one before, or from the last that kept its limit, where the one before had lost clearly more;"
+    " after one that kept it a coded bit costs more, else less. Bytes are of real archives."
 )
 
 
@@ -26,9 +31,10 @@ def _name(report: Report, quantity: str) -> str:
 
 def binding(report: Report) -> str:
     """One sentence: which budgets stand in the way of a better result; without prices, why there are none."""
-    if not report.prices:
-        why = next((n.removeprefix(UNPRICED) for n in report.not_checked if n.startswith(UNPRICED)), "")
-        return f"There are no prices: {why}." if why else ""
+    why = "" if report.prices else next((n.removeprefix(UNPRICED) for n in report.not_checked if n.startswith(UNPRICED)), "")
+    unpriced = f"There are no prices: {why}." if why else ""
+    if not report.prices and not (report.archive_stages and report.cheaper):
+        return unpriced
     names = [_name(report, p.quantity) for p in report.prices if p.binds and p.quantity != "loss"]
     if report.cheaper:
         names.insert(0, f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else and lost more)")
@@ -39,7 +45,7 @@ def binding(report: Report) -> str:
         if names
         else f"No budget binds: nothing that was tried is {best} ({_name(report, report.minimize)}), whatever it loses."
     )
-    return said + (f" Not reached: {', '.join(loose)}." if loose else "")
+    return said + (f" Not reached: {', '.join(loose)}." if loose else "") + (f" {unpriced}" if unpriced else "")
 
 
 def sentences(report: Report) -> list[str]:
@@ -79,6 +85,17 @@ def table(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             )
         )
     return HEAD, rows
+
+
+def stages(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of what the stages of training for a small archive came to."""
+    finished = {p.plan: "delivered" if p.chosen else "finished" for p in sorted(report.pareto, key=lambda p: p.chosen)}
+    quality = report.baseline.quality
+    rows: list[tuple[str, ...]] = [
+        (str(n), f"{s.price:.2g} nats", bytes_text(s.download_bytes), difference_text(s.drop, quality), finished.get(s.plan, ""))
+        for n, s in enumerate(report.archive_stages, 1)
+    ]
+    return ("stage", "a coded bit cost", "download", "drop on the search samples", ""), rows
 
 
 def _margin(report: Report, price: Price) -> str:

@@ -171,6 +171,10 @@ def explain(report: Report, console: Console) -> None:
         for sentence in prices.sentences(report):
             _paragraph(console, sentence)
         _paragraph(console, prices.NOTE, "dim")
+    for number, price, size, drop, ending in prices.stages(report)[1]:
+        _paragraph(console, f"stage {number}: a coded bit cost {price}, {size}, drop {drop} on the search samples{ending and f' ({ending})'}")
+    if report.archive_stages:
+        _paragraph(console, prices.STAGES_NOTE, "dim")
     for d in report.decisions:
         console.print()
         console.print(f"[bold]{escape(d.site)}[/] {escape(d.op)}: {escape(_became(d, report.baseline.latency_ms.estimated))}", highlight=False, soft_wrap=True)

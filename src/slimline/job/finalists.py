@@ -18,7 +18,7 @@ from slimline.report.sentence import number_of
 from slimline.search.race import bottom_of, worth
 
 WINNERS = 2  # of the race that are finished, and a third where that is worth more than what was not in the race
-LEAST_GAIN = 1e-6  # in price, for which one more is worth finishing
+LEAST_GAIN = 1e-6  # in the logarithm of the price, for which one more is worth finishing
 LEAST_CHANCE = 1e-3  # of the likeliest: below it chances tell nothing
 BETWEEN = 0.25  # of the drop that the holdout is expected to forgive, up to which a finalist that was not in the race is not trained, unless it is the safest
 

@@ -158,9 +158,8 @@ def _front_of(job: Job, found: Found, trials: Sequence[Trial]) -> set[int]:
 
 
 def _archive_stages(job: Job) -> tuple[ArchiveStage, ...]:
-    return tuple(
-        ArchiveStage(plan=e["plan"], price=e["price"], download_bytes=e["download"], drop=e["drop"], kept=e["kept"]) for e in job.journal.events("price")
-    )
+    once = {e["plan"]: e for e in job.journal.events("price")}  # a run that goes on goes through its stages again
+    return tuple(ArchiveStage(plan=e["plan"], price=e["price"], download_bytes=e["download"], drop=e["drop"], kept=e["kept"]) for e in once.values())
 
 
 def _label(trial: Trial) -> str:

@@ -45,6 +45,29 @@ class Stage:
     training: list[Training]
 
 
+@dataclass
+class Price:
+    """Nats for a mean coded bit: more after a stage that kept its limit, less after one that did not; by small steps once it has turned.
+
+    Example:
+        >>> price, seen = Price(), list[float]()
+        >>> for kept in (True, True, False, True):
+        ...     price.move(kept)
+        ...     seen.append(round(price.value, 2))
+        >>> seen
+        [2.0, 4.0, 2.83, 4.0]
+    """
+
+    value: float = FIRST
+    ratio: float = COARSE
+    before: bool | None = None
+
+    def move(self, kept: bool) -> None:
+        if self.before not in (None, kept):
+            self.ratio = FINE
+        self.value, self.before = self.value * self.ratio if kept else self.value / self.ratio, kept
+
+
 def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     """Train the model under a price of its coded bits; ``found.small`` are then those that the certificate's sequence gains the most by, the smallest first.
 
@@ -63,34 +86,38 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         return
     plan, built = start
     allowed = job.request.budget.max_drop.allowed(base)
-    least = LEAST_DROP * allowed
+
+    def limit(margin: float = 0.0) -> float:
+        """Of a drop on the search samples."""
+        return max(allowed - halfwidth - margin, LEAST_DROP * allowed)
+
     stages, steps = _stages(job, found, built)
-    price, ratio, trainings, front, before, last_kept = FIRST, COARSE, list[Training](), list[Stage](), None, None
+    price, trainings, front = Price(), list[Training](), list[Stage]()
+    last_kept: Stage | None = None
     for number in range(stages):
-        how = replace(_how(job, found, price), steps=steps, seed=job.request.seed + 101 + number)
+        how = replace(_how(job, found, price.value), steps=steps, seed=job.request.seed + 101 + number)
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
-            name = key("small archive", plan.digest, number, price, steps, len(trainings), found.schedule.recovery_steps)
+            name = key("small archive", plan.digest, number, price.value, steps, len(trainings), found.schedule.recovery_steps)
             if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST):
                 break
             trainings = [*trainings, (how, True)]
-            stage = _measured(job, found, plan, built, trainings, price, (number + 1) * steps)
+            stage = _measured(job, found, plan, built, trainings, price.value, (number + 1) * steps)
         error = _standard_error(job, stage)
-        limit = max(allowed - halfwidth - (MARGIN * error if number >= CAREFUL_FROM * stages else 0.0), least)
-        kept = stage.drop <= limit
+        beyond = stage.drop - limit(MARGIN * error if number >= CAREFUL_FROM * stages else 0.0)
+        kept = beyond <= 0
         job.journal.append(
             "price",
-            {"plan": stage.trial.plan.digest, "price": price, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept},
+            {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept},
             job.clock.elapsed,
         )
         if not [v for v in stage.trial.violations if v.quantity != "drop"]:
-            front = _front(job, found, [*front, stage], max(allowed - halfwidth, least))
+            front = _front(job, found, [*front, stage], limit())
             _keep(found, front)
-        ratio = FINE if before not in (None, kept) else ratio
-        price, before = price * ratio if kept else price / ratio, kept
+        price.move(kept)
         if kept:
             last_kept = stage
-        elif last_kept is not None and stage.drop > limit + CLEARLY * error:
+        elif last_kept is not None and beyond > CLEARLY * error:
             built.training.module.load_state_dict(last_kept.built.training.module.state_dict())
             trainings = last_kept.training
 

@@ -25,7 +25,7 @@ from slimline.job.found import Found
 from slimline.job.prepare import prepare
 from slimline.job.recovery import COARSENESS, for_archive, usual_steps
 from slimline.job.search import search
-from slimline.job.small_archive import KEPT, Stage, _front, stages_for, train_for_archive
+from slimline.job.small_archive import KEPT, MORE, Stage, _front, _more, stages_for, train_for_archive
 from slimline.model.recover import Distillation
 
 
@@ -71,6 +71,7 @@ def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_pat
     assert for_archive(job, found) and usual_steps(job, found) == 400
     search(job, found)
     job.journal.append("archive schedule", {"stages": 5, "steps": 150}, 0.0)  # as a run that goes on has it, so that the clock decides nothing here
+    job.journal.append("more stages", {"stages": 0}, 0.0)
     train_for_archive(job, found, halfwidth=0.0)
     base = found.baseline_measurement.quality
     assert base is not None and found.small
@@ -94,6 +95,16 @@ def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_pat
 def test_stages_fill_the_time_that_is_left(step: float, planned: tuple[int, int]) -> None:
     stages, steps = stages_for(40.0, step, measured=1.0, most=187)
     assert (stages, steps) == planned and stages * (steps * step + 1.0) <= 40.0
+
+
+@pytest.mark.parametrize(("longest", "elapsed", "more"), [(10.0, 50.0, 3), (0.1, 50.0, MORE), (10.0, 79.0, 0), (10.0, 95.0, 0)])
+def test_stages_that_took_less_time_than_planned_are_followed_by_more(longest: float, elapsed: float, more: int) -> None:
+    kept: list[Any] = []
+    journal = SimpleNamespace(last=lambda kind: kept[-1] if kept else None, append=lambda kind, data, at: kept.append(data))
+    job: Any = SimpleNamespace(journal=journal, clock=SimpleNamespace(seconds=100.0, elapsed=elapsed))
+    assert _more(job, longest) == more
+    job.clock.elapsed = 0.0
+    assert _more(job, longest) == more, "a run that goes on keeps its own"
 
 
 def test_where_bytes_of_the_file_count_nothing_is_different(tmp_path: Path) -> None:
@@ -165,7 +176,14 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkey
         made.trial.plan, made.trial.violations = SimpleNamespace(digest=str(steps)), ()  # type: ignore[misc]
         return Stage(made.trial, made.drop, SimpleNamespace(training=SimpleNamespace(module=copy.deepcopy(now.training.module))), trainings)  # type: ignore[arg-type]
 
-    fakes = {"trained": trained, "_measured": measured, "_stages": lambda *given: (3, 10), "_front": lambda *given: [], "_keep": lambda *given: None}
+    fakes = {
+        "trained": trained,
+        "_measured": measured,
+        "_stages": lambda *given: (2, 10),
+        "_more": lambda *given: 1,
+        "_front": lambda *given: [],
+        "_keep": lambda *given: None,
+    }
     for name, fake in {**fakes, "_start": lambda found: (SimpleNamespace(digest="start"), built())}.items():
         monkeypatch.setattr(small_archive, name, fake)
     monkeypatch.setattr(small_archive, "_how", lambda job, found, price: Distillation(steps=0, penalty=price))

@@ -20,7 +20,7 @@ from slimline.search.schedule import coarse
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
-FEWEST, MOST = 4, 16  # stages
+FEWEST, MOST, MORE = 4, 16, 8  # stages that are planned, and that follow at most where they took less time than that
 STAGE_STEPS = 150  # that a stage should have, before there are more of them
 UNEVEN = 1.3  # what a step takes in the long run, of the fastest in the probe
 STAGE_EPOCHS = 15  # that a stage has at most
@@ -91,10 +91,11 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         """Of a drop on the search samples."""
         return max(allowed - halfwidth - margin, LEAST_DROP * allowed)
 
-    stages, steps = _stages(job, found, built)
+    planned, steps = _stages(job, found, built)
     price, trainings, front = Price(), list[Training](), list[Stage]()
     last_kept: Stage | None = None
-    for number in range(stages):
+    number, stages, begun, longest = 0, planned, job.clock.elapsed, 0.0
+    while number < stages:
         how = replace(_how(job, found, price.value), steps=steps, seed=job.request.seed + 101 + number)
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
@@ -104,7 +105,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             trainings = [*trainings, (how, True)]
             stage = _measured(job, found, plan, built, trainings, price.value, (number + 1) * steps)
         error = _standard_error(job, stage)
-        beyond = stage.drop - limit(MARGIN * error if number >= CAREFUL_FROM * stages else 0.0)
+        beyond = stage.drop - limit(MARGIN * error if number >= CAREFUL_FROM * planned else 0.0)
         kept = beyond <= 0
         job.journal.append(
             "price",
@@ -120,6 +121,9 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         elif last_kept is not None and beyond > CLEARLY * error:
             built.training.module.load_state_dict(last_kept.built.training.module.state_dict())
             trainings = last_kept.training
+        number, begun, longest = number + 1, job.clock.elapsed, max(longest, job.clock.elapsed - begun)
+        if number == planned:
+            stages += _more(job, longest)
 
 
 def _standard_error(job: Job, stage: Stage) -> float:
@@ -156,6 +160,16 @@ def _stages(job: Job, found: Found, built: Built) -> tuple[int, int]:
     stages, steps = stages_for(LATEST * job.clock.seconds - job.clock.elapsed, UNEVEN * step, measured, STAGE_EPOCHS * len(job.train) / found.batch)
     job.journal.append("archive schedule", {"stages": stages, "steps": steps, "step": step, "measured": measured}, job.clock.elapsed)
     return stages, steps
+
+
+def _more(job: Job, longest: float) -> int:
+    """Stages that fit into what is left when all that were planned are done, where none takes longer than the ``longest`` so far; a run that goes on keeps its own."""
+    kept = job.journal.last("more stages")
+    if kept is None:
+        left = max(LATEST * job.clock.seconds - job.clock.elapsed, 0.0)
+        kept = {"stages": int(min(left / max(longest, 1e-9), MORE)), "longest": longest}
+        job.journal.append("more stages", kept, job.clock.elapsed)
+    return int(kept["stages"])
 
 
 def stages_for(left: float, step: float, measured: float, most: float) -> tuple[int, int]:

@@ -40,24 +40,27 @@ def test_a_weight_that_was_trained_for_a_small_archive_says_what_it_takes_in_it(
     values = torch.zeros(4, 1000, dtype=torch.int8)
     values[0, :100] = torch.randint(1, 9, (100,), dtype=torch.int8)
     encoded = {name: SimpleNamespace(format=kind, parts={"values": values}) for name, kind in (("a.weight", Affine()), ("b.weight", Float()))}
-    built: Any = SimpleNamespace(stored=SimpleNamespace(encoded=encoded))
+    weights = {"a.weight": SimpleNamespace(axis=0, op="linear")}
+    built: Any = SimpleNamespace(stored=SimpleNamespace(encoded=encoded), program=SimpleNamespace(weights=weights))
     site: Any = SimpleNamespace(id="a.weight", kind="weight")
     said = _why_small(built, site)
     assert "98 % of its integers are zero, and 3 of its 4 outputs read nothing; one takes 0." in said and said.endswith(" B")
+    weights["a.weight"] = SimpleNamespace(axis=1, op="conv_transpose2d")
+    assert "900 of its 1,000 outputs read nothing" in _why_small(built, site)
     assert "stays as it is" in _why_small(built, SimpleNamespace(id="b.weight", kind="weight"))  # type: ignore[arg-type]
     assert "structure whole" in _why_small(built, SimpleNamespace(id="a#channels", kind="channels"))  # type: ignore[arg-type]
 
 
-def test_stages_that_were_smaller_and_lost_more_say_that_the_drop_binds() -> None:
+def test_stages_that_were_smaller_say_that_the_drop_binds() -> None:
     def measured(size: int) -> Any:
         return SimpleNamespace(quality=0.898, download_bytes=size, cost=lambda quantity: size)
 
     base = SimpleNamespace(quality=0.9, cost=lambda quantity: 1e6)
     stages = [
-        {"plan": str(n), "price": 1.0, "download": size, "drop": drop, "kept": True}
-        for n, (size, drop) in enumerate(((4_000, 0.001), (2_000, 0.003), (2_500, 0.001)))
+        {"plan": str(n), "price": 1.0, "download": size, "drop": 0.003, "kept": True, "fits": fits}
+        for n, (size, fits) in enumerate(((4_000, True), (2_000, True), (2_500, False)))
     ]
     job: Any = SimpleNamespace(journal=SimpleNamespace(events=lambda kind: [*stages, *stages]), request=SimpleNamespace(budget=Budget(minimize="download")))
     taken: Any = SimpleNamespace(measurement=measured(3_000), violations=())
     found: Any = SimpleNamespace(baseline_measurement=base, trials=[taken, SimpleNamespace(measurement=measured(1_000), violations=())])
-    assert _cheaper(job, found, taken) == 2, "a trial, and one of the two stages that are smaller; a run that goes on notes each again"
+    assert _cheaper(job, found, taken) == 2, "a trial, and the stage that is smaller and keeps the other limits; a run that goes on notes each again"

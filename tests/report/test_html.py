@@ -243,7 +243,7 @@ def test_structure_for_a_screen_reader(report: Report) -> None:
 
 def test_what_binds_and_what_more_would_buy_stand_in_a_table(report: Report) -> None:
     text = Page(html.render(report)).text
-    assert "What binds: the allowed drop (4 measured candidates were better in all else and lost more). Not reached: file." in text
+    assert "What binds: the allowed drop (4 measured candidates were better in all else; more was lost by them, or might have been). Not reached: file." in text
     assert "0.021 nats less loss; in proportion, 0.34 points" in text and "0.006 ms less latency, 4.1 KB less file" in text
     assert text.count("worth 0.009 nats here; it costs more than it brings") == sum(bool(d.alternatives) for d in report.decisions)
 

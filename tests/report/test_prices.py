@@ -121,7 +121,7 @@ def test_where_all_weights_were_trained_together_the_stages_stand_for_prices(mak
     said = prices.binding(trained)
     assert (
         said
-        == "What binds: the allowed drop (1 measured candidate was better in all else and lost more). There are no prices: all weights were trained together."
+        == "What binds: the allowed drop (1 measured candidate was better in all else; more was lost by it, or might have been). There are no prices: all weights were trained together."
     )
     assert prices.stages(trained)[1] == [("1", "1 nats", "3.1 KB", "0.10 points", "delivered"), ("2", "2 nats", "2.6 KB", "0.40 points", "")]
     assert prices.stages(report)[1] == []

@@ -50,6 +50,12 @@ def test_certificate_says_where_its_samples_come_from_and_how_it_was_tested(repo
     assert rows.certificate_words(reports["cut off"]) == "No certificate: the run was interrupted."
 
 
+def test_a_holdout_that_was_opened_for_other_finalists_before_is_counted(make_report: Callable[..., Report], report: Report) -> None:
+    assert report.certificate is not None and "at most 5 %." in rows.certificate_words(report)
+    again = rows.certificate_words(make_report(certificate=report.certificate.model_copy(update={"openings": 2})))
+    assert "at most 10 %, since a part of the run before had opened them for other finalists" in again
+
+
 def test_next_steps_fit_the_verdict(reports: dict[str, Report]) -> None:
     assert rows.next_steps(reports["full"]) == []
     assert "--resume" in rows.next_steps(reports["cut off"])[0]

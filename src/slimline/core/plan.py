@@ -103,7 +103,8 @@ class Fingerprint(Data):
 
 
 class Recovery(Data):
-    """Training after compression. ``steps`` of ``batch`` samples; 0 steps: calibration only. ``penalty``: nats of loss for a mean coded bit of a weight, at last. ``gradual``: masks grow while
+    """Training after compression. ``steps`` of ``batch`` samples; 0 steps: calibration only. ``penalty``: nats of loss for a mean coded bit of a weight, at last (``steps`` are
+    then of all stages so far, with those that were not gone on from). ``gradual``: masks grow while
     training with quantizers begins, in place of being there at once."""
 
     steps: int = pydantic.Field(default=0, ge=0)

@@ -44,6 +44,8 @@ class Certificate(Data):
     source: Literal["user", "from_search", "from_train"]
     test: str
     sequence: tuple[SequenceStep, ...] = ()
+    openings: int = 1
+    """How many sequences the holdout was opened for: more than one where a run went on after it was opened, and could not make the same finalists again."""
 
 
 class Reference(Measurement):

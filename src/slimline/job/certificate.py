@@ -84,7 +84,7 @@ def _expected(trial: Trial, samples: int) -> float | None:
 
 
 def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalist]:
-    """The certificate's sequence, at most three, from the likeliest to pass to the best objective: that with the least expected objective.
+    """The certificate's sequence, at most three, from the likeliest to pass to the best objective: that with the least expected logarithm of the objective.
 
     A run that goes on after the holdout was opened keeps the sequence that it was opened for.
     """
@@ -164,7 +164,7 @@ def faithful(job: Job, found: Found, trial: Trial, base: float, allowed: float) 
 
 def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
     """Open the holdout, once: each finalist's file runs in a fresh process until the first one fails its test."""
-    opened = job.journal.last("certified")
+    opened = {tuple(e["sequence"]) for e in job.journal.events("certified")}
     samples = job.source.data("holdout")
     base = found.baseline_measurement.quality
     folder = private(job.directory / STATE / "finalists")
@@ -195,16 +195,13 @@ def certify(job: Job, found: Found, sequence: Sequence[Finalist]) -> Outcome:
 
         source = job.source.holdout_source or "from_train"
         names = [f.trial.plan.digest for f in sequence]
-        if opened is not None:
-            same = opened.get("sequence") == names
-            again = (
-                "the same test is repeated, nothing is chosen by it again"
-                if same
-                else "the chance of a false pass is at most 5 % for each part, not for the run"
-            )
-            job.note(f"the holdout was opened by an earlier part of this run with {'the same' if same else 'other'} finalists: {again}")
+        if opened == {tuple(names)}:
+            job.note("the holdout was opened by an earlier part of this run with the same finalists: the same test is repeated, nothing is chosen by it again")
+        elif opened:
+            job.note("the holdout was opened by an earlier part of this run with other finalists, which could not be made again: the certificate counts both")
         job.journal.append("certified", {"sequence": names}, job.clock.elapsed)
         place, interval, certificate = fixed_sequence([(f.trial.plan.digest, lambda i=i: test(i)) for i, f in enumerate(sequence)], source)  # type: ignore[misc, arg-type]
+    certificate = certificate.model_copy(update={"openings": len(opened | {tuple(names)})})
     finalist = sequence[place]
     shaped, rss, quality = seen[place]
     verdict = decide(interval, source)  # type: ignore[arg-type]

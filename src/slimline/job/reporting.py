@@ -210,9 +210,8 @@ def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
 def _cheaper(job: Job, found: Found, taken: Trial) -> int:
     """Candidates that met every limit but the drop, and were better than what was taken by more than two measurements of one file differ; stages of training for a small archive, too."""
     fit = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
-    base, m = found.baseline_measurement.quality, taken.measurement
-    lost = math.inf if base is None or m is None or m.quality is None else base - m.quality
-    smaller = [s for s in _archive_stages(job) if m is not None and s.download_bytes < SURELY * m.download_bytes and s.drop > lost]
+    m, once = taken.measurement, {e["plan"]: e for e in job.journal.events("price")}
+    smaller = [e for e in once.values() if m is not None and e["download"] < SURELY * m.download_bytes and e.get("fits", True)]
     return sum(objective(job, found, t) < SURELY * objective(job, found, taken) for t in fit) + len(smaller)
 
 
@@ -341,9 +340,9 @@ def _why_small(built: Built, site: Site) -> str:
     encoded = built.stored.encoded.get(site.id) if built.stored is not None else None
     if encoded is None or not isinstance(encoded.format, Affine):
         return "it stays as it is: no grid of integers is offered here"
-    values = encoded.parts["values"]
-    used = int(values.flatten(1).any(1).sum())
-    rows = "" if used == len(values) else f", and {len(values) - used:,} of its {len(values):,} outputs read nothing"
+    values, use = encoded.parts["values"], built.program.weights[site.id]
+    outputs = values.movedim(use.axis, 0).flatten(1).any(1)
+    rows = "" if outputs.all() or use.op == "embedding" else f", and {int((~outputs).sum()):,} of its {len(outputs):,} outputs read nothing"
     taken = coded_bytes(encoded.parts)
     return f"trained for a small archive: {percent_text(float((values == 0).float().mean()))} of its integers are zero{rows}; one takes {8 * taken / values.numel():.2g} bits, all of them {bytes_text(taken)}"
 

@@ -8,8 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
+from slimline.job.certificate import discordance_of
 from slimline.job.context import Job
 from slimline.job.found import Found, Training, measure, scored, timed
 from slimline.job.recovery import COARSENESS, objective, trained
@@ -43,37 +46,39 @@ class Stage:
     drop: float
     built: Built
     training: list[Training]
+    scores: torch.Tensor | None = None
+    name: str = ""
 
 
 @dataclass
 class Price:
-    """Nats for a mean coded bit: more after a stage that kept its limit, less after one that did not; by small steps once it has turned.
+    """Nats for a mean coded bit: more after a stage that kept its limit, less after one that did not; by small steps once it has turned, but after one that clearly did not.
 
     Example:
         >>> price, seen = Price(), list[float]()
-        >>> for kept in (True, True, False, True):
-        ...     price.move(kept)
+        >>> for kept, clearly in ((True, False), (True, False), (False, False), (True, False), (False, True)):
+        ...     price.move(kept, clearly)
         ...     seen.append(round(price.value, 2))
         >>> seen
-        [2.0, 4.0, 2.83, 4.0]
+        [2.0, 4.0, 2.83, 4.0, 2.0]
     """
 
     value: float = FIRST
     ratio: float = COARSE
     before: bool | None = None
 
-    def move(self, kept: bool) -> None:
+    def move(self, kept: bool, clearly: bool = False) -> None:
         if self.before not in (None, kept):
             self.ratio = FINE
-        self.value, self.before = self.value * self.ratio if kept else self.value / self.ratio, kept
+        self.value, self.before = self.value * self.ratio if kept else self.value / (COARSE if clearly else self.ratio), kept
 
 
 def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
-    """Train the model under a price of its coded bits; ``found.small`` are then those that the certificate's sequence gains the most by, the smallest first.
+    """Train the model under a price of its coded bits; ``found.small`` are then those stages that the certificate's sequence gains the most by, the smallest first.
 
     The price is the multiplier of a constraint: it rises after a stage that kept the drop within the allowance less the certificate's ``halfwidth``, and falls after one that
-    did not (dual ascent). Each stage goes on from the one before; where that lost clearly more than it might, from the last one that did not: what a price does shows late, and zeros do not
-    come back. What a stage made is measured as an artefact, with its real archive. The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and
+    did not (dual ascent). Each stage goes on from the one before; where that lost clearly more than it might, from the last one that did not, as it was
+    measured (with its biases on their grids), at half the price: what a price does shows late, and zeros do not come back. What a stage made is measured as an artefact, with its real archive. The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and
     a few hundred bytes more are a small price.
 
     References:
@@ -94,44 +99,44 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     planned, steps = _stages(job, found, built)
     price, trainings, front = Price(), list[Training](), list[Stage]()
     last_kept: Stage | None = None
-    number, stages, begun, longest = 0, planned, job.clock.elapsed, 0.0
+    number, stages, begins, forked = 0, planned, "", False
     while number < stages:
+        begun = job.clock.elapsed
         how = replace(_how(job, found, price.value), steps=steps, seed=job.request.seed + 101 + number)
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
-            name = key("small archive", plan.digest, number, price.value, steps, len(trainings), found.schedule.recovery_steps)
-            if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST):
-                break
+            name = key("small archive", plan.digest, number, price.value, steps, found.schedule.recovery_steps, *((begins,) if forked else ()))
+            if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST) or name not in job.cache:
+                break  # what the clock cut off a run that goes on could not make again
             trainings = [*trainings, (how, True)]
-            stage = _measured(job, found, plan, built, trainings, price.value, (number + 1) * steps)
-        error = _standard_error(job, stage)
+            stage = replace(_measured(job, found, plan, built, trainings, price.value, (number + 1) * steps), name=name)
+        error = _standard_error(job, found, stage)
         beyond = stage.drop - limit(MARGIN * error if number >= CAREFUL_FROM * planned else 0.0)
-        kept = beyond <= 0
-        job.journal.append(
-            "price",
-            {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept},
-            job.clock.elapsed,
-        )
-        if not [v for v in stage.trial.violations if v.quantity != "drop"]:
+        kept, clearly = beyond <= 0, beyond > CLEARLY * error
+        fits = not [v for v in stage.trial.violations if v.quantity not in ("drop", "latency")]  # of which the one is judged below, and the other not known yet
+        told = {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept, "fits": fits}
+        job.journal.append("price", {**told, "seconds": round(job.clock.elapsed - begun, 2)}, job.clock.elapsed)
+        if fits:
             front = _front(job, found, [*front, stage], limit())
             _keep(found, front)
-        price.move(kept)
+        price.move(kept, clearly)
+        begins = name
         if kept:
             last_kept = stage
-        elif last_kept is not None and beyond > CLEARLY * error:
+        elif last_kept is not None and clearly:
             built.training.module.load_state_dict(last_kept.built.training.module.state_dict())
-            trainings = last_kept.training
-        number, begun, longest = number + 1, job.clock.elapsed, max(longest, job.clock.elapsed - begun)
+            trainings, begins, forked = last_kept.training, last_kept.name, True
+        number += 1
         if number == planned:
-            stages += _more(job, longest)
+            stages += _more(job)
 
 
-def _standard_error(job: Job, stage: Stage) -> float:
-    """Of the drop on the holdout around the one that was seen; 0 where outputs are values."""
-    holdout, fidelity = job.source.data("holdout"), stage.trial.fidelity
-    if holdout is None or job.evaluation is None or fidelity is None or fidelity.top1 is None:
+def _standard_error(job: Job, found: Found, stage: Stage) -> float:
+    """Of the drop on the holdout around the one that was seen."""
+    holdout = job.source.data("holdout")
+    if holdout is None or job.evaluation is None:
         return 0.0
-    return math.sqrt((1 - fidelity.top1) * (1 / len(job.evaluation) + 1 / len(holdout)))
+    return math.sqrt(discordance_of(job, found, stage.scores) * (1 / len(job.evaluation) + 1 / len(holdout)))
 
 
 def _how(job: Job, found: Found, price: float) -> Distillation:
@@ -162,10 +167,11 @@ def _stages(job: Job, found: Found, built: Built) -> tuple[int, int]:
     return stages, steps
 
 
-def _more(job: Job, longest: float) -> int:
-    """Stages that fit into what is left when all that were planned are done, where none takes longer than the ``longest`` so far; a run that goes on keeps its own."""
+def _more(job: Job) -> int:
+    """Stages that fit into what is left when all that were planned are done, where none takes longer than the longest so far; a run that goes on keeps its own."""
     kept = job.journal.last("more stages")
     if kept is None:
+        longest = max(float(e.get("seconds", 0.0)) for e in job.journal.events("price"))
         left = max(LATEST * job.clock.seconds - job.clock.elapsed, 0.0)
         kept = {"stages": int(min(left / max(longest, 1e-9), MORE)), "longest": longest}
         job.journal.append("more stages", kept, job.clock.elapsed)
@@ -191,7 +197,7 @@ def _front(job: Job, found: Found, stages: Sequence[Stage], limit: float) -> lis
     left out for one of 3.1 KB that had lost 0.26 and changed no more.
     """
     nothing = job.request.budget.objective(found.baseline_measurement, found.baseline_measurement)
-    prospects = [(objective(job, found, s.trial), Bar(limit, max(_standard_error(job, s), TINY)).chance(s.drop), s) for s in stages]
+    prospects = [(objective(job, found, s.trial), Bar(limit, max(_standard_error(job, found, s), TINY)).chance(s.drop), s) for s in stages]
     front = sorted((p for p in prospects if p[1] >= LEAST_CHANCE), key=lambda p: p[:2])
 
     def all_but(left_out: Stage | None) -> float:
@@ -249,7 +255,7 @@ def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[
     kept = Built(own, built.module, built.program, built.training.copy())
     settle_biases(kept.training)  # what is read from the training form is then what is stored
     artifact = found.workshop.lower(kept)
-    quality, _, fidelity = scored(job, found, artifact)
+    quality, scores, fidelity = scored(job, found, artifact)
     base = found.baseline_measurement.quality
     assert quality is not None and base is not None
     measured = measure(job, found.workshop, artifact, found.baseline_measurement.latency_ms, quality, built.program, exact=True)
@@ -263,4 +269,4 @@ def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[
         violations=violations,
         seconds=round(time.monotonic() - start, 2),
     )
-    return Stage(made, base - quality, kept, trainings)
+    return Stage(made, base - quality, kept, trainings, scores)

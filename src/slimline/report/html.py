@@ -63,7 +63,7 @@ def render(report: Report, images: Mapping[int, bytes] = {}, *, home: str = "") 
         up=closeup.section(report), images=[(i, base64.b64encode(png).decode()) for i, png in images.items()],
         words=rows.certificate_words(report), elsewhere=rows.elsewhere(report), unknowns=_unknowns(report), next_steps=rows.next_steps(report), left_alone=_left_alone(report), spent=_spent(report), plan=next((p.plan for p in report.pareto if p.chosen), ""),
         lost=lambda value: rows.lost_text(value, report.baseline.quality), most=lambda value: most_text(value, report.baseline.quality), percent=percent_text, number=number_of,
-        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated), few=_untold(report), coded=rows.counts_download(report),
+        download=rows.download_words(report), timing=rows.timing_words(report), latency=estimate_text("latency", report.baseline.latency_ms.estimated), few=_untold(report), coded=_coded(report),
     )  # fmt: skip
 
 
@@ -164,10 +164,15 @@ def _distinct(report: Report) -> list[Point]:
     return sorted(by_place.values(), key=lambda p: (p.chosen, p.on_front, p.size_bytes))
 
 
+def _coded(report: Report) -> bool:
+    """Whether trials are told apart by their downloads: where these count, and are known (older reports have them of the result alone)."""
+    return rows.counts_download(report) and any(p.download_bytes is not None for p in report.pareto)
+
+
 def _untold(report: Report) -> bool:
     """Whether the front is another than the points have as they are drawn: drops of few samples were not believed."""
 
-    coded = rows.counts_download(report)
+    coded = _coded(report)
 
     def corner(p: Point) -> tuple[float, float, float, float]:
         return p.size_bytes, (p.download_bytes or 0.0) if coded else 0.0, p.latency_ms, p.drop or 0.0
@@ -190,7 +195,7 @@ def _delivered(report: Report, point: Point) -> Point:
 
 
 def _seen(report: Report) -> list[Seen]:
-    base, coded = report.baseline, rows.counts_download(report)
+    base, coded = report.baseline, _coded(report)
 
     def facts(size: float, download: float | None, ms: float, drop: float | None, where: str) -> tuple[str, ...]:
         lost = "" if drop is None else f"{rows.lost_text(drop, base.quality)} {where}".strip()
@@ -235,7 +240,7 @@ def _stages(report: Report) -> list[tuple[float, float, Mark]]:
             lost = f"{rows.lost_text(stage.drop, report.baseline.quality)} on the search samples"
             tip = (
                 f"Stage {number} of training for a small archive",
-                f"a coded bit cost {stage.price:.3g} nats",
+                f"a coded bit cost {stage.price:.2g} {report.losses_in}",
                 _download_fact(report, stage.download_bytes),
                 lost,
             )
@@ -256,7 +261,7 @@ def _pareto(report: Report) -> list[Plot]:
         allowed = _allowed(report)
         near = [s for s in drops if s.drop is not None and not y.beyond(s.drop)]  # what is ruined must not squash the others here either
         x_size, x_ms = _costs(report, near or drops)
-        if rows.counts_download(report):
+        if _coded(report):
             coded = [*((s.download, s.drop, s.mark) for s in drops if s.download is not None and s.drop is not None), *_stages(report)]
             x_coded = axis([d for d, drop, _ in coded if not y.beyond(drop)] or [d for d, *_ in coded], "to download", bytes_text, log=True)
             plots.append(placed("download", "Download / drop", x_coded, y, coded, limits.get("download"), allowed))
@@ -293,7 +298,7 @@ def _drop_axis(report: Report, drops: list[float]) -> Axis:
 
 def _trials(report: Report) -> list[tuple[str, ...]]:
     """The plot as a table: plan, what it is, bytes, bytes to download where they count, time, drop, remark."""
-    coded = rows.counts_download(report)
+    coded = _coded(report)
     return [
         (p.plan, p.label, bytes_text(p.size_bytes), *(("" if p.download_bytes is None else bytes_text(p.download_bytes),) if coded else ()), time_text(p.latency_ms), "" if p.drop is None else difference_text(p.drop, report.baseline.quality), "chosen" if p.chosen else "on the front" if p.on_front else "")
         for p in reversed(_distinct(report))

@@ -37,7 +37,10 @@ def binding(report: Report) -> str:
         return unpriced
     names = [_name(report, p.quantity) for p in report.prices if p.binds and p.quantity != "loss"]
     if report.cheaper:
-        names.insert(0, f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else and lost more)")
+        names.insert(
+            0,
+            f"the allowed drop ({report.cheaper} measured candidate{'s were' if report.cheaper != 1 else ' was'} better in all else; more was lost by {'them' if report.cheaper != 1 else 'it'}, or might have been)",
+        )
     loose = [_name(report, p.quantity) for p in report.prices if p.limit is not None and not p.binds]
     best = {"latency": "faster", "macs": "cheaper"}.get(report.minimize, "smaller")
     said = (
@@ -92,7 +95,7 @@ def stages(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     finished = {p.plan: "delivered" if p.chosen else "finished" for p in sorted(report.pareto, key=lambda p: p.chosen)}
     quality = report.baseline.quality
     rows: list[tuple[str, ...]] = [
-        (str(n), f"{s.price:.2g} nats", bytes_text(s.download_bytes), difference_text(s.drop, quality), finished.get(s.plan, ""))
+        (str(n), f"{s.price:.2g} {report.losses_in}", bytes_text(s.download_bytes), difference_text(s.drop, quality), finished.get(s.plan, ""))
         for n, s in enumerate(report.archive_stages, 1)
     ]
     return ("stage", "a coded bit cost", "download", "drop on the search samples", ""), rows

@@ -168,10 +168,12 @@ def certificate_words(report: Report) -> str:
     unit = "" if in_points(quality) else " in metric units"
     outcome = f"{'gained' if is_gain(drop.observed, quality) else 'lost'} {difference_text(abs(drop.observed), quality)}{unit}"
     steps, passed = len(certificate.sequence), sum(s.passed for s in certificate.sequence)
+    before = certificate.openings - 1
+    risk = "5 %" if not before else f"{5 * (before + 1)} %, since a part of the run before had opened them for other finalists, which could not be made again"
     sequence = (
-        f"One finalist was fixed before these samples were opened; it {'passed' if passed else 'failed'}. The chance of a false pass is at most 5 %."
+        f"One finalist was fixed before these samples were opened; it {'passed' if passed else 'failed'}. The chance of a false pass is at most {risk}."
         if steps == 1
-        else f"{steps} finalists were fixed in order before these samples were opened and tested until the first failure; {passed} passed. Tested this way, the chance of any false pass is at most 5 %."
+        else f"{steps} finalists were fixed in order before these samples were opened and tested until the first failure; {passed} passed. Tested this way, the chance of any false pass is at most {risk}."
     )
     return (
         f"The original and the delivered file answered the same {drop.samples:,} samples ({SOURCES[certificate.source]}). The file {outcome}; in truth, with 95 % confidence, "

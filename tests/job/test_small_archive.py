@@ -26,6 +26,7 @@ from slimline.job.recovery import COARSENESS, for_archive, usual_steps
 from slimline.job.search import search
 from slimline.job.small_archive import KEPT, MORE, Stage, _front, _more, stages_for, train_for_archive
 from slimline.model.recover import Distillation
+from slimline.search.drops import believed_by_size
 
 
 class Few:
@@ -137,7 +138,8 @@ def stage(size: int, drop: float, same: float) -> Stage:
     """What a stage is judged by: 5,000 samples, and as many are the holdout."""
     scores = torch.ones(5_000)
     scores[round(5_000 * same) :] = 0
-    return Stage(SimpleNamespace(measurement=SimpleNamespace(download_bytes=size)), drop, None, [], scores)  # type: ignore[arg-type]
+    trial: Any = SimpleNamespace(measurement=SimpleNamespace(download_bytes=size), plan=SimpleNamespace(digest=str(size)))
+    return Stage(trial, drop, None, [], scores)  # type: ignore[arg-type]
 
 
 def fronted(*stages: Stage, limit: float) -> list[int]:
@@ -146,7 +148,10 @@ def fronted(*stages: Stage, limit: float) -> list[int]:
     data = SimpleNamespace(data=lambda split: range(10_000))
     job = SimpleNamespace(request=SimpleNamespace(budget=budget), source=data, evaluation=range(5_000), classes=True)
     found = SimpleNamespace(baseline_measurement=SimpleNamespace(download_bytes=1.4e6), baseline_scores=torch.ones(5_000))
-    return [s.trial.measurement.download_bytes for s in _front(job, found, stages, limit)]  # type: ignore[arg-type, union-attr]
+    made = [s.trial.measurement for s in stages]
+    sizes = [m.download_bytes for m in made if m is not None]
+    believed = dict(zip((s.trial.plan.digest for s in stages), believed_by_size(sizes, [s.drop for s in stages], [2e-6] * len(stages)), strict=True))
+    return [s.trial.measurement.download_bytes for s in _front(job, found, stages, believed, limit, KEPT)]  # type: ignore[arg-type, union-attr]
 
 
 def test_those_become_finalists_that_the_sequence_gains_the_most_by() -> None:
@@ -164,9 +169,29 @@ def test_those_become_finalists_that_the_sequence_gains_the_most_by() -> None:
         4_417: 0.0008,
     }
     kept = fronted(*(stage(size, drop, 0.99) for size, drop in lost.items()), limit=0.0029)
-    assert len(kept) == KEPT and {4_417, 3_049, 43_550} <= set(kept) and kept == sorted(kept)
+    assert 4_417 in kept and 43_550 in kept and len(kept) <= KEPT and kept == sorted(kept)
     assert fronted(stage(100, 0.0, 0.99), stage(200, 0.0, 0.99), limit=0.003) == [100], "what costs more and is no surer"
     assert fronted(stage(100, 0.03, 0.99), limit=0.003) == [], "what will not pass"
+
+
+def test_the_luckiest_of_many_alike_does_not_leave_out_what_is_larger_and_surer() -> None:
+    """LeNet-5: 2,429 bytes seemed to have lost 0.02 points, seven of its size 0.2 on average; it failed, and 26 KB came before it."""
+    lost = {
+        26_074: -0.0002,
+        9_829: 0.0012,
+        4_913: 0.0018,
+        3_217: 0.0024,
+        2_361: 0.0024,
+        1_865: 0.0074,
+        2_265: 0.0054,
+        2_417: 0.0033,
+        2_621: 0.0008,
+        2_597: 0.0018,
+        2_805: 0.001,
+        2_429: 0.0002,
+    }
+    kept = fronted(*(stage(size, drop, 0.991) for size, drop in lost.items()), limit=0.0026)
+    assert [k for k in kept if 2_700 < k < 26_000] and 26_074 in kept
 
 
 def test_a_stage_that_will_not_pass_does_not_take_the_place_of_one_that_may() -> None:
@@ -185,7 +210,8 @@ def test_of_values_milder_stages_stay_too() -> None:
     def graded(size: int, drop: float) -> Stage:
         return replace(stage(size, drop, 1.0), scores=base - drop + 0.01 * torch.randn(400, generator=torch.Generator().manual_seed(size)))
 
-    kept = _front(job, found, [graded(5_000, 0.0029), graded(9_000, 0.002)], 0.003)
+    stages = [graded(5_000, 0.0029), graded(9_000, 0.002)]
+    kept = _front(job, found, stages, {s.trial.plan.digest: s.drop for s in stages}, 0.003, KEPT)
     assert [s.drop for s in kept] == [0.0029, 0.002]
 
 
@@ -217,8 +243,8 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkey
         "_measured": measured,
         "_stages": lambda *given: (2, 10),
         "_more": lambda *given: 1,
-        "_front": lambda job, found, stages, limit: list(stages),
-        "_keep": lambda found, front: fronts.append(len(front)),
+        "_front": lambda job, found, stages, beliefs, limit, most: list(stages),
+        "_keep": lambda found, front, beliefs: fronts.append(len(front)),
     }
     for name, fake in {**fakes, "_start": lambda found: (SimpleNamespace(digest="start"), built())}.items():
         monkeypatch.setattr(small_archive, name, fake)

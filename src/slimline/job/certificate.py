@@ -124,8 +124,10 @@ def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> tuple
     """A finalist's drop on the holdout, and the share of samples on which it differs from the original (where outputs are values: the variance of the difference)."""
     base, m = found.baseline_measurement.quality, finalist.trial.measurement
     assert base is not None and m is not None and m.quality is not None
-    discordance = discordance_of(job, found, finalist.scores)
-    trained = finalist.trial.plan.digest in found.recovered  # the race was decided by these very samples
+    discordance, digest = discordance_of(job, found, finalist.scores), finalist.trial.plan.digest
+    if digest in found.small_drops:
+        return found.small_drops[digest], discordance
+    trained = digest in found.recovered  # the race was decided by these very samples
     return expected_drop(job, base - m.quality, discordance, rivals if trained else 1), discordance
 
 

@@ -58,6 +58,7 @@ class Found:
     raced_scores: dict[str, torch.Tensor | None] = field(default_factory=dict)  # per sample, after its last rung
     answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
     small: list[Trial] = field(default_factory=list)  # trained for a small archive, what the certificate's sequence gains the most by; the smallest first
+    small_drops: dict[str, float] = field(default_factory=dict)  # what each of these lost, as far as it is believed, by plan
     training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order
     tuned: int = 0  # finalists that were trained with their quantizers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from slimline.job.found import Found, Training, measure, scored, timed
 from slimline.job.recovery import COARSENESS, objective, trained
 from slimline.model.coded import CodedBits, coarse_biases, settle_biases
 from slimline.model.recover import Distillation, learning_rate, seconds_per_step
+from slimline.search.drops import believed_by_size
 from slimline.search.race import TINY, Bar, worth
 from slimline.search.schedule import coarse
 from slimline.search.workshop import Built
@@ -33,7 +34,7 @@ CAREFUL_FROM = 0.6  # of the stages, from which on the drop keeps a margin, too
 CLEARLY = 0.8  # standard errors beyond what a stage may lose, from which on the next one starts at the last that kept it
 MARGIN = 0.7  # standard errors of the drop between the search samples and the holdout: three of four pass that are as good as they seem
 LATEST = 0.82  # of the time
-KEPT = 4  # stages that become finalists
+HELD, KEPT = 8, 4  # stages that may become finalists as more is known, and that do
 LEAST_CHANCE = 0.01  # to keep the allowance, of a stage that becomes a finalist
 LEAST_DROP = 0.25  # of the allowance, that is used where the holdout is so small that the certificate's half-width takes all
 
@@ -97,7 +98,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         return max(allowed - halfwidth - margin, LEAST_DROP * allowed)
 
     planned, steps = _stages(job, found, built)
-    price, trainings, front = Price(), list[Training](), list[Stage]()
+    price, trainings, held, seen = Price(), list[Training](), list[Stage](), list[tuple[str, int, float, float]]()
     last_kept: Stage | None = None
     number, stages, begins, forked = 0, planned, "", False
     while number < stages:
@@ -116,9 +117,12 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         fits = not [v for v in stage.trial.violations if v.quantity not in ("drop", "latency")]  # of which the one is judged below, and the other not known yet
         told = {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept, "fits": fits}
         job.journal.append("price", {**told, "seconds": round(job.clock.elapsed - begun, 2)}, job.clock.elapsed)
+        seen.append((stage.trial.plan.digest, _bytes(stage.trial), stage.drop, _variance(job, found, stage)))
+        digests, *columns = zip(*seen, strict=True)
+        beliefs = dict(zip(digests, believed_by_size(*columns), strict=True))
         if fits:
-            front = _front(job, found, [*front, stage], limit())
-            _keep(found, front)
+            held = _front(job, found, [*held, stage], beliefs, limit(), HELD)
+            _keep(found, _front(job, found, held, beliefs, limit(), KEPT), beliefs)
         price.move(kept, clearly)
         begins = name
         if kept:
@@ -131,12 +135,18 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             stages += _more(job)
 
 
+def _variance(job: Job, found: Found, stage: Stage) -> float:
+    """Of the drop that was seen, around the true one."""
+    assert job.evaluation is not None
+    return discordance_of(job, found, stage.scores) / len(job.evaluation)
+
+
 def _standard_error(job: Job, found: Found, stage: Stage) -> float:
     """Of the drop on the holdout around the one that was seen."""
     holdout = job.source.data("holdout")
     if holdout is None or job.evaluation is None:
         return 0.0
-    return math.sqrt(discordance_of(job, found, stage.scores) * (1 / len(job.evaluation) + 1 / len(holdout)))
+    return math.sqrt(_variance(job, found, stage) * (1 + len(job.evaluation) / len(holdout)))
 
 
 def _how(job: Job, found: Found, price: float) -> Distillation:
@@ -190,14 +200,17 @@ def stages_for(left: float, step: float, measured: float, most: float) -> tuple[
     return (stages, steps) if steps else (0, 0)
 
 
-def _front(job: Job, found: Found, stages: Sequence[Stage], limit: float) -> list[Stage]:
-    """Those by which the certificate's sequence gains the most, the smallest first; models are large, so no more than become finalists.
+def _front(job: Job, found: Found, stages: Sequence[Stage], beliefs: Mapping[str, float], limit: float, most: int) -> list[Stage]:
+    """Those by which the certificate's sequence gains the most, the smallest first; models are large, so no more than ``most``.
 
-    A stage's chance is that of keeping ``limit``, by what it lost and how many answers it changed. By the changed answers alone, LeNet-5's last stage of 4.4 KB, which had lost 0.08 points, was
-    left out for one of 3.1 KB that had lost 0.26 and changed no more.
+    A stage's chance is that of keeping ``limit``, by what it is believed to have lost and by how much it differs from the original. By the changed answers alone, LeNet-5's last stage of 4.4 KB,
+    which had lost 0.08 points, was left out for one of 3.1 KB that had lost 0.26 and changed no more; by the drop that was seen, one of 2.4 KB, the luckiest of seven of that size, left nothing between
+    it and 26 KB, and failed.
     """
     nothing = job.request.budget.objective(found.baseline_measurement, found.baseline_measurement)
-    prospects = [(objective(job, found, s.trial), Bar(limit, max(_standard_error(job, found, s), TINY)).chance(s.drop), s) for s in stages]
+    prospects = [
+        (objective(job, found, s.trial), Bar(limit, max(_standard_error(job, found, s), TINY)).chance(beliefs[s.trial.plan.digest]), s) for s in stages
+    ]
     front = sorted((p for p in prospects if p[1] >= LEAST_CHANCE), key=lambda p: p[:2])
 
     def all_but(left_out: Stage | None) -> float:
@@ -205,17 +218,18 @@ def _front(job: Job, found: Found, stages: Sequence[Stage], limit: float) -> lis
 
     while front:
         gained, least = max((all_but(p[2]), n) for n, p in enumerate(front))
-        if len(front) <= KEPT and gained < all_but(None):
-            break
+        if len(front) <= most and (most > KEPT or gained < all_but(None)):
+            break  # of what is held for later also what is worth nothing now
         del front[least]
     return [stage for *_, stage in front]
 
 
-def _keep(found: Found, front: list[Stage]) -> None:
+def _keep(found: Found, front: list[Stage], beliefs: Mapping[str, float]) -> None:
     """Note what would be delivered now, in the place of what was noted before."""
     for trial in found.small:
         del found.quantized[trial.plan.digest]
     found.small = [s.trial for s in front]
+    found.small_drops = {t.plan.digest: beliefs[t.plan.digest] for t in found.small}
     for stage in front:
         digest = stage.trial.plan.digest
         found.quantized[digest], found.recovered[digest], found.training[digest] = stage.built, stage.drop, stage.training

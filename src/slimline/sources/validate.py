@@ -215,7 +215,7 @@ def check_loss(model: nn.Module, task: Task, samples: Samples) -> None:
         shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
         raise DataError(f"loss(outputs, targets) returned {shown}.", hint="Return a scalar tensor.")
     if not bool(value.isfinite()):
-        raise DataError(f"loss(outputs, targets) is {float(value)} for what the model gives.", hint="Check it for logarithms of zero, and the targets.")
+        raise DataError(f"loss(outputs, targets) is {value.item()} for what the model gives.", hint="Check it for logarithms of zero, and the targets.")
     if not value.requires_grad:
         raise DataError(
             "loss(outputs, targets) does not lead back to the outputs.",

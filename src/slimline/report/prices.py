@@ -16,7 +16,7 @@ NOTE = (
 
 STAGES_NOTE = (
     "Stages of training for a small archive. Each goes on from the one before, or from the last that kept its limit, where the one before had lost clearly more;"
-    " after one that kept it a coded bit costs more, else less. Bytes are of real archives."
+    " after one that kept it a coded bit costs more, else less. Bytes are of real archives, drops of the search samples."
 )
 
 
@@ -98,7 +98,7 @@ def stages(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         (str(n), f"{s.price:.2g} {report.losses_in}", bytes_text(s.download_bytes), difference_text(s.drop, quality), finished.get(s.plan, ""))
         for n, s in enumerate(report.archive_stages, 1)
     ]
-    return ("stage", "a coded bit cost", "download", "drop on the search samples", ""), rows
+    return ("stage", "a coded bit cost", "download", "drop", ""), rows
 
 
 def _margin(report: Report, price: Price) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -157,9 +157,13 @@ def _front_of(job: Job, found: Found, trials: Sequence[Trial]) -> set[int]:
     return {i for i, a in corners if not any(all(x <= y for x, y in zip(b, a, strict=True)) and b != a for _, b in corners)}
 
 
+def _stages_told(job: Job) -> Iterable[dict[str, Any]]:
+    """What the journal has of the stages of training for a small archive; a run that goes on goes through them again."""
+    return {e["plan"]: e for e in job.journal.events("price")}.values()
+
+
 def _archive_stages(job: Job) -> tuple[ArchiveStage, ...]:
-    once = {e["plan"]: e for e in job.journal.events("price")}  # a run that goes on goes through its stages again
-    return tuple(ArchiveStage(plan=e["plan"], price=e["price"], download_bytes=e["download"], drop=e["drop"], kept=e["kept"]) for e in once.values())
+    return tuple(ArchiveStage(plan=e["plan"], price=e["price"], download_bytes=e["download"], drop=e["drop"], kept=e["kept"]) for e in _stages_told(job))
 
 
 def _label(trial: Trial) -> str:
@@ -210,8 +214,8 @@ def _prices(job: Job, found: Found, outcome: Outcome) -> tuple[Price, ...]:
 def _cheaper(job: Job, found: Found, taken: Trial) -> int:
     """Candidates that met every limit but the drop, and were better than what was taken by more than two measurements of one file differ; stages of training for a small archive, too."""
     fit = [t for t in found.trials if t.measurement is not None and not [v for v in t.violations if v.quantity != "drop"]]
-    m, once = taken.measurement, {e["plan"]: e for e in job.journal.events("price")}
-    smaller = [e for e in once.values() if m is not None and e["download"] < SURELY * m.download_bytes and e.get("fits", True)]
+    m = taken.measurement
+    smaller = [e for e in _stages_told(job) if m is not None and e["download"] < SURELY * m.download_bytes and e.get("fits", True)]
     return sum(objective(job, found, t) < SURELY * objective(job, found, taken) for t in fit) + len(smaller)
 
 

@@ -52,11 +52,11 @@ class Stage:
 
 
 @dataclass
-class Price:
+class BitPrice:
     """Nats for a mean coded bit: more after a stage that kept its limit, less after one that did not; by small steps once it has turned, but after one that clearly did not.
 
     Example:
-        >>> price, seen = Price(), list[float]()
+        >>> price, seen = BitPrice(), list[float]()
         >>> for kept, clearly in ((True, False), (True, False), (False, False), (True, False), (False, True)):
         ...     price.move(kept, clearly)
         ...     seen.append(round(price.value, 2))
@@ -79,8 +79,8 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
 
     The price is the multiplier of a constraint: it rises after a stage that kept the drop within the allowance less the certificate's ``halfwidth``, and falls after one that
     did not (dual ascent). Each stage goes on from the one before; where that lost clearly more than it might, from the last one that did not, as it was
-    measured (with its biases on their grids), at half the price: what a price does shows late, and zeros do not come back. What a stage made is measured as an artefact, with its real archive. The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and
-    a few hundred bytes more are a small price.
+    measured (with its biases on their grids), at half the price: what a price does shows late, and zeros do not come back. What a stage made is measured as an artefact, with its real archive.
+    The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and a few hundred bytes more are a small price.
 
     References:
         Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020, section 2 (the penalty).
@@ -98,7 +98,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         return max(allowed - halfwidth - margin, LEAST_DROP * allowed)
 
     planned, steps = _stages(job, found, built)
-    price, trainings, held, seen = Price(), list[Training](), list[Stage](), list[tuple[str, int, float, float]]()
+    price, trainings, held, seen = BitPrice(), list[Training](), list[Stage](), list[tuple[str, int, float, float]]()
     last_kept: Stage | None = None
     number, stages, begins, forked = 0, planned, "", False
     while number < stages:
@@ -114,7 +114,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         error = _standard_error(job, found, stage)
         beyond = stage.drop - limit(MARGIN * error if number >= CAREFUL_FROM * planned else 0.0)
         kept, clearly = beyond <= 0, beyond > CLEARLY * error
-        fits = not [v for v in stage.trial.violations if v.quantity not in ("drop", "latency")]  # of which the one is judged below, and the other not known yet
+        fits = not [v for v in stage.trial.violations if v.quantity not in ("drop", "latency")]  # the one decides by its chance, the other is not known yet
         told = {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept, "fits": fits}
         job.journal.append("price", {**told, "seconds": round(job.clock.elapsed - begun, 2)}, job.clock.elapsed)
         seen.append((stage.trial.plan.digest, _bytes(stage.trial), stage.drop, _variance(job, found, stage)))

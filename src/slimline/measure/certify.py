@@ -332,8 +332,8 @@ def best_sequence(prices: Sequence[float], chances: Sequence[float], nothing: fl
         total, reached, before = 0.0, 1.0, max(nothing, *prices)
         for i in steps:
             reached = min(reached, chances[i])
-            total += reached * math.log(before / max(prices[i], LEAST_GAP))
-            before = max(prices[i], LEAST_GAP)
+            total += reached * math.log(before / prices[i])
+            before = prices[i]
         return total
 
     sequences = []

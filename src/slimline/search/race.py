@@ -130,7 +130,7 @@ def worth(prospects: Iterable[tuple[float, float]], nothing: float) -> float:
     total, reached, before = 0.0, 0.0, 0.0
     for price, chance in [*sorted(prospects), (math.inf, 0.0)]:
         if reached and before < nothing:
-            total += reached * math.log(min(price, nothing) / max(before, TINY))
+            total += reached * math.log(min(price, nothing) / before)
         reached, before = max(reached, chance), price
     return round(total, 9)
 

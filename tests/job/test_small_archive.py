@@ -68,7 +68,7 @@ def prepared(out: Path, minimize: Quantity, steps: int = 1600) -> tuple[Job, Fou
 
 def test_it_is_a_fraction_of_the_smallest_candidate_within_the_allowance(tmp_path: Path) -> None:
     job, found = prepared(tmp_path / "build", "download")
-    assert for_archive(job, found) and usual_steps(job, found) == 400
+    assert for_archive(job, found) and usual_steps(job, found) == 160
     search(job, found)
     job.journal.append("archive schedule", {"stages": 5, "steps": 150}, 0.0)  # as a run that goes on has it, so that the clock decides nothing here
     job.journal.append("more stages", {"stages": 0}, 0.0)
@@ -218,7 +218,7 @@ def test_of_values_milder_stages_stay_too() -> None:
 @pytest.mark.parametrize(("second", "begins"), [(0.004, [0.0, 1.0, 3.0]), (0.02, [0.0, 1.0, 1.0])])
 def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch, second: float, begins: list[float]) -> None:
     """Of three stages the first keeps 0.3 points and the second does not. The weight is the sum of the prices it was trained under; what the third begins with is told."""
-    drops, started, lengths, names = iter([0.0, second, 0.001]), list[float](), list[int](), list[str]()
+    drops, started, lengths, names, rates = iter([0.0, second, 0.001]), list[float](), list[int](), list[str](), list[float]()
     weight = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(weight.weight)
 
@@ -227,6 +227,7 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkey
 
     def trained(job: Any, answers: Any, module: nn.Linear, how: Any, samples: Any, name: str, latest: float) -> bool:
         names.append(name)
+        rates.append(how.learning_rate)
         started.append(module.weight.item())
         with torch.no_grad():
             module.weight += how.penalty
@@ -269,5 +270,6 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkey
     assert started == begins and [e["kept"] for e in events] == [True, False, True]
     back = begins[2] == begins[1]
     assert [e["price"] for e in events] == [1.0, 2.0, 1.0 if back else pytest.approx(2**0.5)] and len({e["plan"] for e in events}) == 3
+    assert rates == pytest.approx([2e-3, 2e-4, 2e-4]), "late stages train gently"
     assert lengths == [1, 2, 2 if back else 3] and len(set(names)) == 3
     assert fronts == [1, 2, 3], "a latency that was not measured yet rules none out"

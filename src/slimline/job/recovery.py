@@ -38,7 +38,7 @@ ROUGH = 0.02  # nats that numerics lose before recovery, above which training go
 ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 ALL_BUT_SURE = 0.95  # chance to pass, of what the race is to be better than
 RACE_UNTIL = 0.92  # share of the time, after which no training of the race begins
-BESIDE_ARCHIVE = 0.25  # of the recovery's steps, that the race gets where the download is minimised: the rest of the time trains for a small archive
+BESIDE_ARCHIVE = 0.1  # of the recovery's steps, that the race gets where the download is minimised: the rest of the time trains for a small archive
 COARSENESS = 5.0  # of the grids that it starts from: about so many of seven bits are given up at once
 ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
 

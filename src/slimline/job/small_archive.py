@@ -31,6 +31,7 @@ STAGE_EPOCHS = 15  # that a stage has at most
 FIRST = 1.0  # nats for a mean coded bit
 COARSE, FINE = 2.0, 2**0.5  # what the price changes by: until it first turns, and from then on
 CAREFUL_FROM = 0.6  # of the stages, from which on the drop keeps a margin, too
+COOLING_FROM, COOLEST = 0.4, 0.1  # of the stages, from which on each one's learning rate is lower, and what is left of it at the end
 CLEARLY = 0.8  # standard errors beyond what a stage may lose, from which on the next one starts at the last that kept it
 MARGIN = 0.7  # standard errors of the drop between the search samples and the holdout: three of four pass that are as good as they seem
 LATEST = 0.82  # of the time
@@ -80,7 +81,8 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     The price is the multiplier of a constraint: it rises after a stage that kept the drop within the allowance less the certificate's ``halfwidth``, and falls after one that
     did not (dual ascent). Each stage goes on from the one before; where that lost clearly more than it might, from the last one that did not, as it was
     measured (with its biases on their grids), at half the price: what a price does shows late, and zeros do not come back. What a stage made is measured as an artefact, with its real archive.
-    The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and a few hundred bytes more are a small price.
+    The last stages keep a margin as well: what just keeps the allowance fails its test as often as not, and a few hundred bytes more are a small price. Their learning rate is lower, too: each stage
+    begins by losing what the one before had settled.
 
     References:
         Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020, section 2 (the penalty).
@@ -103,10 +105,11 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
     number, stages, begins, forked = 0, planned, "", False
     while number < stages:
         begun = job.clock.elapsed
-        how = replace(_how(job, found, price.value), steps=steps, seed=job.request.seed + 101 + number)
+        how = _how(job, found, price.value)
+        how = replace(how, steps=steps, seed=job.request.seed + 101 + number, learning_rate=how.learning_rate * cooled(number, planned))
         with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
             assert job.train is not None
-            name = key("small archive", plan.digest, number, price.value, steps, found.schedule.recovery_steps, *((begins,) if forked else ()))
+            name = key("small archive", plan.digest, number, planned, price.value, steps, found.schedule.recovery_steps, *((begins,) if forked else ()))
             if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST) or name not in job.cache:
                 break  # what the clock cut off a run that goes on could not make again
             trainings = [*trainings, (how, True)]
@@ -133,6 +136,17 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         number += 1
         if number == planned:
             stages += _more(job)
+
+
+def cooled(number: int, planned: int) -> float:
+    """The share of the learning rate that stage ``number`` of ``planned``, counted from 0, has left; those that follow have as much as the last.
+
+    Example:
+        >>> [round(cooled(number, planned=10), 2) for number in (0, 4, 5, 7, 9, 12)]
+        [1.0, 1.0, 0.82, 0.46, 0.1, 0.1]
+    """
+    first, last = COOLING_FROM * planned, planned - 1
+    return 1 - (1 - COOLEST) * min(max((number - first) / max(last - first, TINY), 0.0), 1.0)
 
 
 def _variance(job: Job, found: Found, stage: Stage) -> float:

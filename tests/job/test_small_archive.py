@@ -215,9 +215,12 @@ def test_of_values_milder_stages_stay_too() -> None:
     assert [s.drop for s in kept] == [0.0029, 0.002]
 
 
-@pytest.mark.parametrize(("second", "begins"), [(0.004, [0.0, 1.0, 3.0]), (0.02, [0.0, 1.0, 1.0])])
-def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch, second: float, begins: list[float]) -> None:
-    """Of three stages the first keeps 0.3 points and the second does not. The weight is the sum of the prices it was trained under; what the third begins with is told."""
+@pytest.mark.parametrize(("second", "planned", "begins"), [(0.004, 2, [0.0, 1.0, 3.0]), (0.004, 1, [0.0, 1.0, 3.0]), (0.02, 2, [0.0, 1.0, 1.0])])
+def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(
+    monkeypatch: pytest.MonkeyPatch, second: float, planned: int, begins: list[float]
+) -> None:
+    """Of three stages the first keeps 0.3 points and the second does not. The weight is the sum of the prices it was trained under; what the third begins with is told.
+    Where but one was planned, the second is to keep a margin, and fails it clearly."""
     drops, started, lengths, names, rates = iter([0.0, second, 0.001]), list[float](), list[int](), list[str](), list[float]()
     weight = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(weight.weight)
@@ -242,8 +245,8 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(monkey
     fakes = {
         "trained": trained,
         "_measured": measured,
-        "_stages": lambda *given: (2, 10),
-        "_more": lambda *given: 1,
+        "_stages": lambda *given: (planned, 10),
+        "_more": lambda *given: 3 - planned,
         "_front": lambda job, found, stages, beliefs, limit, most: list(stages),
         "_keep": lambda found, front, beliefs: fronts.append(len(front)),
     }

@@ -116,7 +116,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
             stage = replace(_measured(job, found, plan, built, trainings, price.value, (number + 1) * steps), name=name)
         error = _standard_error(job, found, stage)
         beyond = stage.drop - limit(MARGIN * error if number >= CAREFUL_FROM * planned else 0.0)
-        kept, clearly = beyond <= 0, beyond > CLEARLY * error
+        kept, clearly = beyond <= 0, stage.drop - limit() > CLEARLY * error  # a margin is worth some bytes, not what was trained since
         fits = not [v for v in stage.trial.violations if v.quantity not in ("drop", "latency")]  # the one decides by its chance, the other is not known yet
         told = {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept, "fits": fits}
         job.journal.append("price", {**told, "seconds": round(job.clock.elapsed - begun, 2)}, job.clock.elapsed)

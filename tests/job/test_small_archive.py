@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,9 @@ from slimline.job.search import search
 from slimline.job.small_archive import KEPT, MORE, Stage, _front, _more, stages_for, train_for_archive
 from slimline.model.recover import Distillation
 from slimline.search.drops import believed_by_size
+from slimline.store.cache import Cache
+
+recovery = import_module("slimline.job.recovery")
 
 
 class Few:
@@ -112,6 +117,43 @@ def test_a_stage_that_the_clock_cut_off_is_not_kept(monkeypatch: pytest.MonkeyPa
     found: Any = SimpleNamespace(baseline_measurement=SimpleNamespace(quality=0.9), answers=None, schedule=SimpleNamespace(recovery_steps=100))
     train_for_archive(job, found, halfwidth=0.001)
     assert not asked
+
+
+def test_a_run_that_goes_on_goes_back_to_the_same_stage_without_training_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of three stages is said to have lost half of all answers; killed then, or at the end, the run goes on with what its cache holds."""
+
+    def fresh(cache: Cache | None) -> tuple[Job, Found]:
+        job, found = prepared(tmp_path / str(len(runs)), "download", steps=400)
+        job.journal.append("archive schedule", {"stages": 3, "steps": 20}, 0.0)
+        job.journal.append("more stages", {"stages": 0}, 0.0)
+        job.cache = cache or job.cache
+        return job, found
+
+    def measured(*given: Any) -> Stage:
+        stages.append(made := told(*given))
+        return replace(made, drop=0.5) if len(stages) == 2 else made
+
+    def counting(*given: Any, **options: Any) -> int:
+        trainings.append(given[4].steps)
+        if len(trainings) == stop:
+            raise KeyboardInterrupt
+        return distil(*given, **options)
+
+    told, distil = small_archive._measured, recovery.distil
+    monkeypatch.setattr(small_archive, "_measured", measured)
+    monkeypatch.setattr(recovery, "distil", counting)
+    runs, cache, stages, trainings = list[Any](), None, list[Stage](), list[int]()
+    for stop in (3, 0, 0):
+        stages.clear()
+        trainings.clear()
+        job, found = fresh(cache)
+        with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+            train_for_archive(job, found, halfwidth=0.0)
+        cache = cache or job.cache
+        runs.append(([{**e, "seconds": 0} for e in job.journal.events("price")], [t.plan.digest for t in found.small], len(trainings)))
+    assert [trained for *_, trained in runs] == [3, 1, 0], "the third was cut off, and is all that is left to train"
+    assert runs[1][:2] == runs[2][:2] and runs[1][0][:2] == runs[0][0]
+    assert [len(made.training) for made in stages] == [1, 2, 2], "the third goes on from the first"
 
 
 @pytest.mark.parametrize(("longest", "elapsed", "more"), [(10.0, 50.0, 3), (0.1, 50.0, MORE), (10.0, 79.0, 0), (10.0, 95.0, 0)])

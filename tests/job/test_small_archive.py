@@ -291,11 +291,12 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(
         "_more": lambda *given: 3 - planned,
         "_front": lambda job, found, stages, beliefs, limit, most: list(stages),
         "_keep": lambda found, front, beliefs: fronts.append(len(front)),
+        "show_best": lambda *given, with_latency: shown.append(with_latency),
     }
     for name, fake in {**fakes, "_start": lambda found: (SimpleNamespace(digest="start"), built())}.items():
         monkeypatch.setattr(small_archive, name, fake)
     monkeypatch.setattr(small_archive, "_how", lambda job, found, price: Distillation(steps=0, penalty=price))
-    events, fronts = list[Any](), list[int]()
+    events, fronts, shown = list[Any](), list[int](), list[bool]()
     job = SimpleNamespace(
         request=SimpleNamespace(budget=Budget(max_drop=0.004), seed=0),
         source=SimpleNamespace(data=lambda split: range(10_000)),
@@ -317,4 +318,5 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(
     assert [e["price"] for e in events] == [1.0, 2.0, 1.0 if back else pytest.approx(2**0.5)] and len({e["plan"] for e in events}) == 3
     assert rates == pytest.approx([2e-3, 2e-4, 2e-4]), "late stages train gently"
     assert lengths == [1, 2, 2 if back else 3] and len(set(names)) == 3
+    assert shown == [False] * 3, "what a person sees is the best so far, without a latency that was not measured"
     assert fronts == [1, 2, 3], "a latency that was not measured yet rules none out"

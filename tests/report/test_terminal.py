@@ -11,7 +11,7 @@ from slimline.core.result import Report
 from slimline.errors import UsageError
 from slimline.report import json as report_json
 from slimline.report.finished import read_report
-from slimline.report.terminal import LiveProgress, explain, print_verdict
+from slimline.report.terminal import LiveProgress, best_text, explain, print_verdict
 
 
 def console(terminal: bool = False, width: int = 160) -> tuple[Console, io.StringIO]:
@@ -65,6 +65,11 @@ def test_a_best_that_is_slower_or_gains_or_has_no_points_is_told_so() -> None:
         " 40% recovering, 3:12 left; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), gain 0.40 points on search data",
         " 40% certifying, past the planned time; best 1 KB (2.0x smaller), 0.2 ms (2.0x slower), drop 3.1 on search data",
     ]
+
+
+def test_a_best_download_has_the_bytes_of_its_archive_and_no_latency_before_it_was_measured() -> None:
+    best = Best(label="a plan", size_bytes=6_710, latency_ms=None, size_ratio=134.0, latency_ratio=1.0, drop=0.0006, download=True)
+    assert best_text(best) == "best 6.71 KB to download (134x smaller), drop 0.06 points on search data"
 
 
 def test_on_a_terminal_the_line_shows_stage_time_left_and_best() -> None:

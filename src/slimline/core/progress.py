@@ -10,17 +10,19 @@ from typing import Protocol
 class Best:
     """The best candidate so far: a short description, and its main figures against the baseline's.
 
-    ``points``: the metric lies in [0, 1], so that the drop can be told in points. ``estimated``: the latency is a device's, from its table.
+    ``download``: the bytes are of the archive, not of the file. ``latency_ms``: ``None`` where it was not measured yet. ``points``: the metric lies in [0, 1], so that the drop
+    can be told in points. ``estimated``: the latency is a device's, from its table.
     """
 
     label: str
     size_bytes: int
     size_ratio: float
-    latency_ms: float
+    latency_ms: float | None
     latency_ratio: float
     drop: float | None
     points: bool = True
     estimated: bool = False
+    download: bool = False
 
 
 class Progress(Protocol):

@@ -15,6 +15,7 @@ from torch import nn
 from slimline.archive.container import download
 from slimline.core.contracts import Artifact, Operation
 from slimline.core.heap import give_back
+from slimline.core.progress import Best
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
@@ -26,6 +27,7 @@ from slimline.measure.certify import likely_half_width
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
 from slimline.model.sites import find_sites
+from slimline.report.sentence import in_points
 from slimline.search.drops import Drop, believed_drops
 from slimline.search.race import Entry
 from slimline.search.space import Space
@@ -61,6 +63,7 @@ class Found:
     small_drops: dict[str, float] = field(default_factory=dict)  # what each of these lost, as far as it is believed, by plan
     training: dict[str, list[Training]] = field(default_factory=dict)  # what a plan was trained with, in order
     tuned: int = 0  # finalists that were trained with their quantizers
+    shown: float = math.inf  # what is minimised, of the best that was shown so far
 
 
 def look(job: Job) -> tuple[tuple[Site, ...], tuple[Refusal, ...], Workshop]:
@@ -83,6 +86,33 @@ def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
         yield
     finally:
         job.spent[name] = round(job.spent.get(name, 0.0) + time.monotonic() - start, 2)
+
+
+def show_best(job: Job, found: Found, trial: Trial, *, with_latency: bool = True) -> None:
+    """Show a trial that was measured, where it keeps every limit (the drop on the evaluation samples) and nothing shown so far was better. ``with_latency``: it was measured, too."""
+    m = trial.measurement
+    if m is None or m.quality is None:
+        return  # without data nothing says what is good
+    budget, base = job.request.budget, found.baseline_measurement
+    price = budget.objective(m, base)
+    if price >= found.shown or [v for v in budget.violations(m, base) if with_latency or v.quantity != "latency"]:
+        return
+    found.shown = price
+    download = budget.minimize == "download"
+    before, after = (base.download_bytes, m.download_bytes) if download else (base.size_bytes, m.size_bytes)
+    job.progress.best(
+        Best(
+            trial.plan.digest,
+            after,
+            before / after,
+            m.latency_ms.median if with_latency else None,
+            base.latency_ms.median / m.latency_ms.median,
+            base.quality - m.quality if base.quality is not None else None,
+            in_points(base.quality),
+            m.latency_ms.estimated,
+            download,
+        )
+    )
 
 
 def measure(

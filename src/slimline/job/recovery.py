@@ -13,17 +13,15 @@ import torch
 from torch import nn
 
 from slimline.core.plan import Plan
-from slimline.core.progress import Best
 from slimline.core.samples import Samples
-from slimline.core.trial import Measurement, Trial
+from slimline.core.trial import Trial
 from slimline.job.context import Job
-from slimline.job.found import Found, scored, timed
+from slimline.job.found import Found, scored, show_best, timed
 from slimline.job.workers import Bench, share
 from slimline.measure.certify import Z
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil, learning_rate, seconds_per_step, to_training
-from slimline.report.sentence import in_points
 from slimline.search.race import TINY, Bar, Entry, Rung, race, rungs
 from slimline.search.schedule import EPOCHS, longer_recovery
 from slimline.store.cache import key
@@ -203,8 +201,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     found.recovered[digest] = drop
     trial = next(t for t in found.trials if t.plan.digest == digest)
     measured_as_stored = with_quantizers or not entry.plan.stage("numerics")  # a float drop beside a quantized file's bytes would promise too much
-    if measured_as_stored and trial.measurement is not None and drop <= job.request.budget.max_drop.allowed(found.baseline_measurement.quality):
-        _show(job, found, trial.measurement, drop, entry.plan)
+    if measured_as_stored and trial.measurement is not None:
+        show_best(job, found, trial.model_copy(update={"measurement": trial.measurement.model_copy(update={"quality": quality})}))
     return drop
 
 
@@ -380,19 +378,3 @@ def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_q
         assert quality is not None
         return quality, scores
     return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)
-
-
-def _show(job: Job, found: Found, m: Measurement, drop: float | None, plan: Plan) -> None:
-    base = found.baseline_measurement
-    job.progress.best(
-        Best(
-            plan.digest,
-            m.size_bytes,
-            base.size_bytes / m.size_bytes,
-            m.latency_ms.median,
-            base.latency_ms.median / m.latency_ms.median,
-            drop,
-            in_points(base.quality),
-            m.latency_ms.estimated,
-        )
-    )

@@ -13,7 +13,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import Job, flat
-from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, judged, measure, paired_latency, timed, verify_execution
+from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, judged, measure, paired_latency, show_best, timed, verify_execution
 from slimline.measure.agreement import agreement
 from slimline.model.recover import evaluate
 from slimline.numerics.divergence import mean_divergence
@@ -30,6 +30,8 @@ def search(job: Job, found: Found) -> None:
     """Candidates of the strategy, built without training and measured in the runtime, until the schedule is done."""
     resumed = [Trial.model_validate(t) for t in job.journal.events("trial")]
     found.trials += resumed
+    for trial in resumed:
+        show_best(job, found, trial)
     if resumed:  # what an earlier part of this run had prepared, too, costs no candidates now
         job.clock.back_to(min(job.journal.spent, job.clock.elapsed))
     given = job.request.plan
@@ -50,6 +52,7 @@ def search(job: Job, found: Found) -> None:
         with timed(job, "trying candidates", min(0.4, 0.2 + 0.2 * len(found.trials) / (1.4 * found.schedule.candidates))):
             trial = try_plan(job, found, plan, strategy.name, samples, reference)
         found.trials.append(trial)
+        show_best(job, found, trial)
         job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
         if trial.status == "failed":
             job.progress.note(f"a candidate failed: {trial.error.splitlines()[0][:160]}")

@@ -14,7 +14,7 @@ from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.job.certificate import discordance_of
 from slimline.job.context import Job
-from slimline.job.found import Found, Training, measure, scored, timed
+from slimline.job.found import Found, Training, measure, scored, show_best, timed
 from slimline.job.recovery import COARSENESS, objective, trained
 from slimline.model.coded import CodedBits, coarse_biases, settle_biases
 from slimline.model.recover import Distillation, learning_rate, seconds_per_step
@@ -119,6 +119,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         kept, clearly = beyond <= 0, stage.drop - limit() > CLEARLY * error  # a margin is worth some bytes, not what was trained since
         fits = not [v for v in stage.trial.violations if v.quantity not in ("drop", "latency")]  # the one decides by its chance, the other is not known yet
         told = {"plan": stage.trial.plan.digest, "price": price.value, "drop": stage.drop, "download": _bytes(stage.trial), "kept": kept, "fits": fits}
+        show_best(job, found, stage.trial, with_latency=False)
         job.journal.append("price", {**told, "seconds": round(job.clock.elapsed - begun, 2)}, job.clock.elapsed)
         seen.append((stage.trial.plan.digest, _bytes(stage.trial), stage.drop, _variance(job, found, stage)))
         digests, *columns = zip(*seen, strict=True)

@@ -37,6 +37,7 @@ ROUGH_DROP = 0.25  # the same of their drop, as a share of the allowance
 ALL_BUT_SURE = 0.95  # chance to pass, of what the race is to be better than
 RACE_UNTIL = 0.92  # share of the time, after which no training of the race begins
 BESIDE_ARCHIVE = 0.1  # of the recovery's steps, that the race gets where the download is minimised: the rest of the time trains for a small archive
+RACE_BESIDE = 0.05  # of the whole job, that this race is taken for where progress is shown
 COARSENESS = 5.0  # of the grids that it starts from: about so many of seven bits are given up at once
 ARCHIVE_LEAST = 300  # steps of recovery, below which there is none
 
@@ -59,18 +60,24 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 
     def train(entry: Entry, rung: Rung) -> float | None:
         nonlocal done
-        with timed(job, "recovering", 0.4 + 0.4 * done / max(total, 1)):
+        with timed(job, "recovering", _reached(job, found, done / max(total, 1))):
             drop = _train(job, found, entry, rung)
         done += rung.steps
         return drop
 
     def ahead(entries: Sequence[Entry], rung: Rung) -> None:
         tasks = [TrainPlan(e.plan, (*so_far(found, e.plan), _stage(job, found, e, rung)), RACE_UNTIL) for e in entries]
-        share(job, tasks, "recovering", 0.4 + 0.4 * done / max(total, 1), 0.4 + 0.4 * (done + len(entries) * rung.steps) / max(total, 1))
+        shares = done / max(total, 1), (done + len(entries) * rung.steps) / max(total, 1)
+        share(job, tasks, "recovering", *(_reached(job, found, part) for part in shares))
 
     raced = race(entries, plan, train, _bar(job, found, front, allowed, halfwidth), ahead)
     found.raced = {e.plan.digest: e for e in raced}
     return [t for t in hopeful if t.plan.digest in found.raced]
+
+
+def _reached(job: Job, found: Found, part: float) -> float:
+    """The share of the whole job that is done with this part of the race."""
+    return 0.4 + (RACE_BESIDE if for_archive(job, found) else 0.4) * part
 
 
 def _bar(job: Job, found: Found, front: Sequence[Trial], allowed: float, halfwidth: float) -> Bar:

@@ -107,7 +107,7 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         begun = job.clock.elapsed
         how = _how(job, found, price.value)
         how = replace(how, steps=steps, seed=job.request.seed + 101 + number, learning_rate=how.learning_rate * cooled(number, planned))
-        with timed(job, "training for a small archive", 0.6 + 0.2 * number / stages):
+        with timed(job, "training for a small archive", 0.45 + 0.4 * number / stages):
             assert job.train is not None
             name = key("small archive", plan.digest, number, planned, price.value, steps, found.schedule.recovery_steps, *((begins,) if forked else ()))
             if not trained(job, found.answers, built.training.module, how, job.train, name, LATEST) or name not in job.cache:
@@ -184,7 +184,7 @@ def _stages(job: Job, found: Found, built: Built) -> tuple[int, int]:
     if kept is not None:
         return int(kept["stages"]), int(kept["steps"])
     assert job.train is not None
-    with timed(job, "probing throughput", 0.6):
+    with timed(job, "probing throughput", 0.45):
         step = seconds_per_step(built.training.copy().module, job.model, job.train, replace(_how(job, found, FIRST), learning_rate=1e-6))
     measured = statistics.median([t.seconds for t in found.trials if t.measurement is not None] or [0.0])
     stages, steps = stages_for(LATEST * job.clock.seconds - job.clock.elapsed, UNEVEN * step, measured, STAGE_EPOCHS * len(job.train) / found.batch)

@@ -10,7 +10,7 @@ import torch
 from slimline.core.budget import Budget
 from slimline.core.formats import Affine, Float
 from slimline.core.result import UNPRICED
-from slimline.job.reporting import _cheaper, _prices, _rank, _why, _why_small
+from slimline.job.reporting import _cheaper, _left, _present, _prices, _rank, _why, _why_small
 from slimline.methods.low_rank import LowRank
 from slimline.methods.tucker import Tucker
 
@@ -41,14 +41,18 @@ def test_a_weight_that_was_trained_for_a_small_archive_says_what_it_takes_in_it(
     values[0, :100] = torch.randint(1, 9, (100,), dtype=torch.int8)
     encoded = {name: SimpleNamespace(format=kind, parts={"values": values}) for name, kind in (("a.weight", Affine()), ("b.weight", Float()))}
     weights = {"a.weight": SimpleNamespace(axis=0, op="linear")}
-    built: Any = SimpleNamespace(stored=SimpleNamespace(encoded=encoded), program=SimpleNamespace(weights=weights))
+    built: Any = SimpleNamespace(stored=SimpleNamespace(encoded=encoded), program=SimpleNamespace(weights=weights), read={"a#channels": (0, 2)})
     site: Any = SimpleNamespace(id="a.weight", kind="weight")
     said = _why_small(built, site)
     assert "98 % of its integers are zero, and 3 of its 4 outputs read nothing; one takes 0." in said and said.endswith(" B")
     weights["a.weight"] = SimpleNamespace(axis=1, op="conv_transpose2d")
     assert "900 of its 1,000 outputs read nothing" in _why_small(built, site)
     assert "stays as it is" in _why_small(built, SimpleNamespace(id="b.weight", kind="weight"))  # type: ignore[arg-type]
-    assert "structure whole" in _why_small(built, SimpleNamespace(id="a#channels", kind="channels"))  # type: ignore[arg-type]
+    channels = [SimpleNamespace(id=f"{name}#channels", kind="channels", features=4) for name in "ab"]
+    assert "nothing read 2 of its 4 channels" in _why_small(built, channels[0]) and "here all are read" in _why_small(built, channels[1])  # type: ignore[arg-type]
+    whole: Any = SimpleNamespace(channels=None)
+    assert [_left(c, whole, built) for c in channels] == [2, None]  # type: ignore[arg-type]
+    assert _present(channels[0], whole, built) == "2 channels"  # type: ignore[arg-type]
 
 
 def test_stages_that_were_smaller_say_that_the_drop_binds() -> None:

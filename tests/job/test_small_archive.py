@@ -282,7 +282,7 @@ def test_a_stage_that_lost_clearly_more_than_it_might_is_not_gone_on_from(
         made = stage(1000, next(drops), 0.99)
         made.trial.plan, made.trial.violations = SimpleNamespace(digest=str(steps)), (SimpleNamespace(quantity="latency"),)  # type: ignore[misc]
         lengths.append(len(trainings))
-        return replace(made, built=SimpleNamespace(training=SimpleNamespace(module=copy.deepcopy(now.training.module))), training=trainings)  # type: ignore[arg-type]
+        return replace(made, weights=copy.deepcopy(now.training.module.state_dict()), training=trainings)
 
     fakes = {
         "trained": trained,

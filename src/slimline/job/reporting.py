@@ -268,10 +268,10 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
                 options={} if gone or decision is None else decision.method.model_dump(mode="json"),
                 why=_why_small(finalist.built, site) if trained_small else _why(site.kind, option, others, total, gone, given, _losses_in(job)),
                 before=_shape(use.shape) if use is not None else _present(site),
-                after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option),
+                after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option, finalist.built),
                 bits=None if gone or use is None else option.format.bits,
                 rank=_rank(decision.method) if decision is not None and not gone else None,
-                width=(site.features, option.channels) if option.channels is not None else None,
+                width=(site.features, left) if (left := _left(site, option, finalist.built)) is not None else None,
                 cost=cost,
                 considered=() if given or trained_small else tuple(f"{o.label}: loss {o.loss:.4g}" for o in others[:6]),
                 alternatives=rivals,
@@ -290,9 +290,14 @@ def _dropped(plan: Plan) -> list[str]:
     return [d.site.removesuffix("#block") for d in plan.decisions if d.method.name == "block_drop"]
 
 
-def _present(site: Site, option: Option | None = None) -> str:
+def _left(site: Site, option: Option, built: Built) -> int | None:
+    """The channels or features that stay; ``None`` where all do."""
+    return len(built.read[site.id]) if site.id in built.read else option.channels
+
+
+def _present(site: Site, option: Option | None = None, built: Built | None = None) -> str:
     """What a site that is no weight comes to, before or with an option."""
-    count = option.channels if option is not None else site.features
+    count = _left(site, option, built) if option is not None and built is not None else site.features
     if count:
         return f"{count} {'features' if site.kind == 'input' else 'channels'}"
     if site.kind not in ("input", "model") or (site.kind == "model" and (option is None or not option.decisions)):
@@ -339,8 +344,12 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
 
 def _why_small(built: Built, site: Site) -> str:
     """What a site of a model that was trained for a small archive takes in it, by the frequencies of its integers."""
+    if site.id in built.read:
+        return f"trained for a small archive, in the end nothing read {site.features - len(built.read[site.id]):,} of its {site.features:,} channels, which were taken out"
+    if site.kind == "channels":
+        return "training for a small archive takes out channels that nothing reads in the end, and here all are read"
     if site.kind != "weight":
-        return "training for a small archive leaves the structure whole: rows and columns of zeros take next to no bits"
+        return "training for a small archive decides about weights alone"
     encoded = built.stored.encoded.get(site.id) if built.stored is not None else None
     if encoded is None or not isinstance(encoded.format, Affine):
         return "it stays as it is: no grid of integers is offered here"
@@ -389,7 +398,7 @@ def files_of(job: Job, found: Found, outcome: Outcome) -> dict[str, bytes]:
 
     built, plan = outcome.finalist.built, outcome.finalist.trial.plan
     tensors: dict[str, torch.Tensor] = {}
-    edits = found.workshop.structure_edits(plan.stage("structure"))
+    edits = (*found.workshop.structure_edits(plan.stage("structure")), *found.workshop.keeping(built.read))
     for name, dims in kept_positions(found.workshop.model, edits).items():
         tensors |= {f"keep/{name}/{dim}": torch.tensor(positions, dtype=torch.int64) for dim, positions in dims.items()}
     for edit in edits:

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -42,7 +42,7 @@ LEAST_DROP = 0.25  # of the allowance, that is used where the holdout is so smal
 
 @dataclass
 class Stage:
-    """What one stage came to."""
+    """What one stage came to. ``built``: without the channels that nothing reads any more. ``weights``: the state of all that was trained, which training can go on from."""
 
     trial: Trial
     drop: float
@@ -50,6 +50,7 @@ class Stage:
     training: list[Training]
     scores: torch.Tensor | None = None
     name: str = ""
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -125,14 +126,14 @@ def train_for_archive(job: Job, found: Found, halfwidth: float) -> None:
         digests, *columns = zip(*seen, strict=True)
         beliefs = dict(zip(digests, believed_by_size(*columns), strict=True))
         if fits:
-            held = _front(job, found, [*held, stage], beliefs, limit(), HELD)
+            held = _front(job, found, [*held, replace(stage, weights={})], beliefs, limit(), HELD)
             _keep(found, _front(job, found, held, beliefs, limit(), KEPT), beliefs)
         price.move(kept, clearly)
         begins = name
         if kept:
             last_kept = stage
         elif last_kept is not None and clearly:
-            built.training.module.load_state_dict(last_kept.built.training.module.state_dict())
+            built.training.module.load_state_dict(last_kept.weights)
             trainings, begins, forked = last_kept.training, last_kept.name, True
         number += 1
         if number == planned:
@@ -258,7 +259,7 @@ def _bytes(trial: Trial) -> int:
 def _start(found: Found) -> tuple[Plan, Built] | None:
     """What is trained: the model's whole structure with all weights on coarse grids; ``None`` where no weight can be.
 
-    Not a narrower structure: what the race's winners lose by it is the allowance that the price is to spend, and rows and columns of zeros take next to no bits.
+    Not a narrower structure: what the race's winners lose by it is the allowance that the price is to spend. Channels that nothing reads in the end are taken out of what is kept.
     """
     plan = _on_grids(found)
     built = found.workshop.build(plan)
@@ -281,13 +282,14 @@ def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[
     """Lower and measure what a stage made, and keep a copy of it. Its latency is the original's until it is finished. ``steps``: of all stages so far, so that no two plans are alike."""
     start = time.monotonic()
     own = plan.model_copy(update={"recovery": plan.recovery.model_copy(update={"penalty": price, "steps": steps})})
-    kept = Built(own, built.module, built.program, built.training.copy())
-    settle_biases(kept.training)  # what is read from the training form is then what is stored
+    whole = Built(own, built.module, built.program, built.training.copy())
+    settle_biases(whole.training)  # what is read from the training form is then what is stored
+    kept = found.workshop.without_unread(whole)
     artifact = found.workshop.lower(kept)
     quality, scores, fidelity = scored(job, found, artifact)
     base = found.baseline_measurement.quality
     assert quality is not None and base is not None
-    measured = measure(job, found.workshop, artifact, found.baseline_measurement.latency_ms, quality, built.program, exact=True)
+    measured = measure(job, found.workshop, artifact, found.baseline_measurement.latency_ms, quality, kept.program, exact=True)
     violations = job.request.budget.violations(measured, found.baseline_measurement)
     made = Trial(
         plan=own,
@@ -298,4 +300,4 @@ def _measured(job: Job, found: Found, plan: Plan, built: Built, trainings: list[
         violations=violations,
         seconds=round(time.monotonic() - start, 2),
     )
-    return Stage(made, base - quality, kept, trainings, scores)
+    return Stage(made, base - quality, kept, trainings, scores, weights=whole.training.module.state_dict())

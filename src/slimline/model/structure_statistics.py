@@ -115,18 +115,17 @@ class StructureStatistics:
 
 def readers_of(model: nn.Module, site: Site) -> tuple[Member, ...]:
     """The members that are input dimensions of layers; masking a channel is scaling these. All parameters where there are none."""
-    found = []
-    for member in site.members:
-        owner, _, leaf = member.parameter.rpartition(".")
-        module = model.get_submodule(owner)
-        if isinstance(module, nn.modules.conv._ConvNd):
-            reads = member.dim == (0 if module.transposed else 1) and leaf == "weight" and not (module.transposed and module.groups == module.in_channels > 1)
-        else:
-            reads = isinstance(module, nn.Linear | nn.RNNBase) and member.dim == 1
-        if reads:
-            found.append(member)
     parameters = dict(model.named_parameters())
-    return tuple(found) or tuple(m for m in site.members if m.parameter in parameters)
+    return tuple(m for m in site.members if reads(model, m)) or tuple(m for m in site.members if m.parameter in parameters)
+
+
+def reads(model: nn.Module, member: Member) -> bool:
+    """Whether it is the input dimension of a layer."""
+    owner, _, leaf = member.parameter.rpartition(".")
+    module = model.get_submodule(owner)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return member.dim == (0 if module.transposed else 1) and leaf == "weight" and not (module.transposed and module.groups == module.in_channels > 1)
+    return isinstance(module, nn.Linear | nn.RNNBase) and member.dim == 1
 
 
 def _add_moment(call: LayerCall, output: torch.Size, sums: dict[str, torch.Tensor], counts: dict[str, int], draw: torch.Generator) -> None:

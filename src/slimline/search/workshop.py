@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from slimline.core.contracts import Artifact, Target
-from slimline.core.edits import Encode, Numerics, Prepend, Structure
+from slimline.core.edits import Encode, Keep, Numerics, Prepend, SetAttribute, Structure, keep_channels
 from slimline.core.plan import Decision, Fingerprint, Method, Plan
 from slimline.core.samples import Samples
 from slimline.core.site import Op, Site
-from slimline.errors import UnsupportedSite
-from slimline.model.apply import apply_structure
+from slimline.errors import ModelError, UnsupportedSite
+from slimline.model.apply import apply_structure, kept_positions
 from slimline.model.between import completing
 from slimline.model.equalize import equalize_pairs
 from slimline.model.program import Program
@@ -25,6 +25,8 @@ from slimline.model.reconstruct import Observed, observe, recalibrate_batch_norm
 from slimline.model.retrace import Retrace
 from slimline.model.statistics import MOMENT_SAMPLES, ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
+from slimline.model.unread import narrowed, read_channels, weights_of
+from slimline.numerics.divergence import relative_error
 from slimline.numerics.entropy import coded_bytes
 from slimline.search.space import Option
 
@@ -32,6 +34,10 @@ Loss = Callable[[Any, Any], torch.Tensor | None]
 STRUCTURE_SAMPLES = 512
 FEWEST_UNSEEN = 24  # samples; of fewer, what is lost on them says less than on those that were seen
 RANGE_SAMPLES = 256  # that set the ranges of a candidate
+FEW, SAME = (
+    64,
+    1e-5,
+)  # samples on which a model without unread channels gives what it gave before, and the relative squared error up to which it does: sums in another order round elsewhere
 
 
 @dataclass
@@ -198,6 +204,30 @@ class Workshop:
         training = self.numerics(plan, program, statistics) if plan.stage("numerics") else program
         return Built(plan, module, program, training)
 
+    def without_unread(self, built: Built) -> Built:
+        """The same without the channels that no weight reads, where it then gives the same; for plans that leave the structure whole, in formats that channels can be taken from.
+
+        Training for a small archive leaves such channels: their bytes in it are few, those in memory and their time are not.
+        """
+        read = {} if built.plan.stage("structure") else read_channels(self.model, self.sites, weights_of(built.training))
+        if not read or self.fitted is None:
+            return built
+        edits = self.keeping(read)
+        try:
+            module = apply_structure(self.model, edits)
+            program = self._retrace.program(module)
+            training = quantize(program, narrowed(built.program, built.training, program, kept_positions(self.model, edits)))
+        except (UnsupportedSite, ModelError):  # a format that nothing can be taken from, a model whose code needs them all
+            return built
+        few = self.fitted[:FEW]
+        pairs = zip(freeze(training).run(few).outputs, freeze(built.training).run(few).outputs, strict=True)
+        same = all(float(relative_error(a, b)) < SAME for a, b in pairs if isinstance(b, torch.Tensor) and b.is_floating_point())
+        return Built(built.plan, module, program, training, read=read) if same else built
+
+    def keeping(self, read: Mapping[str, tuple[int, ...]]) -> tuple[Keep | SetAttribute, ...]:
+        """What it takes that of sites, by their ids, these channels alone stay."""
+        return tuple(edit for site, index in read.items() for edit in keep_channels(self._sites[site], index))
+
     def lower(self, built: Built) -> Artifact:
         """The artefact of a built plan (its stored form is kept in it)."""
         built.stored = freeze(built.training)
@@ -206,13 +236,17 @@ class Workshop:
 
 @dataclass
 class Built:
-    """A plan carried out: the structure, its float program, its training form, and after lowering its stored form."""
+    """A plan carried out: the structure, its float program, its training form, and after lowering its stored form.
+
+    ``read``: of sites from which channels that no weight reads were taken out, beside what the plan says, those that stayed.
+    """
 
     plan: Plan
     module: nn.Module
     program: Program
     training: Program
     stored: Program | None = None
+    read: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def option_of(method: Method, site: Site, edits: Sequence[object], loss: float) -> Option:

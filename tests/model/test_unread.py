@@ -1,4 +1,4 @@
-"""Channels that no weight reads are found, and taken out without a change of what the model gives."""
+"""Channels that no weight reads, or that are the same for every sample, are found, and taken out without a change of what the model gives."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def ids(read: dict[str, tuple[int, ...]]) -> dict[str, int]:
     return {site.removesuffix("#channels"): len(index) for site, index in read.items()}
 
 
-@pytest.mark.parametrize("methods", [lambda name: StaticInt8(bits=8), lambda name: WeightOnly(bits=8)], ids=["static_int8", "weight_only"])
+@pytest.mark.parametrize("methods", [lambda name: StaticInt8(bits=8, reduce_range=True), lambda name: WeightOnly(bits=8)], ids=["static_int8", "weight_only"])
 def test_what_nothing_reads_goes_and_the_model_gives_what_it_gave(model: nn.Module, methods: Any) -> None:
     shop, built = workshop(model, methods)
     assert shop.without_unread(built) is built, "everything is read"
@@ -93,6 +93,27 @@ def test_what_goes_reads_nothing_either(model: nn.Module) -> None:
     assert ids(read_channels(model, shop.sites, weights_of(built.training))) == {"head.1": 19, "stem": 6}
     zero(built, "one.weight", 1, [5])
     assert ids(read_channels(model, shop.sites, weights_of(built.training))) == {"head.1": 19, "stem": 6}, "the head reads the sixth"
+
+
+@pytest.mark.parametrize("methods", [lambda name: StaticInt8(bits=8, reduce_range=True), lambda name: WeightOnly(bits=8)], ids=["static_int8", "weight_only"])
+def test_what_is_the_same_for_every_sample_goes_into_the_biases_that_read_it(model: nn.Module, methods: Any) -> None:
+    shop, built = workshop(model, methods)
+    with torch.no_grad():
+        built.training.parameter("head.1.bias").copy_(torch.linspace(-1.0, 1.0, 20))
+        built.training.parameter("one.bias")[:4] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    zero(built, "head.1.weight", 0, [0, 1, 18, 19])
+    zero(built, "one.weight", 0, [0, 1])
+    narrow = shop.without_unread(built)
+    assert ids(dict(narrow.read)) == {"head.1": 16, "one": 11}, "the first channel is 1 but for the zeros that it is padded with"
+    assert narrow.read["one#channels"][0] == 0
+    few = Samples.of(torch.randn(50, 3, 4, 4))
+    file = shop.lower(narrow)
+    shop.lower(built)
+    assert built.stored is not None and narrow.stored is not None
+    expected = built.stored(few)
+    assert torch.allclose(narrow.stored(few), expected, atol=float(expected.abs().max()) / 100)
+    assert not torch.allclose(narrow.stored.parameter("head.3.bias"), built.stored.parameter("head.3.bias"))
+    assert float((OnnxRuntime().run(file, few)[0] - expected).norm() / expected.norm()) < 0.02
 
 
 def test_something_stays_of_every_site(model: nn.Module) -> None:

@@ -345,9 +345,9 @@ def _why(kind: str, option: Any, others: Sequence[Any], total: float, gone: bool
 def _why_small(built: Built, site: Site) -> str:
     """What a site of a model that was trained for a small archive takes in it, by the frequencies of its integers."""
     if site.id in built.read:
-        return f"trained for a small archive, in the end nothing read {site.features - len(built.read[site.id]):,} of its {site.features:,} channels, which were taken out"
+        return f"trained for a small archive, {site.features - len(built.read[site.id]):,} of its {site.features:,} channels were in the end read by nothing or always the same, and were taken out"
     if site.kind == "channels":
-        return "training for a small archive takes out channels that nothing reads in the end, and here all are read"
+        return "training for a small archive takes out channels that nothing reads in the end or that are always the same, and here none are"
     if site.kind != "weight":
         return "training for a small archive decides about weights alone"
     encoded = built.stored.encoded.get(site.id) if built.stored is not None else None

@@ -42,7 +42,7 @@ LEAST_DROP = 0.25  # of the allowance, that is used where the holdout is so smal
 
 @dataclass
 class Stage:
-    """What one stage came to. ``built``: without the channels that nothing reads any more. ``weights``: the state of all that was trained, which training can go on from."""
+    """What one stage came to. ``built``: without the channels that add nothing any more. ``weights``: the state of all that was trained, which training can go on from."""
 
     trial: Trial
     drop: float
@@ -259,7 +259,7 @@ def _bytes(trial: Trial) -> int:
 def _start(found: Found) -> tuple[Plan, Built] | None:
     """What is trained: the model's whole structure with all weights on coarse grids; ``None`` where no weight can be.
 
-    Not a narrower structure: what the race's winners lose by it is the allowance that the price is to spend. Channels that nothing reads in the end are taken out of what is kept.
+    Not a narrower structure: what the race's winners lose by it is the allowance that the price is to spend. Channels that add nothing in the end are taken out of what is kept.
     """
     plan = _on_grids(found)
     built = found.workshop.build(plan)

@@ -25,7 +25,7 @@ from slimline.model.reconstruct import Observed, observe, recalibrate_batch_norm
 from slimline.model.retrace import Retrace
 from slimline.model.statistics import MOMENT_SAMPLES, ProgramStatistics
 from slimline.model.structure_statistics import StructureStatistics
-from slimline.model.unread import narrowed, read_channels, weights_of
+from slimline.model.unread import constants, narrowed, read_channels, weights_of
 from slimline.numerics.divergence import relative_error
 from slimline.numerics.entropy import coded_bytes
 from slimline.search.space import Option
@@ -205,24 +205,29 @@ class Workshop:
         return Built(plan, module, program, training)
 
     def without_unread(self, built: Built) -> Built:
-        """The same without the channels that no weight reads, where it then gives the same; for plans that leave the structure whole, in formats that channels can be taken from.
+        """The same without the channels that no weight reads or that are the same for every sample, where it then gives what it gave; for plans that leave the structure whole, in formats
+        that channels can be taken from.
 
         Training for a small archive leaves such channels: their bytes in it are few, those in memory and their time are not.
         """
-        read = {} if built.plan.stage("structure") else read_channels(self.model, self.sites, weights_of(built.training))
-        if not read or self.fitted is None:
+        if built.plan.stage("structure") or self.fitted is None:
+            return built
+        few = self.fitted[:FEW]
+        same = constants(built.training, few)
+        read = read_channels(self.model, self.sites, weights_of(built.training), same)
+        if not read:
             return built
         edits = self.keeping(read)
         try:
             module = apply_structure(self.model, edits)
             program = self._retrace.program(module)
-            training = quantize(program, narrowed(built.program, built.training, program, kept_positions(self.model, edits)))
+            training = quantize(program, narrowed(built.program, built.training, program, kept_positions(self.model, edits), same))
         except (UnsupportedSite, ModelError):  # a format that nothing can be taken from, a model whose code needs them all
             return built
-        few = self.fitted[:FEW]
-        pairs = zip(freeze(training).run(few).outputs, freeze(built.training).run(few).outputs, strict=True)
-        same = all(float(relative_error(a, b)) < SAME for a, b in pairs if isinstance(b, torch.Tensor) and b.is_floating_point())
-        return Built(built.plan, module, program, training, read=read) if same else built
+        with torch.inference_mode():
+            pairs = zip(freeze(training).run(few).outputs, freeze(built.training).run(few).outputs, strict=True)
+            alike = all(float(relative_error(a, b)) < SAME for a, b in pairs if isinstance(b, torch.Tensor) and b.is_floating_point())
+        return Built(built.plan, module, program, training, read=read) if alike else built
 
     def keeping(self, read: Mapping[str, tuple[int, ...]]) -> tuple[Keep | SetAttribute, ...]:
         """What it takes that of sites, by their ids, these channels alone stay."""
@@ -238,7 +243,7 @@ class Workshop:
 class Built:
     """A plan carried out: the structure, its float program, its training form, and after lowering its stored form.
 
-    ``read``: of sites from which channels that no weight reads were taken out, beside what the plan says, those that stayed.
+    ``read``: of sites from which channels that add nothing were taken out, beside what the plan says, those that stayed.
     """
 
     plan: Plan

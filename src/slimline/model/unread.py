@@ -36,18 +36,23 @@ def constants(training: Program, samples: Samples) -> dict[str, torch.Tensor]:
     It has to be zero where a layer pads it with zeros, or has no bias that could take it.
     """
     found: dict[str, torch.Tensor] = {}
-    with torch.inference_mode():
-        values = training.run(samples, keep=True).values
+    readers: dict[str, list[tuple[str, bool, bool]]] = {}  # by the value that is read: weight, whether of a linear layer, whether it takes what is not zero
     for node in training.graph.nodes:
         for op, weight, bias in weight_arguments(node):
-            if op != "linear" and (op not in ("conv1d", "conv2d", "conv3d") or groups_of(node) > 1):
-                continue
-            x = values[node.args[0].name]
-            rows = (x if op == "linear" else x.movedim(1, -1)).flatten(0, -2)
-            same = (rows == rows[0]).all(0) & ((rows[0] == 0) | (bias is not None and not (op != "linear" and _pads(node))))
+            if op == "linear" or (op in ("conv1d", "conv2d", "conv3d") and groups_of(node) == 1):
+                name = str((weight if weight.op == "get_attr" else weight.all_input_nodes[0]).target)  # through its quantizer
+                readers.setdefault(node.args[0].name, []).append((name, op == "linear", bias is not None and (op == "linear" or not _pads(node))))
+
+    def look(node: fx.Node, x: torch.Tensor) -> torch.Tensor:
+        for name, linear, takes in readers.get(node.name, ()):
+            rows = (x if linear else x.movedim(1, -1)).flatten(0, -2)
+            same = (rows == rows[0]).all(0) & ((rows[0] == 0) | takes)
             value = torch.where(same, rows[0].float(), torch.nan)
-            name = str((weight if weight.op == "get_attr" else weight.all_input_nodes[0]).target)  # through its quantizer
             found[name] = value if name not in found else torch.where(found[name] == value, value, torch.nan)
+        return x
+
+    with torch.inference_mode():
+        training.run(samples, trace=look)
     return found
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from slimline.core.budget import QUANTITIES, Quantity
 from slimline.core.formats import Affine, Float, Format
@@ -142,6 +143,21 @@ def _on(ladder: Ladder, share: float) -> float:
     return factor * _fewer(share / wider)
 
 
+class Row(NamedTuple):
+    """A layer's costs: bytes of the file, milliseconds, multiply-adds, bytes of the weight when loaded, bytes of its values, milliseconds of the conversions around it, bytes in an archive,
+    whether it needs no conversion, and milliseconds as they were measured in a trial."""
+
+    size: float
+    milliseconds: float
+    macs: float
+    loaded: float
+    values: float
+    edge: float
+    download: float
+    integer: float
+    observed: float = 0.0
+
+
 @dataclass(frozen=True)
 class Corrections:
     """What the measured trials say about the estimates: factors on costs, and on losses by kind of site; and milliseconds of layers in a form that ran in one of them."""
@@ -188,29 +204,46 @@ class Space:
 
     def costs(self, choice: Choice, corrections: Corrections = Corrections()) -> dict[Quantity, float]:
         """Estimated size, download, latency, memory and multiply-adds of a choice."""
-        size, latency, macs, loaded, activations = float(self.overhead_bytes), self.timing.rest, 0.0, 0.0, 0.0
-        edges, integers, download, observed = 0.0, 0, float(self.overhead_bytes) * GRAPH_CODED, 0.0
-        for key in self._keys(choice):
-            if key not in self._known:
-                self._known[key] = self._layer_costs(*key)
-            bytes_, ms, work, weights, values, edge, coded = self._known[key]
-            size, macs, loaded, activations = size + bytes_, macs + work, loaded + weights, max(activations, values)
-            integers, download = integers + (edge == 0.0), download + coded
-            seen = corrections.layers.get(self._form(key)) if corrections.layers else None
-            if seen is None:
-                latency, edges = latency + ms, edges + edge
-            else:
-                observed += seen
-        for place in self._adding:
-            count = self.places[place].options[choice[place]].added
-            size, download, loaded, macs = size + 4 * count, download + 4 * count, loaded + 4 * count, macs + count
-        if integers * 2 > len(self.layers):  # a float layer among integer ones costs a conversion on either side
-            latency += edges
-        memory = (0.0 if self.weights_in_flash else loaded) + 2 * activations
-        found: dict[Quantity, float] = {"size": size, "download": download, "latency": latency, "memory": memory, "macs": macs}
+        rows = [row for i in range(len(self.layers)) if (row := self.layer(i, choice, corrections)) is not None]
+        return self.totals(
+            [sum(column) for column in zip(*rows, strict=True)] or [0.0] * len(Row._fields), max((r.values for r in rows), default=0.0), choice, corrections
+        )
+
+    def layer(self, index: int, choice: Choice, corrections: Corrections) -> Row | None:
+        """What a layer comes to in a choice; ``None`` where it is dropped."""
+        key = self._key(index, choice)
+        if key is None:
+            return None
+        if key not in self._known:
+            self._known[key] = self._layer_costs(*key)
+        row = self._known[key]
+        seen = corrections.layers.get(self._form(key)) if corrections.layers else None
+        return row if seen is None else row._replace(milliseconds=0.0, edge=0.0, observed=seen)
+
+    def totals(self, sums: Sequence[float], most: float, choice: Choice, corrections: Corrections) -> dict[Quantity, float]:
+        """Of a choice, the rows of whose layers add up to ``sums``. ``most``: the largest of their values."""
+        total = Row(*sums)
+        added = sum(self.places[place].options[choice[place]].added for place in self._adding)
+        latency = self.timing.rest + total.milliseconds
+        if total.integer * 2 > len(self.layers):  # a float layer among integer ones costs a conversion on either side
+            latency += total.edge
+        found: dict[Quantity, float] = {
+            "size": self.overhead_bytes + total.size + 4 * added,
+            "download": self.overhead_bytes * GRAPH_CODED + total.download + 4 * added,
+            "latency": latency,
+            "memory": (0.0 if self.weights_in_flash else total.loaded + 4 * added) + 2 * most,
+            "macs": total.macs + added,
+        }
         corrected = {q: v * corrections.costs.get(q, 1.0) for q, v in found.items()}
-        corrected["latency"] += observed
+        corrected["latency"] += total.observed
         return corrected
+
+    @cached_property
+    def touched(self) -> tuple[tuple[int, ...], ...]:
+        """By place: the layers whose costs its options change."""
+        everywhere = {self._model, *(place for place, _ in self._resized)}
+        own = [{layer.place, *(i for i, _ in (*layer.outputs, *layer.inputs)), *layer.blocks} for layer in self.layers]
+        return tuple(tuple(i for i, places in enumerate(own) if p in everywhere or p in places) for p in range(len(self.places)))
 
     def observed(self, profiles: Sequence[tuple[Choice, Mapping[str, float]]]) -> dict[Form, float]:
         """Milliseconds of layers as they ran: the median over ``(choice, milliseconds by weight)``.
@@ -228,11 +261,14 @@ class Space:
 
     def _keys(self, choice: Choice) -> Iterator[Key]:
         """Of every layer that the choice leaves."""
-        drops = self._drops(choice)
-        for index, layer in enumerate(self.layers):
-            if not any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks):
-                taken = choice[layer.place] if layer.place is not None else -1
-                yield index, taken, self._removed(layer.outputs, choice), self._removed(layer.inputs, choice), self._work(layer, choice)
+        return (key for i in range(len(self.layers)) if (key := self._key(i, choice)) is not None)
+
+    def _key(self, index: int, choice: Choice) -> Key | None:
+        layer, drops = self.layers[index], self._drops(choice)
+        if any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks):
+            return None
+        taken = choice[layer.place] if layer.place is not None else -1
+        return index, taken, self._removed(layer.outputs, choice), self._removed(layer.inputs, choice), self._work(layer, choice)
 
     def _option(self, key: Key) -> Option | None:
         place = self.layers[key[0]].place
@@ -254,11 +290,10 @@ class Space:
         return {}
 
     @cached_property
-    def _known(self) -> dict[Key, tuple[float, ...]]:
+    def _known(self) -> dict[Key, Row]:
         return {}
 
-    def _layer_costs(self, index: int, taken: int, removed_out: int, removed_in: int, work: float) -> tuple[float, ...]:
-        """Bytes, milliseconds, multiply-adds, bytes of the weight when loaded, bytes of its values, milliseconds of the conversions around it, and bytes in an archive."""
+    def _layer_costs(self, index: int, taken: int, removed_out: int, removed_in: int, work: float) -> Row:
         layer = self.layers[index]
         use = layer.use
         option = self.places[layer.place].options[taken] if layer.place is not None else None
@@ -271,14 +306,16 @@ class Space:
         width = 1 if execute == "integer" else 4
         values = layer.activations * outputs / use.shape[use.axis] * work
         weight, bias, graph = sum(map(format.estimate, stored)), 4 * outputs * (use.bias is not None), self.overhead_per_layer * len(stored)
-        return (
-            weight + bias + graph,
-            self._milliseconds(use, execute, shape, option.factors if option is not None else ()) * (CALL + (1 - CALL) * work),
-            use.macs * share * work,
-            count * (1 if execute != "float" else 4),
-            values * width,
-            0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:]) * work),
-            weight * (option.coded if option is not None else 1.0) + bias * BIAS_CODED + graph * GRAPH_CODED,
+        edge = 0.0 if execute == "integer" else self.timing.edge * (values + math.prod(use.input_shape[1:]) * work)
+        return Row(
+            size=weight + bias + graph,
+            milliseconds=self._milliseconds(use, execute, shape, option.factors if option is not None else ()) * (CALL + (1 - CALL) * work),
+            macs=use.macs * share * work,
+            loaded=count * (1 if execute != "float" else 4),
+            values=values * width,
+            edge=edge,
+            download=weight * (option.coded if option is not None else 1.0) + bias * BIAS_CODED + graph * GRAPH_CODED,
+            integer=edge == 0.0,
         )
 
     def _milliseconds(self, use: WeightUse, execute: str, shape: tuple[int, ...], factors: tuple[tuple[int, ...], ...]) -> float:
@@ -371,11 +408,11 @@ class Space:
 
         Milliseconds are measured anew in each run: where nobody asks about them, they must not decide what there is to choose from.
         """
-        places = []
+        places, nearby = [], Nearby(self, self.nothing)
         for index, place in enumerate(self.places):
             corners = []
             for j, option in enumerate(place.options):
-                costs = self.costs((*self.nothing[:index], j, *self.nothing[index + 1 :]))
+                costs = nearby.costs(index, j)
                 corners.append((*(costs[q] for q in counted), option.loss))
             beaten = [any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners) for a in corners]
             kept = [j for j, option in enumerate(place.options) if j == 0 or not beaten[j] or spared(option)]
@@ -439,6 +476,53 @@ class Space:
         dropped = {i for i, (p, c) in enumerate(zip(self.places, choice, strict=True)) if p.options[c].dropped and i not in gone}
         sums["block"] += sum(n.loss for n in self.neighbours if {n.first, n.second} <= dropped)
         return sums
+
+
+class Nearby:
+    """Costs and losses of choices that differ from ``choice`` in one place: only the layers that the place touches are counted anew.
+
+    Example:
+        >>> space = Space(Fingerprint(architecture="", weights=""), (), (), Timing({"float": {}}, {}, 1.0), 100, 10)
+        >>> Nearby(space, ()).here["size"]
+        100.0
+    """
+
+    def __init__(self, space: Space, choice: Choice, corrections: Corrections = Corrections()) -> None:
+        self.space, self.choice, self.corrections = space, choice, corrections
+        self._rows = [space.layer(i, choice, corrections) for i in range(len(space.layers))]
+        rows = [row for row in self._rows if row is not None]
+        self._sums = [sum(column) for column in zip(*rows, strict=True)] or [0.0] * len(Row._fields)
+        self._largest = sorted(((row.values, i) for i, row in enumerate(self._rows) if row is not None), reverse=True)
+        self._gone = space.gone(choice)
+        self.loss_here = space.loss(choice, corrections)
+        self.here = space.totals(self._sums, self._largest[0][0] if self._largest else 0.0, choice, corrections)
+
+    def other(self, place: int, option: int) -> Choice:
+        return (*self.choice[:place], option, *self.choice[place + 1 :])
+
+    def costs(self, place: int, option: int) -> dict[Quantity, float]:
+        """With this option there."""
+        if option == self.choice[place]:
+            return self.here
+        choice, touched = self.other(place, option), self.space.touched[place]
+        sums, most = list(self._sums), 0.0
+        for i in touched:
+            new = self.space.layer(i, choice, self.corrections)
+            for row, sign in ((self._rows[i], -1), (new, 1)):
+                if row is not None:
+                    sums = [total + sign * value for total, value in zip(sums, row, strict=True)]
+            most = max(most, new.values if new is not None else 0.0)
+        untouched = next((values for values, i in self._largest if i not in touched), 0.0)
+        return self.space.totals(sums, max(most, untouched), choice, self.corrections)
+
+    def loss(self, place: int, option: int) -> float:
+        """With this option there."""
+        site, options = self.space.places[place].site, self.space.places[place].options
+        old, new = options[self.choice[place]], options[option]
+        if old.dropped or new.dropped or old.drops or new.drops:  # what lies inside loses nothing more
+            return self.space.loss(self.other(place, option), self.corrections)
+        factor = 0.0 if place in self._gone else self.corrections.losses.get(site.kind, 1.0)
+        return self.loss_here + factor * (new.loss - old.loss)
 
 
 def _meet(site: Site, other: Site) -> bool:

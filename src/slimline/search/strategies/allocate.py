@@ -17,7 +17,7 @@ from slimline.numerics.changes import USUAL
 from slimline.search.allocator import allocate
 from slimline.search.drops import believed_drops
 from slimline.search.race import left
-from slimline.search.space import Choice, Corrections, Space
+from slimline.search.space import Choice, Corrections, Nearby, Space
 
 ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
@@ -287,10 +287,10 @@ def _row(space: Space, given: Mapping[int, np.ndarray]) -> list[np.ndarray]:
 def linearised(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:
     """Per place: each option's change of every cost against ``choice``, all else as it is, and its loss. After the places, one for each pair of neighbours: not both
     are dropped, or both, which costs nothing and loses more."""
-    here = space.costs(choice, corrections)
-    tables = []
+    nearby = Nearby(space, choice, corrections)
+    here, tables = nearby.here, []
     for index, place in enumerate(space.places):
-        rows = [space.costs((*choice[:index], j, *choice[index + 1 :]), corrections) for j in range(len(place.options))]
+        rows = [nearby.costs(index, j) for j in range(len(place.options))]
         table: dict[str, np.ndarray] = {q: np.array([r[q] - here[q] for r in rows]) for q in here}
         table["loss"] = np.array([o.loss * corrections.losses.get(place.site.kind, 1.0) for o in place.options])
         tables.append(table)
@@ -300,11 +300,12 @@ def linearised(space: Space, choice: Choice, corrections: Corrections) -> list[d
 
 def _score(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> float:
     """The objective, with a steep price on every limit that is broken."""
-    costs = space.costs(choice, corrections)
+    return _priced(space.costs(choice, corrections), space.loss(choice, corrections), budget, base, level) if space.legal(choice) else float("inf")
+
+
+def _priced(costs: Mapping[Quantity, float], loss: float, budget: Budget, base: dict[Quantity, float], level: float) -> float:
     score = sum(w * costs[q] for q, w in budget.weights(base).items())
-    if not space.legal(choice):
-        return float("inf")
-    over = [costs[q] / (limit * MARGIN) - 1 for q, limit in budget.limits().items()] + [space.loss(choice, corrections) / level - 1]
+    over = [costs[q] / (limit * MARGIN) - 1 for q, limit in budget.limits().items()] + [loss / level - 1]
     return score + 100 * sum(max(0.0, o) for o in over)
 
 
@@ -316,14 +317,15 @@ def _feasible(space: Space, choice: Choice, budget: Budget, level: float, correc
 def _polish(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> Choice:
     """Single swaps on the true (not linear) estimates while they help; two rounds are enough after an exact solution."""
     best = _score(space, choice, budget, base, level, corrections)
+    nearby = Nearby(space, choice, corrections)
     for _ in range(2):
         before = choice
         for index, place in enumerate(space.places):
             for j in range(len(place.options)):
-                trial = (*choice[:index], j, *choice[index + 1 :])
-                score = _score(space, trial, budget, base, level, corrections)
-                if score < best - 1e-9:
-                    best, choice = score, trial
+                score = _priced(nearby.costs(index, j), nearby.loss(index, j), budget, base, level)
+                if score < best - 1e-9 and space.legal(nearby.other(index, j)):
+                    best, choice = score, nearby.other(index, j)
+                    nearby = Nearby(space, choice, corrections)
         if choice == before:
             break
     return choice

@@ -34,10 +34,8 @@ Loss = Callable[[Any, Any], torch.Tensor | None]
 STRUCTURE_SAMPLES = 512
 FEWEST_UNSEEN = 24  # samples; of fewer, what is lost on them says less than on those that were seen
 RANGE_SAMPLES = 256  # that set the ranges of a candidate
-FEW, SAME = (
-    64,
-    1e-5,
-)  # samples on which a model without unread channels gives what it gave before, and the relative squared error up to which it does: sums in another order round elsewhere
+FEW = 64  # samples on which a model without some channels must give what it gave before
+SAME = 1e-5  # relative squared error up to which it does: sums of fewer terms round elsewhere
 
 
 @dataclass
@@ -222,7 +220,11 @@ class Workshop:
             module = apply_structure(self.model, edits)
             program = self._retrace.program(module)
             training = quantize(program, narrowed(built.program, built.training, program, kept_positions(self.model, edits), same))
-        except (UnsupportedSite, ModelError):  # a format that nothing can be taken from, a model whose code needs them all
+        except (
+            UnsupportedSite,
+            ModelError,
+            KeyError,
+        ):  # a format that nothing can be taken from, a model whose code needs them all, a value that is not there any more
             return built
         with torch.inference_mode():
             pairs = zip(freeze(training).run(few).outputs, freeze(built.training).run(few).outputs, strict=True)

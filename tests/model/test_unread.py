@@ -127,7 +127,39 @@ def test_groups_of_inputs_with_a_scale_each_stay_whole(model: nn.Module) -> None
     shop, built = workshop(model, lambda name: WeightOnly(bits=4, group=32) if name == "head.1.weight" else WeightOnly(bits=8))
     assert isinstance(encoded := built.training.encoded["head.1.weight"].format, Affine) and encoded.granularity == "per_group"
     zero(built, "head.3.weight", 1, [0])
-    assert shop.without_unread(built) is built
+    zero(built, "two.weight", 1, [3])
+    assert ids(read_channels(model, shop.sites, weights_of(built.training))) == {"head.1": 19, "one": 11}
+    assert ids(dict(shop.without_unread(built).read)) == {"one": 11}, "what can be taken out is, beside what cannot"
+
+
+class Computed(nn.Module):
+    """Weights that are computed, a layer over one vector, and branches that are interleaved before a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.up, self.down = nn.ConvTranspose2d(8, 6, 2), nn.Conv2d(6, 5, 3)
+        self.query, self.fc = nn.Parameter(torch.randn(7)), nn.Linear(7, 5)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        both = torch.stack((self.one(x).relu(), self.two(x).relu()), 2).flatten(1, 2)
+        weight = self.down.weight - self.down.weight.mean((1, 2, 3), keepdim=True)
+        maps = nn.functional.conv2d(self.up(both).relu(), weight, self.down.bias).relu()
+        head = self.head.weight - self.head.weight.mean()
+        return nn.functional.linear(maps.mean((2, 3)) + self.fc(self.query), head, self.head.bias)
+
+
+def test_weights_that_are_computed_and_layers_that_others_are_interleaved_for_are_no_obstacle() -> None:
+    torch.manual_seed(0)
+    net = Computed().eval()
+    shop, built = workshop(net, lambda name: WeightOnly(bits=8))
+    assert "up.weight" in built.training.encoded and "down.weight" not in built.training.encoded
+    zero(built, "up.weight", 0, [0, 2])
+    narrow = shop.without_unread(built)
+    few = Samples.of(torch.randn(20, 3, 4, 4))
+    shop.lower(built), shop.lower(narrow)
+    assert built.stored is not None and narrow.stored is not None and torch.allclose(narrow.stored(few), built.stored(few), atol=1e-3)
 
 
 def test_a_norm_over_the_channels_would_give_something_else() -> None:

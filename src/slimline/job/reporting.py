@@ -242,6 +242,7 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
         others = sorted([o for i, o in enumerate(place.options) if i != taken], key=lambda o: o.loss)
         use = found.workshop.program.weights.get(site.id)
         new = finalist.built.program.weights.get(site.id)
+        out = site.id in finalist.built.read  # channels that added nothing in the end, whatever the plan says
         gone = site.kind != "block" and any(site.module == b or site.module.startswith(b + ".") for b in _dropped(plan))
         names = [n for n in finalist.built.program.weights if n == site.id or (option.factors and n.startswith(site.module + "."))]
         stored = sum(_stored_bytes(finalist.built, n) for n in names)
@@ -263,10 +264,10 @@ def _decisions(job: Job, found: Found, finalist: Finalist) -> tuple[DecisionReco
             DecisionRecord(
                 site=site.id,
                 op=site.op,
-                method="removed" if gone else decision.method.name if decision is not None else "keep",
-                label="removed" if gone else option.label,
+                method="removed" if gone else "taken out" if out else decision.method.name if decision is not None else "keep",
+                label="removed" if gone else "taken out" if out else option.label,
                 options={} if gone or decision is None else decision.method.model_dump(mode="json"),
-                why=_why_small(finalist.built, site) if trained_small else _why(site.kind, option, others, total, gone, given, _losses_in(job)),
+                why=_why_small(finalist.built, site) if trained_small or out else _why(site.kind, option, others, total, gone, given, _losses_in(job)),
                 before=_shape(use.shape) if use is not None else _present(site),
                 after="removed" if gone or option.dropped else _shape(new.shape) if new is not None else _present(site, option, finalist.built),
                 bits=None if gone or use is None else option.format.bits,
@@ -347,9 +348,9 @@ def _why_small(built: Built, site: Site) -> str:
     if site.id in built.read:
         return f"trained for a small archive, {site.features - len(built.read[site.id]):,} of its {site.features:,} channels were in the end read by nothing or always the same, and were taken out"
     if site.kind == "channels":
-        return "training for a small archive takes out channels that nothing reads in the end or that are always the same, and here none are"
+        return "training for a small archive takes out channels that in the end nothing reads or that are always the same: here none"
     if site.kind != "weight":
-        return "training for a small archive decides about weights alone"
+        return "training for a small archive leaves it as it is"
     encoded = built.stored.encoded.get(site.id) if built.stored is not None else None
     if encoded is None or not isinstance(encoded.format, Affine):
         return "it stays as it is: no grid of integers is offered here"

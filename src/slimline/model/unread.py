@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -39,13 +38,13 @@ def constants(training: Program, samples: Samples) -> dict[str, torch.Tensor]:
     readers: dict[str, list[tuple[str, bool, bool]]] = {}  # by the value that is read: weight, whether of a linear layer, whether it takes what is not zero
     for node in training.graph.nodes:
         for op, weight, bias in weight_arguments(node):
-            if op == "linear" or (op in ("conv1d", "conv2d", "conv3d") and groups_of(node) == 1):
-                name = str((weight if weight.op == "get_attr" else weight.all_input_nodes[0]).target)  # through its quantizer
+            name = _parameter(weight)
+            if name is not None and (op == "linear" or (op in ("conv1d", "conv2d", "conv3d") and groups_of(node) == 1)):
                 readers.setdefault(node.args[0].name, []).append((name, op == "linear", bias is not None and (op == "linear" or not _pads(node))))
 
     def look(node: fx.Node, x: torch.Tensor) -> torch.Tensor:
         for name, linear, takes in readers.get(node.name, ()):
-            rows = (x if linear else x.movedim(1, -1)).flatten(0, -2)
+            rows = (x if linear else x.movedim(1, -1)).reshape(-1, x.shape[-1 if linear else 1])
             same = (rows == rows[0]).all(0) & ((rows[0] == 0) | takes)
             value = torch.where(same, rows[0].float(), torch.nan)
             found[name] = value if name not in found else torch.where(found[name] == value, value, torch.nan)
@@ -54,6 +53,12 @@ def constants(training: Program, samples: Samples) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
         training.run(samples, trace=look)
     return found
+
+
+def _parameter(weight: fx.Node) -> str | None:
+    """What is read as a weight, through its quantizer; ``None`` where the weight is computed."""
+    source = weight if weight.op == "get_attr" else weight.all_input_nodes[0] if weight.op == "call_module" else None
+    return str(source.target) if source is not None and source.op == "get_attr" else None
 
 
 def _pads(node: fx.Node) -> bool:
@@ -89,7 +94,11 @@ def read_channels(
     }
     readers = {site: [(m, at) for m, at in members if reads(model, m)] for site, members in places.items()}
     makers = {site: [(m, at) for m, at in members if left[m.parameter].ndim > 1 and not reads(model, m)] for site, members in places.items()}
-    fixed = {site: torch.stack([_known(same, m)[at].all(1) for m, at in members]).all(0) for site, members in readers.items() if members}
+    fixed = {
+        site: torch.stack([_known(same, m, left[m.parameter].shape[m.dim])[at].all(1) for m, at in members]).all(0)
+        for site, members in readers.items()
+        if members
+    }
 
     def live(members: Sequence[tuple[Member, torch.Tensor]]) -> torch.Tensor:
         """By channel, whether one of the members has a weight there that is not zero."""
@@ -112,9 +121,9 @@ def read_channels(
     return kept
 
 
-def _known(same: Mapping[str, torch.Tensor], member: Member) -> torch.Tensor:
+def _known(same: Mapping[str, torch.Tensor], member: Member, inputs: int) -> torch.Tensor:
     """By input of the weight that a member reads by, whether it is the same for every sample."""
-    return ~same[member.parameter].isnan() if member.parameter in same else torch.zeros(member.start + math.prod(member.view), dtype=torch.bool)
+    return ~same[member.parameter].isnan() if member.parameter in same else torch.zeros(inputs, dtype=torch.bool)
 
 
 def narrowed(program: Program, training: Program, narrow: Program, positions: Positions, same: Mapping[str, torch.Tensor]) -> list[Numerics]:
@@ -129,13 +138,13 @@ def narrowed(program: Program, training: Program, narrow: Program, positions: Po
     stored = weights_of(training)
     for name, wanted in narrow.parameters().items():
         places = dict(positions.get(name, {}))
-        if name in biases:
-            parameter, axis = biases[name]
-            places = {0: positions[parameter][axis]} if axis in positions.get(parameter, {}) else places
+        parameter, axis = biases.get(name, ("", 0))
+        if name not in positions and axis in positions.get(parameter, {}):  # made by folding
+            places = {0: positions[parameter][axis]}
         if name not in own:
             raise UnsupportedSite(f"{name}: the model without some channels has it, and the model with all of them has not.")
         value = own[name].detach()
-        if name in biases and parameter in same and 1 - axis in positions.get(parameter, {}):
+        if parameter in same and 1 - axis in positions.get(parameter, {}):
             gone = same[parameter].nan_to_num().index_fill(0, torch.tensor(positions[parameter][1 - axis]), 0.0)
             value = value + stored[parameter].flatten(2).sum(2) @ gone if stored[parameter].ndim > 2 else value + stored[parameter] @ gone
         value = _taken(value, places)
@@ -147,10 +156,10 @@ def narrowed(program: Program, training: Program, narrow: Program, positions: Po
 
 def _encoded(layer: FakeWeight, value: torch.Tensor, places: Mapping[int, Sequence[int]], as_before: Encode) -> Encode:
     format = layer.format
-    if not isinstance(format, Affine) or format.granularity == "per_group":
-        raise UnsupportedSite(f"{layer.parameter}: no channels can be left out of {format.name}.")
     tables = {name: table.detach() for name, table in layer.tables.items()}
-    if format.granularity == "per_channel" and format.axis in places:
+    if places and (not isinstance(format, Affine) or format.granularity == "per_group"):
+        raise UnsupportedSite(f"{layer.parameter}: no channels can be left out of {format.name}.")
+    if isinstance(format, Affine) and format.granularity == "per_channel" and format.axis in places:
         tables["scale"] = _taken(tables["scale"], {0: places[format.axis]})
     return replace(as_before, parts=format.assign(value, tables))
 

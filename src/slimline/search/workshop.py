@@ -59,6 +59,7 @@ class Workshop:
     _structures: dict[tuple[Decision, ...], nn.Module] = field(default_factory=dict)
     _edits: dict[tuple[str, Method], list[Numerics]] = field(default_factory=dict)
     _refused: set[tuple[Op, Method]] = field(default_factory=set)
+    _whole: set[str] = field(default_factory=set)  # sites of channels that add nothing and can not be taken out
 
     def __post_init__(self) -> None:
         self._retrace = Retrace(self.example)
@@ -203,33 +204,43 @@ class Workshop:
         return Built(plan, module, program, training)
 
     def without_unread(self, built: Built) -> Built:
-        """The same without the channels that no weight reads or that are the same for every sample, where it then gives what it gave; for plans that leave the structure whole, in formats
-        that channels can be taken from.
+        """The same without the channels that no weight reads or that are the same for every sample, of all sites where it then gives what it gave; for plans that leave the structure whole.
 
         Training for a small archive leaves such channels: their bytes in it are few, those in memory and their time are not.
         """
         if built.plan.stage("structure") or self.fitted is None:
             return built
-        few = self.fitted[:FEW]
+        few, weights = self.fitted[:FEW], weights_of(built.training)
         same = constants(built.training, few)
-        read = read_channels(self.model, self.sites, weights_of(built.training), same)
+
+        def without(sites: Sequence[Site]) -> Built | None:
+            return self._narrowed(built, read_channels(self.model, sites, weights, same), same, few)
+
+        sites = [s for s in self.sites if s.id not in self._whole]
+        narrow = without(sites)
+        if narrow is None:  # of some it cannot be, now or later
+            self._whole |= {s.id for s in sites if without([s]) is None}
+            narrow = without([s for s in sites if s.id not in self._whole])
+        return narrow or built
+
+    def _narrowed(self, built: Built, read: Mapping[str, tuple[int, ...]], same: Mapping[str, torch.Tensor], few: Samples) -> Built | None:
+        """With no more than the channels ``read`` of sites; ``None`` where it would not give the same on ``few``."""
         if not read:
             return built
         edits = self.keeping(read)
         try:
-            module = apply_structure(self.model, edits)
-            program = self._retrace.program(module)
+            program = self._retrace.program(apply_structure(self.model, edits))
             training = quantize(program, narrowed(built.program, built.training, program, kept_positions(self.model, edits), same))
         except (
             UnsupportedSite,
             ModelError,
             KeyError,
         ):  # a format that nothing can be taken from, a model whose code needs them all, a value that is not there any more
-            return built
+            return None
         with torch.inference_mode():
             pairs = zip(freeze(training).run(few).outputs, freeze(built.training).run(few).outputs, strict=True)
             alike = all(float(relative_error(a, b)) < SAME for a, b in pairs if isinstance(b, torch.Tensor) and b.is_floating_point())
-        return Built(built.plan, module, program, training, read=read) if alike else built
+        return replace(built, program=program, training=training, stored=None, read=read) if alike else None
 
     def keeping(self, read: Mapping[str, tuple[int, ...]]) -> tuple[Keep | SetAttribute, ...]:
         """What it takes that of sites, by their ids, these channels alone stay."""
@@ -245,7 +256,7 @@ class Workshop:
 class Built:
     """A plan carried out: the structure, its float program, its training form, and after lowering its stored form.
 
-    ``read``: of sites from which channels that add nothing were taken out, beside what the plan says, those that stayed.
+    ``read``: of sites from which channels that add nothing were taken out, beside what the plan says, those that stayed; ``module`` has them all.
     """
 
     plan: Plan

@@ -231,11 +231,7 @@ class Workshop:
         try:
             program = self._retrace.program(apply_structure(self.model, edits))
             training = quantize(program, narrowed(built.program, built.training, program, kept_positions(self.model, edits), same))
-        except (
-            UnsupportedSite,
-            ModelError,
-            KeyError,
-        ):  # a format that nothing can be taken from, a model whose code needs them all, a value that is not there any more
+        except (UnsupportedSite, ModelError, KeyError):  # a format of which no part can go, code that needs them all, a value that is gone
             return None
         with torch.inference_mode():
             pairs = zip(freeze(training).run(few).outputs, freeze(built.training).run(few).outputs, strict=True)

@@ -36,8 +36,8 @@ def test_milliseconds_never_decide_between_files() -> None:
     assert budget.objective(of(200, 9.0, 5), base) < budget.objective(of(200, 0.1, 6), base)
 
 
-def test_a_download_of_a_hundredth_is_smaller_than_one_of_a_fiftieth_whatever_the_multiply_adds() -> None:
-    minimize: Quantity = "download"
+@pytest.mark.parametrize("minimize", ["size", "download"])
+def test_a_file_of_a_hundredth_is_smaller_than_one_of_a_fiftieth_whatever_the_multiply_adds(minimize: Quantity) -> None:
     base, budget = of(100_000, 1.0, 1000), Budget(minimize=minimize)
     assert budget.objective(of(1000, 1.0, 1000), base) < budget.objective(of(2000, 1.0, 300), base)
     assert budget.objective(of(1000, 1.0, 300), base) < budget.objective(of(1000, 1.0, 1000), base)

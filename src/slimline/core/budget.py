@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
 HALF = 0.5  # of all quality in [0, 1]: nobody means to allow it
-TIE = 0.3  # what a relative change of the second quantity weighs against one of the minimised: two runs of one file differ by a few percent
-DOWNLOAD_TIE = 0.001  # the same of a download, which has no noise: at a hundredth of the original's bytes, 0.3 of its multiply-adds would decide alone
+TIE = 0.3  # what a relative change of bytes weighs against one of milliseconds: two runs of one file differ by a few percent
+COUNTED_TIE = 0.001  # of the second quantity where the minimised one is counted, without noise: at a tenth of the original's bytes, 0.3 of its multiply-adds would decide alone
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _MILLISECONDS = {"US": 1e-3, "MS": 1.0, "S": 1e3}
@@ -174,14 +174,14 @@ class Budget(Data):
     def weights(self, base: Mapping[Quantity, float]) -> dict[Quantity, float]:
         """What one unit of each minimised quantity weighs: relative to ``base``; bytes decide between latencies that are nearly equal.
 
-        Bytes themselves are tied by multiply-adds, not by milliseconds, whose noise would decide; downloads become so small that next to nothing is left to a tie.
+        Bytes themselves are tied by multiply-adds, not by milliseconds, whose noise would decide. They have no noise and become small, so that next to nothing is left to a tie.
 
         Example:
             >>> Budget().weights({"latency": 2.0, "size": 100.0})
             {'latency': 0.5, 'size': 0.003}
         """
         second: Quantity = "macs" if self.minimize in ("size", "download") else "size"
-        tie = DOWNLOAD_TIE if self.minimize == "download" else TIE
+        tie = TIE if self.minimize == "latency" else COUNTED_TIE
         return {self.minimize: 1.0 / max(base[self.minimize], 1e-12), second: tie / max(base[second], 1e-12)}
 
     def objective(self, measurement: Measurement, baseline: Measurement) -> float:

@@ -35,6 +35,7 @@ from slimline.core.site import Site
 from slimline.job.option_database import keep_option
 from slimline.model.sites import find_sites
 from slimline.report.plots import axis
+from slimline.search.nearby import pruned
 from slimline.search.sensitivity import Sensitivity
 from slimline.search.space import Corrections, Space, Timing, layers_of
 from slimline.search.strategies.allocate import solve
@@ -117,9 +118,8 @@ def search(weights: int, samples: int, shortcut: bool, candidates: int) -> dict[
         places = [sensitivity.place(s, options[s.id], keep_option)[0] for s in sites]
     milliseconds = {name: 1e-7 * use.macs for name, use in workshop.program.weights.items()}
     timing = Timing({"float": milliseconds, "integer": {n: 0.4 * t for n, t in milliseconds.items()}}, {}, 0.01)
-    space = Space(
-        Fingerprint(architecture="", weights=""), tuple(places), layers_of(workshop.program.weights, places), timing, 2_000, 100, Recovery(steps=100)
-    ).pruned()
+    found = Space(Fingerprint(architecture="", weights=""), tuple(places), layers_of(workshop.program.weights, places), timing, 2_000, 100, Recovery(steps=100))
+    space = pruned(found)
     with part("solving"):
         solved = [solve(space, Budget(), level, Corrections()) for level in LEVELS]
     plans = list(dict.fromkeys(space.plan(c) for c in solved if c is not None))[:candidates]

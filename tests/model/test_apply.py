@@ -11,7 +11,7 @@ from torch import nn
 from slimline.core.edits import Keep, Replace, SetAttribute
 from slimline.core.site import Member
 from slimline.errors import UnsupportedSite
-from slimline.model.apply import apply_structure
+from slimline.model.apply import apply_structure, replaced
 
 
 def digest(model: nn.Module) -> str:
@@ -100,3 +100,20 @@ def test_what_was_decided_inside_a_dropped_module_goes_with_it() -> None:
 def test_what_cannot_be_meant_is_refused(edit: Keep | Replace, message: str) -> None:
     with pytest.raises(UnsupportedSite, match=message):
         apply_structure(nn.Sequential(nn.Linear(2, 4)), [edit])
+
+
+def test_modules_are_replaced_for_a_moment_whatever_happens_meanwhile() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.ReLU()))
+    before = [*net.modules()]
+
+    def fail() -> None:
+        with replaced(net, [Replace("0", nn.Identity()), Replace("1.0", nn.Sigmoid())]) as other:
+            assert other is net and [*net.modules()] != before
+            raise RuntimeError("meanwhile")
+
+    with pytest.raises(RuntimeError, match="meanwhile"):
+        fail()
+    assert [*net.modules()] == before
+    with pytest.raises(UnsupportedSite, match="whole model"), replaced(net, [Replace("0", nn.Identity()), Replace("", nn.Identity())]):
+        pass
+    assert [*net.modules()] == before

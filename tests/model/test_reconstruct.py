@@ -93,6 +93,7 @@ def test_after_a_dropped_block_the_layers_behind_it_are_fitted() -> None:
     edits = [Replace("2", nn.Identity())]
     repaired = reconstruct(net, apply_structure(net, edits), edits, samples, ridge=1e-9)
     torch.testing.assert_close(repaired(*samples.args), net(*samples.args), rtol=1e-3, atol=1e-4)
+    assert torch.equal(repaired[0].weight, net[0].weight) and not torch.equal(repaired[3].weight, net[3].weight), "what gives what it gave is not fitted"
 
 
 class Twice(nn.Module):

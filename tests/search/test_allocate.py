@@ -19,6 +19,7 @@ from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.program import Program
 from slimline.numerics.changes import USUAL
+from slimline.search.nearby import pruned
 from slimline.search.space import Corrections, Option, Place, Space, Timing, layers_of
 from slimline.search.strategies.allocate import EDGE, LEAST, Allocate, _edge, corrections_from, counted, eight_bits, least_level, solve, within_reach
 
@@ -131,7 +132,7 @@ def test_the_smallest_download_is_what_codes_best_and_not_what_is_stored_in_fewe
             eight, label="8 bits, mostly zeros", decisions=(Decision(site=place.site.id, method=StaticInt8(range="minmax")),), loss=1.5 * eight.loss, coded=0.1
         )
         places.append(replace(place, options=(keep, eight, sparse, *rest)))
-    coded = replace(space, places=tuple(places)).pruned()
+    coded = pruned(replace(space, places=tuple(places)))
     trials = run(coded, 6, Budget(minimize="download", max_drop="50%rel"))
     chosen = {d.method for t in trials for d in t.plan.decisions}
     assert StaticInt8(range="minmax") in chosen

@@ -17,7 +17,8 @@ from slimline.core.site import Site
 from slimline.methods.keep import Keep as KeepMethod
 from slimline.model.program import Program
 from slimline.model.sites import find_sites
-from slimline.search.space import Choice, Corrections, Nearby, Neighbours, Option, Place, Space, Timing, layers_of
+from slimline.search.nearby import Nearby
+from slimline.search.space import Choice, Corrections, Neighbours, Option, Place, Space, Timing, layers_of
 from slimline.search.strategies.allocate import linearised, solve
 
 

@@ -21,6 +21,7 @@ from slimline.job.recovery import COARSENESS
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import evaluate
 from slimline.report.sentence import MINIMISED, bytes_text, count_text, latency_text, number_of
+from slimline.search.nearby import pruned
 from slimline.search.schedule import LEAST_CANDIDATES, LEAST_SAMPLES, MOST_CANDIDATES
 from slimline.search.space import Place, Space, layers_of
 from slimline.search.timing import measure_timing
@@ -82,7 +83,7 @@ def prepare(job: Job) -> Found:
     _check_reachable(job, space)
     if job.request.plan is None:
         asked = {*budget.weights(space.costs(space.nothing)), *budget.limits()}
-        space = space.pruned(lambda o: budget.minimize == "download" and o.coarseness == COARSENESS, [q for q in QUANTITIES if q in asked])
+        space = pruned(space, lambda o: budget.minimize == "download" and o.coarseness == COARSENESS, [q for q in QUANTITIES if q in asked])
     augmentation = Augmentation()
     if schedule.recovery_steps and job.evaluation is not None:
         with timed(job, "looking for safe augmentations", 0.2):

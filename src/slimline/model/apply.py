@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -62,6 +63,31 @@ def apply_structure(model: nn.Module, edits: Sequence[Structure]) -> nn.Module:
         elif isinstance(edit, Mix) and _of_input(edit):
             prepend(new, (edit.member.parameter,), Project(edit.member.dim, edit.matrix))
     return new
+
+
+@contextmanager
+def replaced(model: nn.Module, edits: Sequence[Replace]) -> Iterator[nn.Module]:
+    """``model`` itself, its modules replaced until the end: to try many edits of one place without a copy for each.
+
+    Raises:
+        UnsupportedSite: there is no such module.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> with replaced(net, [Replace("1", nn.Sigmoid())]) as other:
+        ...     print(other[1], net[1])
+        Sigmoid() Sigmoid()
+        >>> net[1]
+        ReLU()
+    """
+    before = [_module(model, e.module) for e in edits]
+    try:
+        for edit in edits:
+            _put(model, edit.module, edit.new)
+        yield model
+    finally:
+        for edit, module in zip(edits, before, strict=True):
+            _put(model, edit.module, module)
 
 
 def _of_input(edit: Keep | Mix) -> bool:
@@ -220,12 +246,16 @@ def _follow_convolution(path: str, module: nn.modules.conv._ConvNd, before: Shap
     module.in_channels, module.out_channels = (first, second * groups) if module.transposed else (wide, first)
 
 
-def _replace(model: nn.Module, edit: Replace, sliced: set[str]) -> None:
-    if not edit.module:
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    if not path:
         raise UnsupportedSite("The whole model cannot be replaced.")
+    owner, _, leaf = path.rpartition(".")
+    setattr(_module(model, owner), leaf, module)
+
+
+def _replace(model: nn.Module, edit: Replace, sliced: set[str]) -> None:
     old = _module(model, edit.module)
     lost = sorted(name for name in sliced if within(name, edit.module))
     if lost and any(True for _ in edit.new.parameters()):
         raise UnsupportedSite(f"{edit.module}: cannot be replaced by {type(edit.new).__name__} while channels of {lost[0]} are removed.")
-    owner, _, leaf = edit.module.rpartition(".")
-    setattr(_module(model, owner), leaf, copy.deepcopy(edit.new).train(old.training))
+    _put(model, edit.module, copy.deepcopy(edit.new).train(old.training))

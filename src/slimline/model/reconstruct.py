@@ -18,6 +18,7 @@ SAMPLES = 256
 INPUT_VALUES = 8_000_000  # of one forward pass: bounds its memory, so images of 224 x 224 go by fifty
 ROWS_PER_INPUT = 4  # output positions per unknown
 FEWEST_ROWS = 4096
+SAME = 1e-6  # of the largest output: what differs by less is rounded in another order
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ def reconstruct(
     layer that lost input channels (where inputs were mixed, a module was replaced or put before the model: every one, since what follows sees other inputs) gets the weights (and bias) that minimise
     ``|Y - X' W'|^2 + ridge * m * |W' - W|^2`` over sampled output positions: ``Y`` are its outputs in the
     original, ``X'`` its inputs in the pruned model, ``W`` its weights there, ``m`` the inputs' mean energy. One pass, front to back, so that each
-    layer sees its input as the layers before it leave it after their own repair. A weight with several users (tied, or a layer
+    layer sees its input as the layers before it leave it after their own repair; what gives what it gave, before the first edit, stays. A weight with several users (tied, or a layer
     called twice) is left as it is: what suits one of them would spoil the others. So is one that gives more or fewer positions than before,
     on smaller images. ``observed``: of ``observe(original, samples)``, if it is at hand.
 
@@ -67,18 +68,25 @@ def reconstruct(
     resized = any(isinstance(e, Prepend) for e in edits)
 
     def solve(call: LayerCall, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        output = compute()
         target = wanted.get(call.parameter) if call.parameter in readers else None
-        if target is not None and call.groups == 1:
-            stay = readers[call.parameter]
-            outputs = target.outputs if stay is None else target.outputs[:, stay]
-            fits = not resized or _positions(compute(), call.linear) == _positions(target, call.linear)
-            if fits and call.weight.shape[0] == outputs.shape[1]:
-                _solve(call, target, outputs, ridge)
+        if target is None or call.groups > 1 or (resized and _positions(output, call.linear) != _positions(target, call.linear)):
+            return output
+        stay = readers[call.parameter]
+        outputs = target.outputs if stay is None else target.outputs[:, stay]
+        if call.weight.shape[0] != outputs.shape[1] or _same(pick_outputs(output, target.chosen, call.linear), outputs):
+            return output
+        _solve(call, target, outputs, ridge)
         return compute()
 
     with torch.no_grad(), LayerCalls(new, solve):
         new(*part.args, **part.kwargs)
     return _modes_of(pruned, new)
+
+
+def _same(outputs: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """But for rounding."""
+    return float((outputs - wanted).abs().max()) <= SAME * float(wanted.abs().max())
 
 
 def _positions(output: torch.Tensor | Observed, linear: bool) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ values in the same graph, and only what lies downstream of it is computed again.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from slimline.core.plan import Decision, Method
 from slimline.core.samples import Samples
 from slimline.core.site import INPUT, Member, Refusal, Site
 from slimline.errors import UnsupportedFormat, UnsupportedSite
-from slimline.model.apply import apply_structure
+from slimline.model.apply import replaced
 from slimline.model.layer_calls import output_positions
 from slimline.model.operations import weight_arguments
 from slimline.model.program import Program, Run
@@ -67,6 +68,11 @@ class Sensitivity:
             self.reference: Run = self.program.run(self.samples, keep=True)
         self.nodes = {v: k for k, v in self.program.names.items()}
         self.layers = {str(w.target): (n, op) for n in self.program.graph.nodes for op, w, _ in weight_arguments(n) if w.op == "get_attr"}
+
+    @functools.cached_property
+    def _spare(self) -> nn.Module:
+        """A copy of the model in which modules are replaced for a moment: a copy for each option took most of the time of deep models."""
+        return copy.deepcopy(self.workshop.model)
 
     def loss(self, parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> float:
         """Divergence of the outputs when these parameters (by name) and values (by node name) are others."""
@@ -164,7 +170,7 @@ class Sensitivity:
     def _rebuilt(self, site: Site, decisions: tuple[Decision, ...]) -> tuple[nn.Module, float]:
         """The model with these structure decisions, repaired in closed form, and what it loses."""
         few, reference = self._few(site)
-        module = self.workshop.structure(self.workshop.plan(decisions))
+        module = self.workshop.structured(self.workshop.plan(decisions))
         with torch.inference_mode():
             outputs = _pytree.tree_leaves(module(*few.args, **few.kwargs))
         return module, _lost(mean_divergence(outputs, reference, classes=self.workshop.classes))
@@ -215,8 +221,7 @@ class Sensitivity:
         for method in methods:
             try:
                 edits = method.rewrite(self.workshop.model, site, self.workshop.structure_statistics)
-                with torch.inference_mode():
-                    module = apply_structure(self.workshop.model, edits)  # type: ignore[arg-type]
+                with torch.inference_mode(), replaced(self._spare, edits) as module:  # type: ignore[arg-type]
                     outputs = _pytree.tree_leaves(module(*few.args, **few.kwargs))
             except UnsupportedSite as refusal:
                 yield Refusal(where=f"{site.id}: {method.label}", reason=refusal.message)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -367,10 +367,15 @@ class Space:
 
     def gone(self, choice: Choice) -> set[int]:
         """Places inside dropped blocks."""
-        dropped = [p.site.module for p, taken in zip(self.places, choice, strict=True) if p.options[taken].dropped or p.site.id in self._drops(choice)]
-        return {
-            i for i, p in enumerate(self.places) if any(p.site.module.startswith(d + ".") or (p.site.module == d and p.site.kind != "block") for d in dropped)
-        }
+        drops = self._drops(choice)
+        return {i for b, inside in self._inside.items() if self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for i in inside}
+
+    @cached_property
+    def _inside(self) -> dict[int, tuple[int, ...]]:
+        """By block place, the places inside it."""
+        modules = [(p.site.module, p.site.kind != "block") for p in self.places]
+        blocks = {b: p.site.module for b, p in enumerate(self.places) if p.site.kind == "block"}
+        return {b: tuple(i for i, (m, other) in enumerate(modules) if m.startswith(d + ".") or (m == d and other)) for b, d in blocks.items()}
 
     @cached_property
     def conflicts(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
@@ -402,22 +407,6 @@ class Space:
             chosen.append(-max(fits)[1] if fits else 0)  # a factored weight with formats, before the same without
             wanted -= {(d.site, d.method) for d in place.options[chosen[-1]].decisions}
         return tuple(chosen) if not wanted else None
-
-    def pruned(self, spared: Callable[[Option], bool] = lambda _: False, counted: Sequence[Quantity] = ("size", "download", "latency", "macs")) -> Space:
-        """The same space without options that another at the same site beats in loss and all ``counted`` costs, all else as it is; but for the ``spared``.
-
-        Milliseconds are measured anew in each run: where nobody asks about them, they must not decide what there is to choose from.
-        """
-        places, nearby = [], Nearby(self, self.nothing)
-        for index, place in enumerate(self.places):
-            corners = []
-            for j, option in enumerate(place.options):
-                costs = nearby.costs(index, j)
-                corners.append((*(costs[q] for q in counted), option.loss))
-            beaten = [any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners) for a in corners]
-            kept = [j for j, option in enumerate(place.options) if j == 0 or not beaten[j] or spared(option)]
-            places.append(replace(place, options=tuple(place.options[j] for j in kept)))
-        return replace(self, places=tuple(places))
 
     def least(self, quantity: Quantity) -> float:
         """A proven lower bound of bytes or multiply-adds: the smallest option everywhere, nothing for the graph."""
@@ -476,53 +465,6 @@ class Space:
         dropped = {i for i, (p, c) in enumerate(zip(self.places, choice, strict=True)) if p.options[c].dropped and i not in gone}
         sums["block"] += sum(n.loss for n in self.neighbours if {n.first, n.second} <= dropped)
         return sums
-
-
-class Nearby:
-    """Costs and losses of choices that differ from ``choice`` in one place: only the layers that the place touches are counted anew.
-
-    Example:
-        >>> space = Space(Fingerprint(architecture="", weights=""), (), (), Timing({"float": {}}, {}, 1.0), 100, 10)
-        >>> Nearby(space, ()).here["size"]
-        100.0
-    """
-
-    def __init__(self, space: Space, choice: Choice, corrections: Corrections = Corrections()) -> None:
-        self.space, self.choice, self.corrections = space, choice, corrections
-        self._rows = [space.layer(i, choice, corrections) for i in range(len(space.layers))]
-        rows = [row for row in self._rows if row is not None]
-        self._sums = [sum(column) for column in zip(*rows, strict=True)] or [0.0] * len(Row._fields)
-        self._largest = sorted(((row.values, i) for i, row in enumerate(self._rows) if row is not None), reverse=True)
-        self._gone = space.gone(choice)
-        self.loss_here = space.loss(choice, corrections)
-        self.here = space.totals(self._sums, self._largest[0][0] if self._largest else 0.0, choice, corrections)
-
-    def other(self, place: int, option: int) -> Choice:
-        return (*self.choice[:place], option, *self.choice[place + 1 :])
-
-    def costs(self, place: int, option: int) -> dict[Quantity, float]:
-        """With this option there."""
-        if option == self.choice[place]:
-            return self.here
-        choice, touched = self.other(place, option), self.space.touched[place]
-        sums, most = list(self._sums), 0.0
-        for i in touched:
-            new = self.space.layer(i, choice, self.corrections)
-            for row, sign in ((self._rows[i], -1), (new, 1)):
-                if row is not None:
-                    sums = [total + sign * value for total, value in zip(sums, row, strict=True)]
-            most = max(most, new.values if new is not None else 0.0)
-        untouched = next((values for values, i in self._largest if i not in touched), 0.0)
-        return self.space.totals(sums, max(most, untouched), choice, self.corrections)
-
-    def loss(self, place: int, option: int) -> float:
-        """With this option there."""
-        site, options = self.space.places[place].site, self.space.places[place].options
-        old, new = options[self.choice[place]], options[option]
-        if old.dropped or new.dropped or old.drops or new.drops:  # what lies inside loses nothing more
-            return self.space.loss(self.other(place, option), self.corrections)
-        factor = 0.0 if place in self._gone else self.corrections.losses.get(site.kind, 1.0)
-        return self.loss_here + factor * (new.loss - old.loss)
 
 
 def _meet(site: Site, other: Site) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -126,8 +127,10 @@ class Workshop:
 
     def structure(self, plan: Plan) -> nn.Module:
         """The plan's structure, repaired in closed form from the calibration samples; not trained. A copy of its own."""
-        import copy
+        return copy.deepcopy(self.structured(plan))
 
+    def structured(self, plan: Plan) -> nn.Module:
+        """The same, kept for who asks next: not to be changed."""
         decisions = plan.stage("structure")
         if decisions not in self._structures:
             edits = self.structure_edits(decisions)
@@ -141,7 +144,7 @@ class Workshop:
                 module = reconstruct(self.model, module, repaired, self.fitted, seed=self.seed, observed=self._observed)
             module = apply_structure(module, exact) if exact else module
             self._structures = {decisions: module}  # only the last: models can be large
-        return copy.deepcopy(self._structures[decisions])
+        return self._structures[decisions]
 
     def numerics(self, plan: Plan, program: Program, statistics: ProgramStatistics | None) -> Program:
         """The training form: the plan's numerics on an exported structure, derived from its own weights and statistics.

@@ -14,10 +14,11 @@ from slimline.core.budget import HALF, Budget, Quantity
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
 from slimline.numerics.changes import USUAL
-from slimline.search.allocator import allocate
+from slimline.search.allocator import Limit, allocate
 from slimline.search.drops import believed_drops
+from slimline.search.nearby import Nearby
 from slimline.search.race import left
-from slimline.search.space import Choice, Corrections, Nearby, Space
+from slimline.search.space import Choice, Corrections, Space
 
 ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
@@ -238,17 +239,17 @@ def counted(space: Space, corrections: Corrections) -> Corrections:
 def solve(space: Space, budget: Budget, level: float, corrections: Corrections) -> Choice | None:
     """The best choice whose estimated loss is at most ``level`` and whose estimated costs keep the budget; ``None`` if there is none."""
     base = space.costs(space.nothing, corrections)
-    choice = space.nothing
+    choice, excluded = space.nothing, exclusions(space)
     best: tuple[float, Choice] | None = None
     for _ in range(ROUNDS):
         tables = linearised(space, choice, corrections)
         here = space.costs(choice, corrections)
         weights = budget.weights(base)
         objective = [sum((w * t[q] for q, w in weights.items()), np.zeros(len(t["loss"]))) for t in tables]
-        limits = [([t["loss"] for t in tables], level)]
+        limits: list[Limit] = [([t["loss"] for t in tables], level)]
         for q, limit in budget.limits().items():
             limits.append(([t[q] for t in tables], limit * MARGIN - here[q]))
-        found = allocate(objective, [*limits, *exclusions(space)])
+        found = allocate(objective, [*limits, *excluded])
         if found is None:
             break
         new = found[: len(space.places)]
@@ -264,24 +265,17 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
     return polished if _feasible(space, polished, budget, level, corrections) else None
 
 
-def exclusions(space: Space) -> list[tuple[list[np.ndarray], float]]:
+def exclusions(space: Space) -> list[Limit]:
     """What goes together, for the tables of ``linearised``: a weight is kept whole, or its channels are pruned, for each pair at most one of both; and neighbours that are both
     dropped are dropped together."""
-    rows = []
+    rows: list[Limit] = []
     for i, others in space.conflicts:
-        for j in others:
-            whole, pruned = np.array([float(o.whole) for o in space.places[i].options]), np.array([float(k > 0) for k in range(len(space.places[j].options))])
-            rows.append((_row(space, {i: whole, j: pruned}), 1.0))
+        whole = np.array([float(o.whole) for o in space.places[i].options])
+        rows += [({i: whole, j: np.array([float(k > 0) for k in range(len(space.places[j].options))])}, 1.0) for j in others]
     for number, n in enumerate(space.neighbours):
         dropped = {i: np.array([float(o.dropped) for o in space.places[i].options]) for i in (n.first, n.second)}
-        rows.append((_row(space, {**dropped, len(space.places) + number: np.array([0.0, -1.0])}), 1.0))
+        rows.append(({**dropped, len(space.places) + number: np.array([0.0, -1.0])}, 1.0))
     return rows
-
-
-def _row(space: Space, given: Mapping[int, np.ndarray]) -> list[np.ndarray]:
-    """A row of a limit for the tables of ``linearised``: zeros but at the ``given`` ones."""
-    sizes = [*(len(p.options) for p in space.places), *(2 for _ in space.neighbours)]
-    return [given.get(i, np.zeros(size)) for i, size in enumerate(sizes)]
 
 
 def linearised(space: Space, choice: Choice, corrections: Corrections) -> list[dict[str, np.ndarray]]:

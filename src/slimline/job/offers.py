@@ -18,6 +18,7 @@ MEASURED = 0.6  # of a forward pass, that an option computes: what lies downstre
 OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
 SLOW_KIND = 0.5  # of that, which encoding all weights in one way may take where there is no time for everything
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
+FACTOR_RUNS = 2  # as they are, and rounded to four bits
 REPAIR_PASSES = 4  # an option that builds the model anew is repaired and its norms measured: forwards of the samples that repair it
 
 
@@ -92,7 +93,7 @@ def affordable(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method
     for part, per_option in (
         (repaired, repair + samples),
         (shortened, max(samples, TEXT_SAMPLES)),
-        (factored, min(samples, FACTOR_SAMPLES)),
+        (factored, FACTOR_RUNS * min(samples, FACTOR_SAMPLES)),
     ):
         if (needed := sum(map(len, part.values())) * speed.forward * per_option) > FACTORED_SHARE * job.clock.seconds:
             names = ", ".join(sorted({m.name for options in part.values() for m in options}))

@@ -32,7 +32,16 @@ class OptionDatabase:
         job = self.job
         offered = [(m.name, m.model_dump()) for m in methods]
         where = [s.model_dump() for s in (site, beside) if s is not None]
-        return key("options of unrounded samples", job.target.name, job.fingerprint.model_dump(), where, offered, self.count, self.repaired, job.request.seed)
+        return key(
+            "options of unrounded samples, of rounded factors",
+            job.target.name,
+            job.fingerprint.model_dump(),
+            where,
+            offered,
+            self.count,
+            self.repaired,
+            job.request.seed,
+        )
 
     def place(self, site: Site, methods: Sequence[Method]) -> tuple[Place, list[Refusal]]:
         name = self.name(site, methods)

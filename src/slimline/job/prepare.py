@@ -48,6 +48,7 @@ def prepare(job: Job) -> Found:
         measured = measure(job, workshop, baseline, latency, quality, workshop.program)
     if quality is not None:
         budget.max_drop.allowed(quality)
+    _say_found(job, sites, refused, measured)
     offered = {s.id: offers(job, s) for s in sites}
     speed = speed_of(job, workshop, offered)
     least = LEAST_SAMPLES
@@ -57,7 +58,7 @@ def prepare(job: Job) -> Found:
     if job.request.plan is None:
         offered = affordable(job, sites, offered, speed, schedule.samples_loss)
     workshop.moments = any(m.stage == "structure" for name, options in offered.items() if "#" not in name for m in options)
-    _announce(job, workshop, sites, refused, measured, schedule)
+    _say_planned(job, schedule)
     with timed(job, "measuring options", 0.08):
         places, more, pairs = option_database(job, workshop, sites, offered, schedule.samples_loss, repaired=blocks_repaired(job, sites, offered, speed))
     with timed(job, "timing layers", 0.18):
@@ -103,10 +104,20 @@ def prepare(job: Job) -> Found:
     return Found(workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation)
 
 
-def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement, schedule: Schedule) -> None:
+def _say_found(job: Job, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement) -> None:
     kinds = {k: sum(s.kind == k for s in sites) for k in ("weight", "channels", "block")}
-    narrowed = "; 8-bit weights in 7 bits, since this processor's integer kernels saturate" if saturates(job.target) else ""
     quality = "no labelled data" if measured.quality is None else f"{job.metric_name} {measured.quality:.4f}"
+    data = [f"{number_of(len(s), 'sample')} {use}" for s, use in ((job.train, "to train on"), (job.evaluation, "to choose by")) if s is not None]
+    job.progress.found(
+        (
+            f"{job.source.name}: {measured.parameters:,} parameters, {count_text(measured.macs)} multiply-adds, {bytes_text(measured.size_bytes)}, {latency_text(measured.latency_ms.median, measured.latency_ms.estimated)}, {'; '.join([quality, *data])}",
+            f"{number_of(kinds['weight'], 'weight')} to quantize, {number_of(kinds['channels'], 'set of channels', 'sets of channels')} to prune, {number_of(kinds['block'], 'block')} to drop; {number_of(len(refused), 'place')} left alone, with reasons",
+        )
+    )
+
+
+def _say_planned(job: Job, schedule: Schedule) -> None:
+    narrowed = "; 8-bit weights in 7 bits, since this processor's integer kernels saturate" if saturates(job.target) else ""
     recovery = (
         number_of(schedule.recovery_steps, "training step")
         if schedule.recovery_steps
@@ -114,11 +125,8 @@ def _announce(job: Job, workshop: Workshop, sites: tuple[Site, ...], refused: tu
         if job.train is None
         else "no training (too little time)"
     )
-    data = [f"{number_of(len(s), 'sample')} {use}" for s, use in ((job.train, "to train on"), (job.evaluation, "to choose by")) if s is not None]
     job.progress.found(
         (
-            f"{job.source.name}: {measured.parameters:,} parameters, {count_text(measured.macs)} multiply-adds, {bytes_text(measured.size_bytes)}, {latency_text(measured.latency_ms.median, measured.latency_ms.estimated)}, {'; '.join([quality, *data])}",
-            f"{number_of(kinds['weight'], 'weight')} to quantize, {number_of(kinds['channels'], 'set of channels', 'sets of channels')} to prune, {number_of(kinds['block'], 'block')} to drop; {number_of(len(refused), 'place')} left alone, with reasons",
             f"minimising {MINIMISED[job.request.budget.minimize]} for {job.target.name} {job.target.version()}, in {job.clock.seconds:.0f} s: {number_of(schedule.candidates, 'candidate')}, {recovery}, {number_of(schedule.finalists, 'finalist')}{narrowed}",
         )
     )

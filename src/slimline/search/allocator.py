@@ -14,9 +14,8 @@ from scipy import optimize, sparse
 GAP = 1e-3  # relative: far below what the estimates are worth
 SECONDS = 5.0
 
-Limit = tuple[
-    Sequence[np.ndarray] | Mapping[int, np.ndarray], float
-]  # what each option adds, by place or of those places where it adds anything; and the most of it
+# What each option adds, by place, or of those places where it adds anything; and the most of it.
+Limit = tuple[Sequence[np.ndarray] | Mapping[int, np.ndarray], float]
 
 
 def allocate(objective: Sequence[np.ndarray], limits: Sequence[Limit]) -> tuple[int, ...] | None:

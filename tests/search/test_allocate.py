@@ -86,6 +86,19 @@ def test_the_last_candidates_lie_around_the_edge_of_the_allowance(space: Space) 
     assert low < (extra[0].measured_loss or 0.0) < high
 
 
+def test_the_third_candidate_keeps_every_shape_and_loses_what_training_may_bring_back(space: Space) -> None:
+    """Of ResNet-20 in five minutes a codebook alone came to 110 KB and lost nothing after 330 steps with its quantizers; all that the joint search tried of that size had lost channels, and did not come back."""
+    budget = Budget(minimize="size")
+    trained = replace(space, recovery=Recovery(steps=300))
+    trials = run(trained, 4, budget)
+    third = trials[2].plan
+    assert third.stage("numerics") and not third.stage("structure")
+    choice = trained.choice(third)
+    assert choice is not None and 0.1 < trained.loss(choice, corrections_from(trained, trials[:2])) / within_reach(budget, trained.steps) <= 1.001
+    untrained = replace(trained, raced=False)
+    assert Allocate(4)._shapes_kept(untrained, budget, trials) is None, "without training what is lost stays lost"
+
+
 def test_a_gap_that_is_not_filled_is_left_for_another(space: Space) -> None:
     """Estimates that err by different factors put every plan for the middle of a gap at its upper end."""
     budget = Budget(minimize="size", max_drop="0.1")
@@ -141,7 +154,7 @@ def test_the_smallest_download_is_what_codes_best_and_not_what_is_stored_in_fewe
 
 def test_the_more_is_trained_the_more_daring_the_first_candidate_at_the_edge_is(space: Space) -> None:
     budget = Budget(minimize="size", max_drop="0.1")
-    little, much = (run(replace(space, recovery=Recovery(steps=steps)), 16, budget)[9].measured_loss or 0.0 for steps in (300, 6000))
+    little, much = (run(replace(space, recovery=Recovery(steps=steps)), 16, budget)[10].measured_loss or 0.0 for steps in (300, 6000))
     assert much > 1.5 * little
 
 
@@ -150,7 +163,8 @@ def test_the_ladder_ends_where_training_does_not_reach(space: Space) -> None:
 
     def most(steps: int, max_drop: str) -> float:
         given = replace(space, recovery=Recovery(steps=steps))
-        ladder = run(given, 4, Budget(minimize="size", max_drop=max_drop))[:3]  # the second is eight bits everywhere
+        trials = run(given, 4, Budget(minimize="size", max_drop=max_drop))
+        ladder = [*trials[:2], trials[3]]  # the second is eight bits everywhere, the third keeps all shapes
         return max(given.loss(c, counted(given, Corrections())) for t in ladder if (c := given.choice(t.plan)) is not None)
 
     assert most(80, "1%") <= 0.1 < 0.15 < most(1500, "1%") <= 0.23 < 0.3 < most(6000, "1%") <= 0.46

@@ -38,11 +38,12 @@ TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes 
 class Allocate:
     """A ladder of loss levels; at each, the best combination for the budget.
 
-    The second candidate is the plan that everybody tries: integers of eight bits everywhere.
+    The second candidate is the plan that everybody tries: integers of eight bits everywhere. The third, where training follows, leaves every shape as it is and stores weights in as
+    few bits as training may make up for: it is trained with its quantizers from the first step on, and comes back sooner than what lost channels.
 
     Costs are not additive across coupled sites (a layer's bytes are kept outputs x kept inputs x bits):
     they are made linear around the last solution, solved exactly, and made linear again until
-    the solution stays. Half of the ``levels`` candidates are that ladder. The rest are solved
+    the solution stays. Half of the ``levels`` candidates are that ladder, of four its ends. The rest are solved
     where it decides, with the estimates corrected from all that was measured: between the most daring
     candidate that is expected to keep the allowance after recovery and the next one.
     """
@@ -60,15 +61,27 @@ class Allocate:
         corrections = counted(space, corrections_from(space, trials))
         if len(mine) >= self.levels:
             return None
-        eight = eight_bits(space)
+        eight, alone = eight_bits(space), self._shapes_kept(space, budget, mine)
         if len(mine) == 1 and _decided(space.plan(eight)) not in tried and self._worthwhile(space, budget, eight, corrections):
             return space.plan(eight)
+        if len(mine) == 2 and alone is not None and _decided(alone) not in tried:
+            return alone
         floor = least_level(space, budget, corrections)
         for level in self._levels(space, budget, mine, corrections, floor):
             choice = solve(space, budget, max(level, floor), corrections)
             if choice is not None and _decided(space.plan(choice)) not in tried:
                 return space.plan(choice)
         return None
+
+    def _shapes_kept(self, space: Space, budget: Budget, mine: Sequence[Trial]) -> Plan | None:
+        """The best plan of numerics alone that training may bring back, by what the first two trials say; ``None`` before them, without training, or where nothing keeps the limits."""
+        if len(mine) < 2 or not space.steps:
+            return None
+        places = [replace(p, options=tuple(o for o in p.options if not o.factors) if p.site.kind == "weight" else p.options[:1]) for p in space.places]
+        whole = replace(space, places=tuple(places))
+        top = min(self.most, within_reach(budget, space.steps, classes=space.classes))
+        choice = solve(whole, budget, top, corrections_from(whole, mine[:2]))
+        return whole.plan(choice) if choice is not None and any(choice) else None
 
     def _worthwhile(self, space: Space, budget: Budget, choice: Choice, corrections: Corrections) -> bool:
         """Whether it does anything, keeps the limits, and loses no more than the ladder's last rung."""
@@ -78,13 +91,15 @@ class Allocate:
 
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept."""
-        ladder = max(3, self.levels // 2)
+        ladder = max(2, self.levels // 2)
         rungs = np.geomspace(floor, max(min(self.most, UNTRAINED), ABOVE * floor), ladder)
         if space.steps and (most := min(self.most, within_reach(budget, space.steps, classes=space.classes))) > TRAINED:
-            rungs = np.array([floor, *np.geomspace(max(TRAINED, floor * ABOVE ** (1 / (ladder - 1))), max(most, ABOVE * floor), ladder - 1)])
+            rungs = np.array([floor, *np.geomspace(max(most, ABOVE * floor), max(TRAINED, floor * ABOVE ** (1 / (ladder - 1))), ladder - 1)[::-1]])
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
         eight = _decided(space.plan(eight_bits(space)))
-        climbed = sum(_decided(t.plan) != eight for t in mine)
+        alone = self._shapes_kept(space, budget, mine)
+        beside = {eight} if alone is None else {eight, _decided(alone)}
+        climbed = sum(_decided(t.plan) not in beside for t in mine)
         if climbed < ladder:
             yield from (float(rungs[i]) for i in _spread_order(ladder)[climbed:])
             yield from (between[i] for i in _spread_order(len(between)))

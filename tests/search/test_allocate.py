@@ -94,7 +94,10 @@ def test_the_third_candidate_keeps_every_shape_and_loses_what_training_may_bring
     third = trials[2].plan
     assert third.stage("numerics") and not third.stage("structure")
     choice = trained.choice(third)
-    assert choice is not None and 0.1 < trained.loss(choice, corrections_from(trained, trials[:2])) / within_reach(budget, trained.steps) <= 1.001
+    assert (
+        choice is not None
+        and 0.1 < trained.loss(choice, counted(trained, corrections_from(trained, trials[:2]))) / within_reach(budget, trained.steps) <= 1.001
+    )
     untrained = replace(trained, raced=False)
     assert Allocate(4)._shapes_kept(untrained, budget, trials) is None, "without training what is lost stays lost"
 

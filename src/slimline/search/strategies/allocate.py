@@ -80,7 +80,7 @@ class Allocate:
         places = [replace(p, options=tuple(o for o in p.options if not o.factors) if p.site.kind == "weight" else p.options[:1]) for p in space.places]
         whole = replace(space, places=tuple(places))
         top = min(self.most, within_reach(budget, space.steps, classes=space.classes))
-        choice = solve(whole, budget, top, corrections_from(whole, mine[:2]))
+        choice = solve(whole, budget, top, counted(whole, corrections_from(whole, mine[:2])))
         return whole.plan(choice) if choice is not None and any(choice) else None
 
     def _worthwhile(self, space: Space, budget: Budget, choice: Choice, corrections: Corrections) -> bool:

@@ -46,6 +46,7 @@ LEVELS = (3e-4, 3e-3, 3e-2, 0.3, 1.5)  # nats: the ladder of ``allocate``
 PARTS = ("sites", "options", "solving", "candidates")
 COLOURS = {"total": "#1b1b1b", "sites": "#2f6fb3", "options": "#b3552f", "solving": "#3d8f4f", "candidates": "#8a5ab3"}
 WIDTH, HEIGHT, LEFT, TOP = 420, 300, 70, 40
+LINE = 15  # between two names
 
 
 class Block(nn.Module):
@@ -160,12 +161,14 @@ def svg(panels: Sequence[tuple[str, Sequence[float], Mapping[str, Sequence[float
         for tick in up.ticks:
             place = TOP + HEIGHT - tick.at * HEIGHT / 100
             pieces.append(f'<path d="M{left - 5} {place:.1f}h5" stroke="#999"/><text x="{left - 9}" y="{place + 4:.1f}" text-anchor="end">{tick.text}</text>')
-        for name, ys in lines.items():
+        above = -math.inf
+        for name, ys in sorted(lines.items(), key=lambda line: -line[1][-1]):
             places = [(across.place(a), up.place(max(b, 1e-3))) for a, b in zip(x, ys, strict=True)]
             points = [(left + p * WIDTH / 100, TOP + HEIGHT - q * HEIGHT / 100) for p, q in places]
             path = "M" + "L".join(f"{p:.1f} {q:.1f}" for p, q in points)
+            above = max(points[-1][1], above + LINE)  # of the name, clear of the one above it
             pieces.append(f'<path d="{path}" fill="none" stroke="{COLOURS[name]}" stroke-width="{3 if name == "total" else 1.5}"/>')
-            pieces.append(f'<text x="{points[-1][0] + 6:.1f}" y="{points[-1][1] + 4:.1f}" fill="{COLOURS[name]}">{name} {exponent(x, ys):.2f}</text>')
+            pieces.append(f'<text x="{points[-1][0] + 6:.1f}" y="{above + 4:.1f}" fill="{COLOURS[name]}">{name} {exponent(x, ys):.2f}</text>')
     width = len(panels) * (WIDTH + LEFT + 110)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {TOP + HEIGHT + 60}" font-family="sans-serif" font-size="13" role="img" '

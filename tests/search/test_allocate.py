@@ -112,7 +112,7 @@ def test_a_gap_that_is_not_filled_is_left_for_another(space: Space) -> None:
 
     def first(extra: tuple[float, ...]) -> float:
         given = [*trials, *(trials[-1].model_copy(update={"measured_loss": loss}) for loss in extra)]
-        return next(strategy._levels(space, budget, given, Corrections(), LEAST))
+        return next(strategy._levels(space, budget, given, Corrections(), LEAST, climbed=len(given)))
 
     assert first((0.5, 0.7)) == first((0.7, 0.5))
     assert len({first((0.5,) * n) for n in (1, 2, 3)}) == 3

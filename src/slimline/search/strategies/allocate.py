@@ -67,7 +67,9 @@ class Allocate:
         if len(mine) == 2 and alone is not None and _decided(alone) not in tried:
             return alone
         floor = least_level(space, budget, corrections)
-        for level in self._levels(space, budget, mine, corrections, floor):
+        beside = {_decided(space.plan(eight)), *(_decided(t.plan) for t in mine[2:3] if alone is not None and _decided(t.plan) == _decided(alone))}
+        climbed = sum(_decided(t.plan) not in beside for t in mine)
+        for level in self._levels(space, budget, mine, corrections, floor, climbed):
             choice = solve(space, budget, max(level, floor), corrections)
             if choice is not None and _decided(space.plan(choice)) not in tried:
                 return space.plan(choice)
@@ -89,17 +91,13 @@ class Allocate:
         costs = space.costs(choice, corrections)
         return any(choice) and space.loss(choice, corrections) <= top and all(costs[q] <= limit for q, limit in budget.limits().items())
 
-    def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Iterator[float]:
-        """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept."""
+    def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float, climbed: int) -> Iterator[float]:
+        """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept; ``climbed``: of the ladder's rungs."""
         ladder = max(2, self.levels // 2)
         rungs = np.geomspace(floor, max(min(self.most, UNTRAINED), ABOVE * floor), ladder)
         if space.steps and (most := min(self.most, within_reach(budget, space.steps, classes=space.classes))) > TRAINED:
             rungs = np.array([floor, *np.geomspace(max(most, ABOVE * floor), max(TRAINED, floor * ABOVE ** (1 / (ladder - 1))), ladder - 1)[::-1]])
         between = [float(level) for level in np.sqrt(rungs[:-1] * rungs[1:])]
-        eight = _decided(space.plan(eight_bits(space)))
-        alone = self._shapes_kept(space, budget, mine)
-        beside = {eight} if alone is None else {eight, _decided(alone)}
-        climbed = sum(_decided(t.plan) not in beside for t in mine)
         if climbed < ladder:
             yield from (float(rungs[i]) for i in _spread_order(ladder)[climbed:])
             yield from (between[i] for i in _spread_order(len(between)))

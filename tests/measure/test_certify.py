@@ -11,11 +11,14 @@ import torch
 from slimline.core.result import DropInterval
 from slimline.errors import DataError
 from slimline.measure.certify import (
+    KNOWN,
+    LOST,
     best_sequence,
     bootstrap_interval,
     chance,
     decide,
     drop_interval,
+    expected_drop,
     expected_half_width,
     fixed_sequence,
     likely_half_width,
@@ -244,6 +247,35 @@ def test_the_best_of_many_is_corrected_by_the_expected_minimum_of_their_errors()
     assert shrunk(best, discordance, n, k) == pytest.approx(0.01, abs=0.1 * error)
     assert shrunk(0.01, discordance, n, 1) == 0.01
     assert shrunk(0.01, discordance, n, 3) < shrunk(0.01, discordance, n, 30)
+
+
+@pytest.mark.parametrize("seen", [300, 5000])
+def test_what_finalists_lose_elsewhere_is_expected_better_than_what_was_seen(seen: int) -> None:
+    """Models that lose 5 to 25 % of the scores in which they differ, seen on some samples and tested on others."""
+    generator = np.random.default_rng(0)
+    tested, allowed = 10_000, 0.01
+    plain, tempered, promised, passed = [], [], [], []
+    for _ in range(2000):
+        discordance = generator.uniform(0.02, 0.08)
+        true = discordance * generator.normal(LOST, KNOWN**-0.5)
+        shares = [(discordance + true) / 2, (discordance - true) / 2, 1 - discordance]
+        first, second = ((lost - won) / n for n in (seen, tested) for lost, won, _ in [generator.multinomial(n, shares)])
+        drop, known = expected_drop(first, discordance, seen)
+        plain.append(first - true)
+        tempered.append(drop - true)
+        promised.append(chance(drop, discordance, known, tested, allowed))
+        passed.append(second + expected_half_width(discordance, tested) <= allowed)
+    assert np.mean(np.square(tempered)) < 0.8 * np.mean(np.square(plain))
+    assert abs(np.mean(tempered)) < 2e-4
+    assert np.mean(passed) == pytest.approx(np.mean(promised), abs=0.03)
+    sure = np.array(promised) > 0.8
+    assert np.mean(np.array(passed)[sure]) == pytest.approx(np.mean(np.array(promised)[sure]), abs=0.04)
+
+
+def test_a_large_drop_on_many_samples_is_what_is_expected() -> None:
+    assert expected_drop(0.2, 0.3, 5000)[0] == pytest.approx(0.2, rel=0.1)
+    assert expected_drop(0.0, 0.0, 1000) == pytest.approx((LOST / 1000, 161_000), rel=0.02)
+    assert expected_drop(0.004, 0.05, 5000, 8)[0] > expected_drop(0.004, 0.05, 5000)[0]
 
 
 def test_a_step_in_the_middle_is_kept_where_the_daring_one_may_fail() -> None:

@@ -20,17 +20,16 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
 from slimline.job.finishing import Finalist
-from slimline.job.found import Found, half_width_of, timed
+from slimline.job.found import UNKNOWN, Found, discordance_of, drop_elsewhere, half_width_of, timed
 from slimline.job.recovery import objective
 from slimline.measure.agreement import agreement
-from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence, shrunk
+from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_drop, expected_half_width, fixed_sequence
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
 from slimline.search.drops import usual_loss
 from slimline.store.private import private
 
 NEAR = 3.0  # times the allowance
-UNKNOWN = 0.05  # of the answers, that a compressed model gives differently, as long as nothing was tried
 UNCERTIFIABLE = 0.8  # of the allowance: an interval that alone takes so much leaves no drop to be certified
 
 
@@ -117,7 +116,8 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
 def passes(job: Job, found: Found, finalist: Finalist, rivals: int) -> float:
     """The chance that a finalist passes on the holdout, where it is one of ``rivals``."""
     drop, discordance = _to_expect(job, found, finalist, rivals)
-    return chance_to_pass(job, found, drop, discordance, None if job.classes else half_width_of(job, found, finalist.scores))
+    small = finalist.trial.plan.digest in found.small_drops
+    return chance_to_pass(job, found, drop, discordance, None if job.classes else half_width_of(job, found, finalist.scores), as_seen=small)
 
 
 def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> tuple[float, float]:
@@ -128,28 +128,16 @@ def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> tuple
     if digest in found.small_drops:
         return found.small_drops[digest], discordance
     trained = digest in found.recovered  # the race was decided by these very samples
-    return expected_drop(job, base - m.quality, discordance, rivals if trained else 1), discordance
+    return drop_elsewhere(job, base - m.quality, discordance, rivals if trained else 1), discordance
 
 
-def expected_drop(job: Job, drop: float, discordance: float, rivals: int) -> float:
-    """On the holdout, of what was the best of ``rivals`` on the evaluation samples."""
-    return shrunk(drop, discordance, len(job.evaluation) if job.evaluation is not None else 0, rivals)
-
-
-def discordance_of(job: Job, found: Found, scores: torch.Tensor | None) -> float:
-    """The share of samples on which ``scores`` differ from the original's; where outputs are values, the variance of the difference."""
-    if scores is None or found.baseline_scores is None:
-        return UNKNOWN
-    differences = scores - found.baseline_scores
-    return float(differences.abs().mean() if job.classes else differences.var(correction=0))
-
-
-def chance_to_pass(job: Job, found: Found, drop: float, discordance: float, width: float | None = None) -> float:
-    """On the holdout, if ``drop`` was seen on the evaluation samples; ``width``: of graded scores, what the interval adds."""
+def chance_to_pass(job: Job, found: Found, drop: float, discordance: float, width: float | None = None, *, as_seen: bool = False) -> float:
+    """On the holdout, if ``drop`` is expected there; ``width``: of graded scores, what the interval adds. ``as_seen``: it is known from the evaluation samples alone."""
     base, holdout = found.baseline_measurement.quality, job.source.data("holdout")
     assert base is not None
     count = len(job.evaluation) if job.evaluation is not None else 0
-    return chance(drop, discordance, count, len(holdout) if holdout is not None else count, job.request.budget.max_drop.allowed(base), width)
+    known = count if as_seen or not job.classes else expected_drop(drop, discordance, count)[1]
+    return chance(drop, discordance, known, len(holdout) if holdout is not None else count, job.request.budget.max_drop.allowed(base), width)
 
 
 def faithful(job: Job, found: Found, trial: Trial, base: float, allowed: float) -> bool:

@@ -8,12 +8,13 @@ from dataclasses import replace
 from slimline.core.trial import Trial
 from slimline.errors import BudgetNotMet, SlimlineError
 from slimline.job.cautious import SURE, chance_of
-from slimline.job.certificate import certifiable, chance_to_pass, discordance_of, expected_drop, faithful, half_width, passes
+from slimline.job.certificate import certifiable, chance_to_pass, faithful, half_width, passes
 from slimline.job.context import Job
 from slimline.job.finishing import Finalist, finish, planned_tuning, tune_ahead
-from slimline.job.found import TRIAL_SECONDS, Found, half_width_of, paired_latencies, timed
+from slimline.job.found import TRIAL_SECONDS, Found, discordance_of, half_width_of, paired_latencies, timed
 from slimline.job.recovery import for_archive, objective, recover
 from slimline.job.small_archive import train_for_archive
+from slimline.measure.certify import shrunk
 from slimline.report.sentence import number_of
 from slimline.search.race import bottom_of, worth
 
@@ -128,7 +129,7 @@ def _prospect(job: Job, found: Found, trial: Trial, rivals: int, steps: int) -> 
         return objective(job, found, trial), chance_of(job, found, trial) or 0.0
     scores = found.raced_scores.get(trial.plan.digest)
     discordance = discordance_of(job, found, scores)
-    drop = expected_drop(job, _drop_then(found, trial, steps), discordance, rivals)
+    drop = shrunk(_drop_then(found, trial, steps), discordance, len(job.evaluation) if job.evaluation is not None else 0, rivals)
     width = None if job.classes else half_width_of(job, found, scores)
     return objective(job, found, trial), chance_to_pass(job, found, drop, discordance, width)
 

@@ -23,7 +23,7 @@ from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.job.texts import lengths_left_open
 from slimline.measure.agreement import agreement
-from slimline.measure.certify import likely_half_width
+from slimline.measure.certify import expected_drop, likely_half_width, shrunk
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
 from slimline.model.sites import find_sites
@@ -34,6 +34,7 @@ from slimline.search.space import Space
 from slimline.search.workshop import Built, Workshop
 
 TRIAL_SECONDS = 0.4
+UNKNOWN = 0.05  # of the answers, that a compressed model gives differently, as long as nothing was tried
 Training = tuple[Distillation, bool]  # how, and whether with quantizers in the loop
 
 
@@ -55,7 +56,7 @@ class Found:
     trials: list[Trial] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
-    recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan; with what rounding will add
+    recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan, as it is expected on the holdout; with what rounding will add
     raced: dict[str, Entry] = field(default_factory=dict)  # what was trained in the race, by plan
     raced_scores: dict[str, torch.Tensor | None] = field(default_factory=dict)  # per sample, after its last rung
     answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
@@ -153,6 +154,20 @@ def half_width_of(job: Job, found: Found, scores: torch.Tensor | None) -> float 
     if holdout is None or scores is None or found.baseline_scores is None:
         return None
     return likely_half_width(found.baseline_scores, scores, len(holdout))
+
+
+def discordance_of(job: Job, found: Found, scores: torch.Tensor | None) -> float:
+    """The share of samples on which ``scores`` differ from the original's; where outputs are values, the variance of the difference."""
+    if scores is None or found.baseline_scores is None:
+        return UNKNOWN
+    differences = scores - found.baseline_scores
+    return float(differences.abs().mean() if job.classes else differences.var(correction=0))
+
+
+def drop_elsewhere(job: Job, drop: float, discordance: float, rivals: int = 1) -> float:
+    """The drop to expect on the holdout, of what was the best of ``rivals`` on the evaluation samples with ``drop``."""
+    count = len(job.evaluation) if job.evaluation is not None else 0
+    return expected_drop(drop, discordance, count, rivals)[0] if job.classes else shrunk(drop, discordance, count, rivals)
 
 
 def believed_drop(job: Job, found: Found) -> Drop:

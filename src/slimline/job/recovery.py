@@ -16,9 +16,9 @@ from slimline.core.plan import Plan
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.job.context import Job
-from slimline.job.found import Found, scored, show_best, timed
+from slimline.job.found import Found, discordance_of, drop_elsewhere, scored, show_best, timed
 from slimline.job.workers import Bench, share
-from slimline.measure.certify import Z
+from slimline.measure.certify import Z, expected_drop
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
 from slimline.model.recover import Answers, Distillation, distil, learning_rate, seconds_per_step, to_training
@@ -51,9 +51,9 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     if not front or not found.schedule.recovery_steps or job.train is None or found.baseline_measurement.quality is None:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
-    hopeful = _hopeful(found, front, allowed)
+    hopeful = _hopeful(job, found, front, allowed)
     _lengthen(job, found, hopeful)
-    entries = [Entry(t.plan, objective(job, found, t), _drop(found, t)) for t in hopeful]
+    entries = [Entry(t.plan, objective(job, found, t), _drop(job, found, t)) for t in hopeful]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -86,9 +86,10 @@ def _bar(job: Job, found: Found, front: Sequence[Trial], allowed: float, halfwid
     holdout = job.source.data("holdout")
     spread = TINY
     if job.classes and holdout is not None and job.evaluation is not None:
-        spread = max(halfwidth / Z * math.sqrt(1 + len(holdout) / len(job.evaluation)), TINY)
+        _, known = expected_drop(0.0, (halfwidth / Z) ** 2 * len(holdout), len(job.evaluation))
+        spread = max(halfwidth / Z * math.sqrt(1 + len(holdout) / known), TINY)
     bar = Bar(allowed, spread)
-    sure = [objective(job, found, t) for t in front if bar.chance(_drop(found, t)) >= ALL_BUT_SURE]
+    sure = [objective(job, found, t) for t in front if bar.chance(_drop(job, found, t)) >= ALL_BUT_SURE]
     return dataclasses.replace(bar, nothing=min(sure, default=objective(job, found, front[0])))
 
 
@@ -163,20 +164,23 @@ def _front(job: Job, found: Found, trials: list[Trial]) -> list[Trial]:
     return front
 
 
-def _drop(found: Found, trial: Trial) -> float:
-    """Before training."""
+def _drop(job: Job, found: Found, trial: Trial) -> float:
+    """To expect on the holdout, before training."""
     base, quality = found.baseline_measurement.quality, trial.measurement.quality if trial.measurement is not None else None
-    return base - quality if base is not None and quality is not None else 0.0
+    if base is None or quality is None:
+        return 0.0
+    alike = trial.fidelity.top1 if trial.fidelity is not None else None
+    return base - quality if alike is None else drop_elsewhere(job, base - quality, 1 - alike)
 
 
-def _hopeful(found: Found, front: list[Trial], allowed: float) -> list[Trial]:
+def _hopeful(job: Job, found: Found, front: list[Trial], allowed: float) -> list[Trial]:
     """The part of a front (the safest first) that training may decide about: what keeps the allowance untrained needs none, but for the most daring of these."""
     hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
-    return hopeful[max((i for i, t in enumerate(hopeful) if _drop(found, t) <= allowed), default=0) :]
+    return hopeful[max((i for i, t in enumerate(hopeful) if _drop(job, found, t) <= allowed), default=0) :]
 
 
 def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
-    """One rung of one entry, taken up where it was, or from the cache of an earlier run; its drop then.
+    """One rung of one entry, taken up where it was, or from the cache of an earlier run; the drop then to expect on the holdout.
 
     The structure is trained in float (with its batch norms) first; where the numerics are rough, the
     later rungs train the exported graph with the quantizers in the loop. What has whole layers is trained
@@ -201,7 +205,8 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     found.training.setdefault(digest, []).append((how, with_quantizers))
     quality, scores = _quality_now(job, found, entry, module, with_quantizers)
     found.raced_scores[digest] = scores
-    drop = found.baseline_measurement.quality - quality
+    seen = found.baseline_measurement.quality - quality
+    drop = seen if scores is None else drop_elsewhere(job, seen, discordance_of(job, found, scores))
     if not with_quantizers:
         drop += _rounding_drop(found, entry.plan)
     job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)

@@ -12,9 +12,8 @@ import torch
 
 from slimline.core.plan import Plan
 from slimline.core.trial import Trial
-from slimline.job.certificate import discordance_of
 from slimline.job.context import Job
-from slimline.job.found import Found, Training, measure, scored, show_best, timed
+from slimline.job.found import Found, Training, discordance_of, measure, scored, show_best, timed
 from slimline.job.recovery import COARSENESS, objective, trained
 from slimline.model.coded import CodedBits, coarse_biases, settle_biases
 from slimline.model.recover import Distillation, learning_rate, seconds_per_step

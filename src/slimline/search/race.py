@@ -36,7 +36,7 @@ def left(steps: int) -> float:
 
 @dataclass
 class Entry:
-    """A candidate in the race. ``objective``: what is minimised. ``untrained``: the drop before training. ``drops``: (steps so far, drop then)."""
+    """A candidate in the race. ``objective``: what is minimised. ``untrained``: the drop before training. ``drops``: (steps so far, drop then). Drops are those to expect on the holdout."""
 
     plan: Plan
     objective: float
@@ -99,7 +99,7 @@ def rungs(total: int, candidates: int) -> tuple[Rung, ...]:
 
 @dataclass(frozen=True)
 class Bar:
-    """What entries are held against: the drop ``allowed`` on the samples that they are judged by, the standard error of a drop there and on the holdout, as one, and the price
+    """What entries are held against: the drop ``allowed`` of those expected on the holdout, the standard error of what is expected and of what will be seen there, as one, and the price
     (``objective``) of what is delivered where none passes."""
 
     allowed: float

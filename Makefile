@@ -17,7 +17,7 @@ DEMO := build/demo
 .PHONY: demo install test test-all check clean
 
 demo: $(STAMP)
-	$(BIN)/slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 2m --out $(DEMO) --force
+	$(BIN)/slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 150s --out $(DEMO) --force
 	@echo
 	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
 

@@ -1,6 +1,6 @@
 """The demo's task: a small convolutional network for scikit-learn's 8x8 digits, trained when it is asked for.
 
-    slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 2m --out build/demo
+    slimline compress examples/digits/task.py --max-drop 2% --minimize size --time 150s --out build/demo
 
 A task file needs ``model``. ``data`` says what is trained on, chosen by and certified on. Metric (top-1) and
 loss (cross-entropy) are the defaults for class scores ``[N, C]`` against ``int`` targets ``[N]``.

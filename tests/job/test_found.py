@@ -9,7 +9,7 @@ import pytest
 
 from slimline.core.budget import Budget, Quantity
 from slimline.core.progress import Best
-from slimline.core.trial import Latency, Measurement
+from slimline.core.trial import Agreement, Latency, Measurement
 from slimline.job.found import show_best
 
 
@@ -26,12 +26,16 @@ def measured(size: int, download: int, ms: float, quality: float | None) -> Meas
     )
 
 
-def shown(budget: Budget, *made: Measurement, base: float | None = 0.9, with_latency: bool = True) -> list[Best]:
+def shown(
+    budget: Budget, *made: Measurement, base: float | None = 0.9, with_latency: bool = True, samples: int | None = None, changed: float = 0.0
+) -> list[Best]:
     seen: list[Best] = []
     job: Any = SimpleNamespace(request=SimpleNamespace(budget=budget), progress=SimpleNamespace(best=seen.append))
-    found: Any = SimpleNamespace(baseline_measurement=measured(1_000, 800, 2.0, base), shown=float("inf"))
+    space = SimpleNamespace(judged_on=samples)
+    found: Any = SimpleNamespace(baseline_measurement=measured(1_000, 800, 2.0, base), shown=float("inf"), trials=[], space=space)
+    fidelity = Agreement(top1=1 - changed, likely_top1=1 - changed, cosine=1.0, max_abs=0.0)
     for m in made:
-        trial: Any = SimpleNamespace(plan=SimpleNamespace(digest="a plan"), measurement=m)
+        trial: Any = SimpleNamespace(plan=SimpleNamespace(digest="a plan"), measurement=m, fidelity=fidelity)
         show_best(job, found, trial, with_latency=with_latency)
     return seen
 
@@ -56,3 +60,9 @@ def test_a_latency_that_was_not_measured_yet_neither_rules_out_nor_is_told() -> 
     budget = Budget(minimize="download", max_drop="1%", latency_ms=1.5)
     (best,) = shown(budget, measured(500, 200, 2.0, 0.9), with_latency=False)
     assert best.latency_ms is None and not shown(budget, measured(500, 200, 2.0, 0.9))
+
+
+def test_what_few_samples_seem_to_gain_is_not_the_best_so_far() -> None:
+    budget, lucky = Budget(minimize="size", max_drop="1%"), measured(500, 500, 1.0, 0.916)
+    assert not shown(budget, lucky, samples=125, changed=0.15)
+    assert shown(budget, lucky, samples=125, changed=0.01) and shown(budget, lucky, samples=50_000, changed=0.15)

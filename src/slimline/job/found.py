@@ -90,13 +90,18 @@ def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
 
 
 def show_best(job: Job, found: Found, trial: Trial, *, with_latency: bool = True) -> None:
-    """Show a trial that was measured, where it keeps every limit (the drop on the evaluation samples) and nothing shown so far was better. ``with_latency``: it was measured, too."""
+    """Show a trial that was measured, where it keeps every limit (the drop as far as the evaluation samples are believed) and nothing shown so far was better.
+
+    ``with_latency``: it was measured, too.
+    """
     m = trial.measurement
     if m is None or m.quality is None:
         return  # without data nothing says what is good
     budget, base = job.request.budget, found.baseline_measurement
     price = budget.objective(m, base)
     if price >= found.shown or [v for v in budget.violations(m, base) if with_latency or v.quantity != "latency"]:
+        return
+    if base.quality is not None and believed_drop(job, found)(m.quality, trial.fidelity) > budget.max_drop.allowed(base.quality):
         return
     found.shown = price
     download = budget.minimize == "download"

@@ -30,6 +30,12 @@ def test_bytes_decide_between_latencies_that_are_nearly_equal_and_only_then() ->
     assert budget.objective(base, base) == 1 + TIE
 
 
+def test_no_bytes_make_up_for_being_slower_than_the_original_where_latency_is_minimised() -> None:
+    base = of(1000, 1.0)
+    assert Budget().objective(of(100, 1.05), base) > Budget().objective(base, base) > Budget().objective(of(900, 1.01), base)
+    assert Budget(minimize="size").objective(of(100, 1.05), base) < Budget(minimize="size").objective(base, base)
+
+
 def test_milliseconds_never_decide_between_files() -> None:
     minimize: Quantity = "size"
     base, budget = of(1000, 1.0, 10), Budget(minimize=minimize)

@@ -19,6 +19,7 @@ Quantity = Literal["size", "download", "latency", "memory", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("size", "download", "latency", "memory", "macs")
 HALF = 0.5  # of all quality in [0, 1]: nobody means to allow it
 TIE = 0.3  # what a relative change of bytes weighs against one of milliseconds: two runs of one file differ by a few percent
+NOISE = 0.02  # of a latency: two rounds of one file differ by as much
 COUNTED_TIE = 0.001  # of the second quantity where the minimised one is counted, without noise: at a tenth of the original's bytes, 0.3 of its multiply-adds would decide alone
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
@@ -185,9 +186,12 @@ class Budget(Data):
         return {self.minimize: 1.0 / max(base[self.minimize], 1e-12), second: tie / max(base[second], 1e-12)}
 
     def objective(self, measurement: Measurement, baseline: Measurement) -> float:
-        """What is minimised, of what was measured; the baseline's is one and the tie's weight."""
+        """What is minimised, of what was measured; the baseline's is one and the tie's weight. Where that is latency, no bytes make up for being slower than the baseline."""
         weights = self.weights({q: baseline.cost(q) for q in QUANTITIES})
-        return sum(w * measurement.cost(q) for q, w in weights.items())
+        costs = {q: measurement.cost(q) for q in weights}
+        if self.minimize == "latency" and costs["latency"] > (1 + NOISE) * baseline.cost("latency"):
+            costs["size"] = max(costs["size"], baseline.cost("size"))
+        return sum(w * costs[q] for q, w in weights.items())
 
     def violations(self, measurement: Measurement, baseline: Measurement | None = None) -> tuple[Violation, ...]:
         """Every limit that the measurement breaks; the drop only where both qualities are known."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from slimline.core.budget import NOISE
 from slimline.core.result import Comparison, Report
 from slimline.report.markdown import cell, table_lines
 from slimline.report.pages import framed
 from slimline.report.rows import fidelity_text, lost_text
-from slimline.report.sentence import NOISE, bytes_text, latency_text, listed, ratio_text
+from slimline.report.sentence import bytes_text, latency_text, listed, ratio_text
 
 HEAD = ("target", "verdict", "file", "against float32", "plain int8", "latency", "against float32", "plain int8", "quality", "lost", "like the original")
 

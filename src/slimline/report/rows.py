@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slimline.core.budget import Budget
+from slimline.core.budget import NOISE, Budget
 from slimline.core.result import DecisionRecord, Report
 from slimline.core.trial import Agreement, Measurement
 from slimline.report.sentence import (
     MINIMISED,
-    NOISE,
     amount_text,
     bytes_text,
     count_text,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slimline.core.budget import Quantity, Violation
+from slimline.core.budget import NOISE, Quantity, Violation
 from slimline.core.result import DropInterval, Elsewhere, Verdict
 from slimline.core.trial import Measurement
 
@@ -16,7 +16,6 @@ SHRINKS: dict[str, tuple[str, str]] = {
     "memory": ("smaller", "larger"),
     "macs": ("fewer", "more"),
 }
-NOISE = 0.02  # of a latency: two rounds of one file differ by as much
 
 
 def bytes_text(count: float) -> str:

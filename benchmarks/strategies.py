@@ -25,8 +25,7 @@ from slimline.core.request import Request
 from slimline.core.trial import Trial
 from slimline.job.context import open_job
 from slimline.job.prepare import prepare
-from slimline.job.search import loss_samples, try_plan
-from slimline.model.recover import evaluate
+from slimline.job.search import loss_samples, original_answers, try_plan
 from slimline.sources.task_file import TaskFile
 
 WORST_DROP = 0.05
@@ -71,7 +70,7 @@ def main() -> None:
     base = found.baseline_measurement
     assert base.quality is not None
     samples = loss_samples(job, found)
-    reference = evaluate(job.model, samples)
+    reference = original_answers(job, found, samples)
     results: dict[str, list[list[tuple[float, float]]]] = {}
     for seed in range(given.seeds):
         for name in ("allocate", "evolve"):

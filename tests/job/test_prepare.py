@@ -14,7 +14,7 @@ from slimline.core.plan import Method
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.job import probing
-from slimline.job.offers import MEASURED, OPTIONS_SHARE
+from slimline.job.offers import OPTIONS_SHARE
 from slimline.job.offers import fewer as fewer_of
 from slimline.job.option_database import OptionDatabase
 from slimline.job.probing import Speed, kind_of, limit_evaluation, plain
@@ -24,7 +24,7 @@ from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.unstructured import Unstructured
 from slimline.methods.weight_only import WeightOnly
 from slimline.model.sites import find_sites
-from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES
+from slimline.search.schedule import DOWNSTREAM, FEWEST_SAMPLES, LEAST_SAMPLES
 from slimline.search.workshop import Workshop
 from slimline.targets.onnxruntime import OnnxRuntime
 
@@ -99,7 +99,7 @@ def test_everything_is_measured_where_there_is_time() -> None:
 
 
 def test_slow_forward_passes_leave_half_of_the_options_and_every_second_width() -> None:
-    all_of_them = count(OFFERED) * MEASURED * LEAST_SAMPLES
+    all_of_them = count(OFFERED) * DOWNSTREAM * LEAST_SAMPLES
     found, samples, notes = fewer(600, 0.7 * OPTIONS_SHARE * 600 / all_of_them * 2, FREE)
     assert samples == LEAST_SAMPLES and len(notes) == 1
     assert found[WIDE.id] == OFFERED[WIDE.id][1::2]

@@ -113,7 +113,7 @@ def test_what_a_resumed_run_prepares_again_costs_no_candidates(monkeypatch: pyte
         "find": lambda kind, name: lambda count: done,
         "_sought": lambda *given: Budget(),
         "loss_samples": lambda *given: None,
-        "evaluate": lambda *given: None,
+        "original_answers": lambda *given: None,
         "_more": lambda *given: False,
     }.items():
         monkeypatch.setattr(import_module("slimline.job.search"), name, fake)

@@ -17,7 +17,7 @@ from slimline.core.site import Site
 from slimline.methods.keep import Keep as KeepMethod
 from slimline.model.program import Program
 from slimline.model.sites import find_sites
-from slimline.search.nearby import Nearby
+from slimline.search.nearby import Nearby, pruned
 from slimline.search.space import Choice, Corrections, Neighbours, Option, Place, Space, Timing, layers_of
 from slimline.search.strategies.allocate import linearised, solve
 
@@ -117,3 +117,20 @@ def test_a_solution_keeps_the_level_and_the_limits_as_they_are_counted_in_full(s
     budget = Budget(minimize="latency", size_bytes=3_000)
     choice = solve(plain, budget, 2.0, Corrections())
     assert choice is not None and plain.loss(choice) <= 2.002 and plain.costs(choice)["size"] <= 3_000
+
+
+def test_an_option_is_beaten_only_by_what_may_stand_wherever_it_may(space: Space) -> None:
+    """Factors that are smaller and lose less than codes leave the codes in: where channels go, or shapes are to stay, the codes are all there is."""
+    where = next(i for i, p in enumerate(space.places) if p.site.kind == "weight")
+    codes, better = Option("codes", loss=0.2, format=Affine(bits=4)), Option("better codes", loss=0.1, format=Affine(bits=4))
+    factors = Option("factors", loss=0.05, format=Affine(bits=4), factors=((2, 2), (2, 2)))
+    worse = replace(factors, label="worse factors", loss=0.3)
+    groups = Option("groups", loss=0.06, format=Affine(bits=4, granularity="per_group", group=2))
+    assert factors.whole and groups.whole and not better.whole
+
+    def left(*options: Option) -> list[str]:
+        place = replace(space.places[where], options=(Option("keep"), *options))
+        return [o.label for o in pruned(replace(space, places=(*space.places[:where], place, *space.places[where + 1 :]))).places[where].options][1:]
+
+    assert left(codes, better, factors, worse) == ["better codes", "factors"]
+    assert left(codes, groups) == ["codes", "groups"]

@@ -9,6 +9,7 @@ import pytest
 
 from slimline.search.schedule import (
     CANDIDATES,
+    DOWNSTREAM,
     FEWEST_STEPS,
     LEAST_CANDIDATES,
     LEAST_SAMPLES,
@@ -66,7 +67,7 @@ def test_steps_of_a_slow_model_take_fewer_samples_and_there_are_more_of_them() -
 def test_what_is_planned_fits_or_is_the_least_that_makes_sense(seconds: float, probe: Probe) -> None:
     schedule = make_schedule(seconds, seconds, probe, options=150, samples=5000, train=45_000, batch=128)
     assert 1 <= schedule.finalists <= 3
-    assert schedule.samples_loss == LEAST_SAMPLES or schedule.samples_loss * 150 * probe.forward <= SENSITIVITY * seconds
+    assert schedule.samples_loss == LEAST_SAMPLES or schedule.samples_loss * 150 * DOWNSTREAM * probe.forward <= SENSITIVITY * seconds
     assert schedule.candidates == LEAST_CANDIDATES or schedule.candidates * probe.candidate <= (CANDIDATES if schedule.recovery_steps else UNTRAINED) * seconds
     assert schedule.recovery_steps * probe.step <= RECOVERY * seconds
     assert SENSITIVITY + CANDIDATES + RECOVERY < 1, "something is left for measuring and the certificate"

@@ -7,9 +7,8 @@ from slimline.job.certificate import certifiable, chance_to_pass
 from slimline.job.context import Job
 from slimline.job.found import Found, drop_elsewhere, timed
 from slimline.job.recovery import objective
-from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, try_plan
+from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, original_answers, try_plan
 from slimline.measure.certify import Z
-from slimline.model.recover import evaluate
 from slimline.report.sentence import MINIMISED
 from slimline.search.strategies.allocate import corrections_from, counted, least_level, solve
 
@@ -59,7 +58,7 @@ def add_cautious(job: Job, found: Found) -> None:
         if plan.digest in {t.plan.digest for t in found.trials}:
             continue
         with timed(job, "trying a cautious candidate", 0.4):
-            reference = evaluate(job.model, samples) if reference is None else reference
+            reference = original_answers(job, found, samples) if reference is None else reference
             trial = try_plan(job, found, plan, CAUTIOUS, samples, reference)
         found.trials.append(trial)
         job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)
@@ -80,6 +79,6 @@ def add_original(job: Job, found: Found) -> None:
         return
     samples = loss_samples(job, found)
     with timed(job, "trying the original", 0.4):
-        trial = try_plan(job, found, plan, ORIGINAL, samples, evaluate(job.model, samples))
+        trial = try_plan(job, found, plan, ORIGINAL, samples, original_answers(job, found, samples))
     found.trials.append(trial)
     job.journal.append("trial", trial.model_dump(mode="json"), job.clock.elapsed)

@@ -16,8 +16,7 @@ from slimline.job.context import Job
 from slimline.job.found import Found, Training, scored, timed
 from slimline.job.recovery import rate_for, through_quantizers, trained
 from slimline.job.references import Compared, parameters_of, reference
-from slimline.job.search import divergence_of, loss_samples
-from slimline.model.recover import evaluate
+from slimline.job.search import divergence_of, loss_samples, original_answers
 from slimline.search.workshop import Built
 from slimline.store.cache import key
 
@@ -51,7 +50,7 @@ def recover_references(job: Job, found: Found, outcome: Outcome, compared: Seque
 
 def _recovered(job: Job, found: Found, compared: Compared, plan: Plan, trainings: Sequence[Training]) -> Compared:
     samples = loss_samples(job, found)
-    lost = divergence_of(job, compared.artifact, samples, evaluate(job.model, samples))
+    lost = divergence_of(job, compared.artifact, samples, original_answers(job, found, samples))
     module = found.workshop.structure(plan) if plan.stage("structure") else None
     built: Built | None = None
     net: nn.Module

@@ -10,11 +10,10 @@ from slimline.core.site import Site
 from slimline.job.context import Job
 from slimline.job.probing import Speed, is_second_order, kind_of, to_nearest
 from slimline.model.reconstruct import repairing
-from slimline.search.schedule import FEWEST_SAMPLES, LEAST_SAMPLES
+from slimline.search.schedule import DOWNSTREAM, FEWEST_SAMPLES, LEAST_SAMPLES
 from slimline.search.sensitivity import FACTOR_SAMPLES, TEXT_SAMPLES
 from slimline.search.strategies.replay import planned
 
-MEASURED = 0.6  # of a forward pass, that an option computes: what lies downstream of it
 OPTIONS_SHARE = 0.2  # of the time, that measuring options may take
 SLOW_KIND = 0.5  # of that, which encoding all weights in one way may take where there is no time for everything
 FACTORED_SHARE = 0.05  # of the time, that options of factored layers may take to measure
@@ -46,7 +45,7 @@ def fewer(job: Job, sites: tuple[Site, ...], offered: dict[str, list[Method]], s
 
     def seconds(part: dict[str, list[Method]], samples: int) -> float:
         count = sum(sum(m.stage == "numerics" or kinds[s] != "weight" for m in options) for s, options in part.items() if s not in apart)
-        return count * speed.forward * MEASURED * samples + sum(speed.seconds(s, part[s.id]) for s in sites if s.kind == "weight")
+        return count * speed.forward * DOWNSTREAM * samples + sum(speed.seconds(s, part[s.id]) for s in sites if s.kind == "weight")
 
     def thinned(part: dict[str, list[Method]], few: Callable[[list[Method]], list[Method]], which: slice) -> dict[str, list[Method]]:
         widths = {s: options[which] for s, options in part.items() if kinds[s] == "channels" and len(options) > 2}

@@ -62,7 +62,7 @@ class Nearby:
 
 
 def pruned(space: Space, spared: Callable[[Option], bool] = lambda _: False, counted: Sequence[Quantity] = COUNTED) -> Space:
-    """The same space without options that another at the same site beats in loss and all ``counted`` costs, all else as it is; but for the ``spared``.
+    """The same space without options that another at the same site, which may stand wherever they may, beats in loss and all ``counted`` costs, all else as it is; but for the ``spared``.
 
     Milliseconds are measured anew in each run: where nobody asks about them, they must not decide what there is to choose from.
     """
@@ -72,7 +72,19 @@ def pruned(space: Space, spared: Callable[[Option], bool] = lambda _: False, cou
         for j, option in enumerate(place.options):
             costs = nearby.costs(index, j)
             corners.append((*(costs[q] for q in counted), option.loss))
-        beaten = [any(b != a and all(x <= y for x, y in zip(b, a, strict=True)) for b in corners) for a in corners]
+        beaten = [
+            any(
+                b != a and all(x <= y for x, y in zip(b, a, strict=True)) and _stands_for(other, option)
+                for other, b in zip(place.options, corners, strict=True)
+            )
+            for option, a in zip(place.options, corners, strict=True)
+        ]
         kept = [j for j, option in enumerate(place.options) if j == 0 or not beaten[j] or spared(option)]
         places.append(replace(place, options=tuple(place.options[j] for j in kept)))
     return replace(space, places=tuple(places))
+
+
+def _stands_for(other: Option, option: Option) -> bool:
+    """Whether ``other`` may be chosen wherever ``option`` may. What goes only with whole shapes stands for nothing that goes with pruned channels, too, and factors stand for no weight that keeps
+    its shape: ResNet-20's last layer had factors and 8 bits to choose from, and where shapes were to be kept 37 KB of 8 bits."""
+    return (option.whole or not other.whole) and (bool(option.factors) or not other.factors)

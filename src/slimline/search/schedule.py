@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from slimline.core.result import Schedule
 
 SENSITIVITY, CANDIDATES, RECOVERY = 0.15, 0.18, 0.65  # shares of the time left after the start; the rest measures, certifies and reports
+DOWNSTREAM = 0.6  # of a forward pass, that measuring an option computes: what lies downstream of it
 TIMING = 0.08  # of timing layers at the beginning and the result beside the references at the end
 UNTRAINED = 0.4  # share of the candidates where there is nothing to train on
 LEAST_RECOVERY = 0.2  # share of the time left, whatever a slow probe says that the rest will take
@@ -47,7 +48,7 @@ def make_schedule(seconds: float, left: float, probe: Probe, *, options: int, sa
         >>> make_schedule(600, 570, Probe(1e-4, 0.15, 4.0), options=200, samples=5000, train=45000, batch=128).finalists
         3
     """
-    affordable = SENSITIVITY * left / max(options * probe.forward, 1e-9)
+    affordable = SENSITIVITY * left / max(options * DOWNSTREAM * probe.forward, 1e-9)
     loss_samples = min(2 ** int(math.log2(max(min(affordable, MOST_SAMPLES), least))), samples)
     candidates = int(min(max((CANDIDATES if train else UNTRAINED) * left / max(probe.candidate, 1e-9), LEAST_CANDIDATES), MOST_CANDIDATES)) // STEP * STEP
     finished = int(FINISHING * left / max(2 * probe.candidate, 1e-9))  # each is lowered, and run again in a process of its own

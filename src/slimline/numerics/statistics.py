@@ -172,7 +172,8 @@ def _weighted_sum_below_zero(values: Values, shapes: Values) -> float:
 
     if slope(low) >= 0 or slope(high) <= 0:  # the saddle is within rounding of the edge: all of the mass is on one side
         return 1.0 if slope(high) <= 0 else 0.0
-    s = float(optimize.brentq(slope, low, high, xtol=1e-300, rtol=1e-14))
+    near = 1e-13 / math.sqrt(float((shapes * values**2).sum()))  # of the mean the saddle is at zero, to which no step is small
+    s = float(optimize.brentq(slope, low, high, xtol=max(near, 1e-300), rtol=1e-14, maxiter=1000))
     exponent = float((shapes * np.log1p(-s * values)).sum())
     curvature = float((shapes * values**2 / (1 - s * values) ** 2).sum())
     w = math.copysign(math.sqrt(max(2 * exponent, 0.0)), s)

@@ -27,13 +27,14 @@ from slimline.core.progress import Silent
 from slimline.core.registry import find, registered
 from slimline.core.request import Request
 from slimline.core.result import Report
-from slimline.core.trial import Latency
+from slimline.core.trial import Latency, Measurement
 from slimline.errors import SlimlineError
 from slimline.job import compress_request
+from slimline.job.context import STATE
 from slimline.sources.task_file import TaskFile
 
 BUDGETS = ("minimize=latency max-drop=1%", "minimize=size max-drop=1%", "minimize=latency max-drop=1% max-size=14%")
-JOINT = "all methods"
+JOINT, ORIGINAL = "all methods", "original"
 TARGET = "onnxruntime"
 
 
@@ -46,10 +47,9 @@ class Run:
     folder: Path
     reason: str = ""
 
-    def objective(self, budget: Budget, latency: Latency | None = None) -> float:
+    def objective(self, budget: Budget, latency: Latency, base: Measurement) -> float:
         assert self.report is not None and self.report.compressed is not None
-        measured = self.report.compressed if latency is None else self.report.compressed.model_copy(update={"latency_ms": latency})
-        return budget.objective(measured, self.report.baseline)
+        return budget.objective(self.report.compressed.model_copy(update={"latency_ms": latency}), base)
 
     def keeps(self, budget: Budget) -> bool:
         """Every limit, and the observed drop its allowance."""
@@ -89,10 +89,11 @@ def run(source: TaskFile, budget: Budget, time: str, name: str, methods: Sequenc
 
 
 def timed_together(source: TaskFile, runs: Sequence[Run], seconds: float) -> dict[str, Latency]:
-    """Latencies of all artefacts, interleaved; the original's is in each report."""
+    """Latencies of all artefacts and of the original, interleaved: those of the reports are of other minutes, and a shared machine is faster in one than in another."""
     target = find("targets", TARGET)()
-    artifacts = [target.opened(Artifact.read(TARGET, r.folder / "model.onnx", target.beside)) for r in runs]
-    return dict(zip((r.name for r in runs), target.latency(artifacts, source.example(), seconds=seconds), strict=True))
+    files = {ORIGINAL: runs[0].folder / STATE / "finalists" / "baseline.onnx", **{r.name: r.folder / "model.onnx" for r in runs}}
+    artifacts = [target.opened(Artifact.read(TARGET, file, target.beside)) for file in files.values()]
+    return dict(zip(files, target.latency(artifacts, source.example(), seconds=seconds), strict=True))
 
 
 def line(r: Run, latency: Latency) -> str:
@@ -132,8 +133,8 @@ def main() -> None:
         if not made or made[0].report is None:
             reasons = "; ".join(f"{r.name}: {r.reason or 'no artefact'}" for r in runs)
             raise SystemExit(f"{text}: no run gave an artefact that was tested: {reasons}")
-        base = made[0].report.baseline
         latencies = timed_together(source, made, options.timing)
+        base = made[0].report.baseline.model_copy(update={"latency_ms": latencies[ORIGINAL]})
         print(f"\n{text}   (original: {base.size_bytes:,} bytes, {base.latency_ms.median:.4f} ms)")
         print("method              bytes     archive        ms   drop, its limit    verdict       used")
         for r in made:
@@ -143,9 +144,9 @@ def main() -> None:
                 print(f"{r.name:14s} {r.reason or 'no artefact'}")
         competing = [r for r in made if r.name != JOINT and r.keeps(budget)]
         joint = next((r for r in made if r.name == JOINT), None)
-        best = min(competing, key=lambda r: r.objective(budget, latencies[r.name]), default=None)
+        best = min(competing, key=lambda r: r.objective(budget, latencies[r.name], base), default=None)
         if joint is not None and best is not None:
-            a, b = (r.objective(budget, latencies[r.name]) for r in (joint, best))
+            a, b = (r.objective(budget, latencies[r.name], base) for r in (joint, best))
             print(
                 f"joint / best single ({best.name}): {a / b:.3f} of what is minimised{'' if joint.keeps(budget) else '; the joint result breaks a limit'}",
                 flush=True,

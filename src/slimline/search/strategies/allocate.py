@@ -24,10 +24,10 @@ ROUNDS = 6  # of linearising the costs around the last solution
 MARGIN = 0.98  # of a limit that estimates may use
 UNRECOVERED = 2.5  # training brings back what structure loses, and little of what rounding does (ResNet-20), whose loss counts so much more
 EDGE = 0.5  # of the allowance: the rest is for the interval on the holdout, and because what was chosen looks better than it is
-REACH = 1.5  # times the allowance: what is expected to lose more after recovery is out of reach, even where training does better than expected
+REACH = 1.0  # times the allowance: what is expected to lose more after recovery is out of reach; with the interval on the holdout, and what is lost there beyond the search samples, that is daring
 LEAST, MOST, UNTRAINED = 3e-4, 1.5, 0.1  # losses (nats) between which the ladder lies: to the second where recovery follows, else to the third
-PER_POINT = 0.08  # nats that ``REACH`` points went with on ResNet-20 (0.07 with 1.2, 0.29 with 5.9): so much for each point allowed is within reach untrained, more with training
-PER_POINT_OF_VALUES = 0.03  # relative squared error of values: a cosine falls by half of it, so that is ``REACH`` points with each point
+PER_POINT = 0.055  # nats that ``REACH`` points went with on ResNet-20 (0.07 with 1.2, 0.29 with 5.9): so much for each point allowed is within reach untrained, more with training
+PER_POINT_OF_VALUES = 0.02  # relative squared error of values: a cosine falls by half of it, so that is ``REACH`` points with each point
 HIGHEST, HALVINGS = 10.0, 6  # loss up to which the least that keeps the limits is looked for, and in how many steps
 LEAST_POINTS = 0.3  # that the allowance counts as, however small: what loses nothing measurable is left out of no ladder
 ABOVE = 4.0  # times the least loss that keeps the limits, where the ladder ends if that is above all else
@@ -150,7 +150,7 @@ def within_reach(budget: Budget, steps: int, *, classes: bool = True) -> float:
 
     Example:
         >>> [round(within_reach(Budget(max_drop=drop), steps), 2) for drop, steps in (("1%", 80), ("1%", 1500), ("1%", 6000), ("5%", 1500))]
-        [0.1, 0.23, 0.46, 1.14]
+        [0.07, 0.16, 0.31, 0.79]
     """
     drop = budget.max_drop
     points = 100 * drop.value if not drop.relative and drop.value < HALF else 1.0

@@ -20,7 +20,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
 from slimline.job.finishing import Finalist
-from slimline.job.found import UNKNOWN, Found, discordance_of, drop_elsewhere, half_width_of, timed
+from slimline.job.found import UNKNOWN, Found, discordance_of, drop_on_holdout, half_width_of, timed
 from slimline.job.recovery import objective
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_drop, expected_half_width, fixed_sequence
@@ -128,7 +128,7 @@ def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> tuple
     if digest in found.small_drops:
         return found.small_drops[digest], discordance
     trained = digest in found.recovered  # the race was decided by these very samples
-    return drop_elsewhere(job, base - m.quality, discordance, rivals if trained else 1), discordance
+    return drop_on_holdout(job, base - m.quality, discordance, rivals if trained else 1), discordance
 
 
 def chance_to_pass(job: Job, found: Found, drop: float, discordance: float, width: float | None = None, *, as_seen: bool = False) -> float:

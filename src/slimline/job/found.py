@@ -169,7 +169,7 @@ def discordance_of(job: Job, found: Found, scores: torch.Tensor | None) -> float
     return float(differences.abs().mean() if job.classes else differences.var(correction=0))
 
 
-def drop_elsewhere(job: Job, drop: float, discordance: float, rivals: int = 1) -> float:
+def drop_on_holdout(job: Job, drop: float, discordance: float, rivals: int = 1) -> float:
     """The drop to expect on the holdout, of what was the best of ``rivals`` on the evaluation samples with ``drop``."""
     count = len(job.evaluation) if job.evaluation is not None else 0
     return expected_drop(drop, discordance, count, rivals)[0] if job.classes else shrunk(drop, discordance, count, rivals)

@@ -49,7 +49,7 @@ def recover_references(job: Job, found: Found, outcome: Outcome, compared: Seque
 
 
 def _recovered(job: Job, found: Found, compared: Compared, plan: Plan, trainings: Sequence[Training]) -> Compared:
-    samples = loss_samples(job, found)
+    samples = loss_samples(job, found)[: found.schedule.samples_loss]  # a learning rate is chosen by it: few will do
     lost = divergence_of(job, compared.artifact, samples, original_answers(job, found, samples))
     module = found.workshop.structure(plan) if plan.stage("structure") else None
     built: Built | None = None

@@ -16,7 +16,7 @@ from slimline.core.plan import Plan
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.job.context import Job
-from slimline.job.found import Found, discordance_of, drop_elsewhere, scored, show_best, timed
+from slimline.job.found import Found, discordance_of, drop_on_holdout, scored, show_best, timed
 from slimline.job.workers import Bench, share
 from slimline.measure.certify import Z, expected_drop
 from slimline.model.gradual import GradualMasks
@@ -170,7 +170,7 @@ def _drop(job: Job, found: Found, trial: Trial) -> float:
     if base is None or quality is None:
         return 0.0
     alike = trial.fidelity.top1 if trial.fidelity is not None else None
-    return base - quality if alike is None else drop_elsewhere(job, base - quality, 1 - alike)
+    return base - quality if alike is None else drop_on_holdout(job, base - quality, 1 - alike)
 
 
 def _hopeful(job: Job, found: Found, front: list[Trial], allowed: float) -> list[Trial]:
@@ -206,7 +206,7 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     quality, scores = _quality_now(job, found, entry, module, with_quantizers)
     found.raced_scores[digest] = scores
     seen = found.baseline_measurement.quality - quality
-    drop = seen if scores is None else drop_elsewhere(job, seen, discordance_of(job, found, scores))
+    drop = seen if scores is None else drop_on_holdout(job, seen, discordance_of(job, found, scores))
     if not with_quantizers:
         drop += _rounding_drop(found, entry.plan)
     job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)

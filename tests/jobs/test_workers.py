@@ -65,7 +65,7 @@ def loss(outputs, targets):
     return nn.functional.cross_entropy(outputs, targets)
 """
 SCHEDULE = {
-    "schedule": Schedule(seconds=3600, samples_loss=64, candidates=4, recovery_steps=400, finalists=3).model_dump(),
+    "schedule": Schedule(seconds=3600, samples_loss=64, candidates=8, recovery_steps=400, finalists=3).model_dump(),
     "bf16": False,
     "batch": 64,
     "forward": 1e-5,

@@ -44,6 +44,15 @@ def test_the_sum_and_the_output_of_integer_layers_get_grids() -> None:
     assert {f.value for f in found} == {"#relu.1", program.weights["head.weight"].output}
 
 
+def test_beside_float_layers_only_what_lies_between_gets_a_grid() -> None:
+    program, edits, found = made(("a.weight", "b.weight", "head.weight"))
+    statistics = ProgramStatistics(program, Samples.of(torch.randn(8, 2, 4, 4)))
+    assert {f.value for f in found} - {f.value for f in completing(program, statistics, edits, throughout=False)} == {program.weights["head.weight"].output}
+    program, edits, found = made(("a.weight", "b.weight"))  # the sum is read, by way of the mean, by a float layer
+    assert {f.value for f in found} == {"#relu.1", "#mean.0"}
+    assert completing(program, statistics, edits, throughout=False) == []
+
+
 def test_a_float_layer_keeps_its_surroundings_in_float() -> None:
     assert made(("a.weight",))[2] == []
 

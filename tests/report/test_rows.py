@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from slimline.core.result import Report
 from slimline.report import rows
@@ -80,4 +81,22 @@ def test_where_plain_int8_has_the_smaller_file_and_loses_no_more_that_is_said(re
     assert "plain int8 has the smaller file (107 KB)" in said and "latency was minimised: --minimize size" in said
     worse = smaller.model_copy(update={"quality": report.baseline.quality - 1.01 * report.drop.allowed})
     assert rows.next_steps(report.model_copy(update={"references": {"plain int8": worse}})) == []
-    assert rows.next_steps(report.model_copy(update={"references": {"plain int8": smaller}, "minimize": "size"})) == []
+
+
+def test_where_plain_int8_is_better_in_what_was_minimised_that_is_said(report: Report) -> None:
+    plain, result = report.references["plain int8"], report.compressed
+    assert result is not None and report.minimize == "latency" and report.baseline.quality is not None
+
+    def said(minimised: str, **changes: Any) -> list[str]:
+        better = plain.model_copy(update={"quality": report.baseline.quality, **changes})
+        return rows.next_steps(report.model_copy(update={"references": {"plain int8": better}, "minimize": minimised}))
+
+    for minimised, changes, words in (
+        ("latency", {"latency_ms": result.latency_ms.model_copy(update={"median": 0.9 * result.latency_ms.median})}, "(latency: "),
+        ("size", {"size_bytes": result.size_bytes // 2}, "(file size: 107 KB)"),
+        ("macs", {"macs": result.macs - 1}, "(multiply-adds: "),
+    ):
+        (text,) = said(minimised, **changes)
+        assert text.startswith("plain int8 is better in what was minimised " + words) and text.endswith("give more --time")
+    alike = result.latency_ms.model_copy(update={"median": 0.99 * result.latency_ms.median})  # two rounds of one file differ by as much
+    assert said("latency", latency_ms=alike) == []

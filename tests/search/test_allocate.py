@@ -295,6 +295,22 @@ def test_a_layer_that_ran_slower_than_it_was_thought_to_is_left_in_float(space: 
     assert slow in {d.site for d in space.plan(again).decisions} and slow not in {d.site for d in space.plan(other).decisions}
 
 
+def test_what_a_layer_takes_before_a_float_one_says_nothing_of_it_before_an_integer_one(space: Space) -> None:
+    """What turns integers into floats and back is timed with the layer before."""
+    integer = tuple(next((j for j, o in enumerate(p.options) if o.execute == "integer"), 0) for p in space.places)
+    weights = [layer.use.parameter for layer in space.layers]
+    place = {p.site.id: i for i, p in enumerate(space.places)}
+    before, island = weights[2], place[weights[3]]
+    mixed = (*integer[:island], 0, *integer[island + 1 :])
+    alone = space.observed([(integer, dict.fromkeys(weights, 1.0))])
+    both = space.observed([(integer, dict.fromkeys(weights, 1.0)), *[(mixed, {**dict.fromkeys(weights, 1.0), before: 9.0})] * 3])
+    corrected = Corrections(layers=both)
+    assert (
+        space.costs(integer, corrected)["latency"] == pytest.approx(space.costs(integer, Corrections(layers=alone))["latency"]) == pytest.approx(len(weights))
+    )
+    assert space.costs(mixed, corrected)["latency"] == pytest.approx(len(weights) + 8)
+
+
 def test_factors_of_a_layer_are_timed_together_and_dropped_ones_not_at_all(space: Space) -> None:
     keep, *_ = space.places[2].options
     factored = Option("rank 2", (Decision(site="2.weight", method=LowRank(rank=2)),), 0.1, factors=((2, 16), (16, 2)))

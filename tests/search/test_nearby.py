@@ -84,7 +84,7 @@ def choices(space: Space, seed: int) -> Choice:
 @pytest.mark.parametrize("seed", range(8))
 def test_every_option_of_every_place(space: Space, seed: int) -> None:
     choice = choices(space, seed) if seed else space.nothing
-    seen = {space._form(key): 0.3 for key in list(space._keys(choice))[: seed % 4]}
+    seen = {(space._form(key), space._beside(key[0], choice)): 0.3 for key in list(space._keys(choice))[: seed % 4]}
     corrections = Corrections({"size": 1.1, "latency": 0.9}, {"weight": 2.0, "block": 1.5}, seen)
     nearby = Nearby(space, choice, corrections)
     assert nearby.here == pytest.approx(space.costs(choice, corrections))
@@ -97,8 +97,9 @@ def test_every_option_of_every_place(space: Space, seed: int) -> None:
 
 def test_only_layers_beside_a_place_are_counted_anew(space: Space) -> None:
     touched = {p.site.id: [space.layers[i].use.parameter for i in layers] for p, layers in zip(space.places, space.touched, strict=True)}
-    assert touched["blocks.1.one.weight"] == ["blocks.1.one.weight"]
-    assert touched["blocks.1.one#channels"] == touched["blocks.1#block"] == ["blocks.1.one.weight", "blocks.1.two.weight"]
+    assert touched["blocks.1.one.weight"] == ["blocks.0.two.weight", "blocks.1.one.weight", "blocks.1.two.weight"]
+    assert touched["blocks.1.one#channels"] == ["blocks.1.one.weight", "blocks.1.two.weight"]
+    assert touched["blocks.1#block"] == ["blocks.0.two.weight", "blocks.1.one.weight", "blocks.1.two.weight", "blocks.2.one.weight"]
     assert len(touched["#model"]) == len(space.layers)
 
 

@@ -17,10 +17,14 @@ from torch import nn
 from slimline.core.contracts import Artifact, Operation
 from slimline.core.edits import Encode, Numerics, QuantizeValue
 from slimline.core.formats import Affine, Float
+from slimline.core.plan import Decision
 from slimline.core.samples import Samples
 from slimline.errors import DataError, LoweringError, UnsupportedFormat
+from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.model.quantizers import freeze, quantize
+from slimline.model.sites import find_sites
+from slimline.search.workshop import Workshop
 from slimline.targets._feed import repeat
 from slimline.targets._onnx_plain import VARIANTS
 from slimline.targets.onnxruntime import OnnxRuntime
@@ -244,6 +248,52 @@ def test_residual_addition_between_integer_layers_runs_in_integers() -> None:
     found = types(TARGET.operations(TARGET.lower(program, samples[:2]), samples, runs=2))
     assert found["QLinearConv"] + found["Conv"] == 3
     assert (found["QLinearAdd"], found["Add"]) == (1, 0)
+
+
+class Pooled(Net):
+    """The same, with the pooling that models of images mostly have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.stem(x)))
+        y = nn.functional.adaptive_avg_pool2d(torch.relu(y + self.conv(y)), 1)
+        return self.head(torch.flatten(y, 1))
+
+
+@pytest.mark.parametrize("make", [Net, Pooled])
+def test_the_last_sum_and_the_pooling_run_in_integers(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    samples = images(16)
+    model = make().eval()
+    workshop = Workshop(model, samples[:2], samples, tuple(s for s in find_sites(model, samples[:2])[0] if s.kind == "weight"), TARGET)
+    decisions = tuple(Decision(site=p, method=StaticInt8(reduce_range=TARGET.saturates())) for p in workshop.program.weights)
+    built = workshop.build(workshop.plan(decisions))
+    artifact = workshop.lower(built)
+    found = types(TARGET.operations(artifact, samples, runs=2))
+    assert (found["QLinearAdd"], found["QLinearGlobalAveragePool"], found["QGemm"]) == (1, 1, 1)
+    assert not {"Add", "Relu", "ReduceMean", "GlobalAveragePool"} & set(found)
+    assert built.stored is not None
+    agree(artifact, built.stored, samples, 0.05)
+    assert TARGET.memory_parts(artifact, samples)[1] > 0
+
+
+def test_a_mean_over_words_between_integers_is_no_pooling() -> None:
+    def make() -> nn.Module:
+        class Mean(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.mix, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                out: torch.Tensor = self.head(self.mix(x).mean(1))
+                return out
+
+        return Mean()
+
+    samples = Samples.of(torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(1)))
+    program = stored(build(make, samples), INT8, "integer", samples)
+    artifact = TARGET.lower(program, samples[:2])
+    assert "ReduceMean" in {n.op_type for n in graph_of(artifact).node}
+    agree(artifact, program, samples, 0.05)
 
 
 def test_a_float_layer_between_integer_ones_stays_in_float() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from slimline.core.budget import Quantity
 from slimline.core.data import Data
 from slimline.core.trial import Agreement, Measurement
 
@@ -275,7 +276,7 @@ class Report(Data):
     target: str
     device: str
     metric: str
-    minimize: str
+    minimize: Quantity
     seed: int
     command: str
     schedule: Schedule

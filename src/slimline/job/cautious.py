@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimline.core.trial import Trial
 from slimline.job.certificate import certifiable, chance_to_pass
 from slimline.job.context import Job
-from slimline.job.found import Found, drop_on_holdout, timed
+from slimline.job.found import Found, timed, untrained_drop
 from slimline.job.recovery import objective
 from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, original_answers, try_plan
 from slimline.measure.certify import Z
@@ -24,7 +24,7 @@ def chance_of(job: Job, found: Found, trial: Trial) -> float | None:
     if base is None or holdout is None or job.evaluation is None or m is None or m.quality is None:
         return None
     if f is not None and f.top1 is not None:
-        return chance_to_pass(job, found, drop_on_holdout(job, base - m.quality, 1 - f.top1), 1 - f.top1)
+        return chance_to_pass(job, found, untrained_drop(job, found, trial), 1 - f.top1)
     return None if width is None else chance_to_pass(job, found, base - m.quality, (width / Z) ** 2 * len(holdout), width)
 
 

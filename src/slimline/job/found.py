@@ -175,6 +175,15 @@ def drop_on_holdout(job: Job, drop: float, discordance: float, rivals: int = 1) 
     return expected_drop(drop, discordance, count, rivals)[0] if job.classes else shrunk(drop, discordance, count, rivals)
 
 
+def untrained_drop(job: Job, found: Found, trial: Trial) -> float:
+    """The drop to expect on the holdout of a candidate that nothing was trained for; changed answers are taken for changed scores."""
+    base, quality = found.baseline_measurement.quality, trial.measurement.quality if trial.measurement is not None else None
+    if base is None or quality is None:
+        return 0.0
+    alike = trial.fidelity.top1 if trial.fidelity is not None else None
+    return base - quality if alike is None else drop_on_holdout(job, base - quality, 1 - alike)
+
+
 def believed_drop(job: Job, found: Found) -> Drop:
     """``drop(quality, fidelity)`` on the evaluation samples, as far as they are to be believed."""
     base = found.baseline_measurement.quality

@@ -16,7 +16,7 @@ from slimline.core.plan import Plan
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
 from slimline.job.context import Job
-from slimline.job.found import Found, discordance_of, drop_on_holdout, scored, show_best, timed
+from slimline.job.found import Found, discordance_of, drop_on_holdout, scored, show_best, timed, untrained_drop
 from slimline.job.workers import Bench, share
 from slimline.measure.certify import Z, expected_drop
 from slimline.model.gradual import GradualMasks
@@ -53,7 +53,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     hopeful = _hopeful(job, found, front, allowed)
     _lengthen(job, found, hopeful)
-    entries = [Entry(t.plan, objective(job, found, t), _drop(job, found, t)) for t in hopeful]
+    entries = [Entry(t.plan, objective(job, found, t), untrained_drop(job, found, t)) for t in hopeful]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -89,7 +89,7 @@ def _bar(job: Job, found: Found, front: Sequence[Trial], allowed: float, halfwid
         _, known = expected_drop(0.0, (halfwidth / Z) ** 2 * len(holdout), len(job.evaluation))
         spread = max(halfwidth / Z * math.sqrt(1 + len(holdout) / known), TINY)
     bar = Bar(allowed, spread)
-    sure = [objective(job, found, t) for t in front if bar.chance(_drop(job, found, t)) >= ALL_BUT_SURE]
+    sure = [objective(job, found, t) for t in front if bar.chance(untrained_drop(job, found, t)) >= ALL_BUT_SURE]
     return dataclasses.replace(bar, nothing=min(sure, default=objective(job, found, front[0])))
 
 
@@ -164,19 +164,10 @@ def _front(job: Job, found: Found, trials: list[Trial]) -> list[Trial]:
     return front
 
 
-def _drop(job: Job, found: Found, trial: Trial) -> float:
-    """To expect on the holdout, before training."""
-    base, quality = found.baseline_measurement.quality, trial.measurement.quality if trial.measurement is not None else None
-    if base is None or quality is None:
-        return 0.0
-    alike = trial.fidelity.top1 if trial.fidelity is not None else None
-    return base - quality if alike is None else drop_on_holdout(job, base - quality, 1 - alike)
-
-
 def _hopeful(job: Job, found: Found, front: list[Trial], allowed: float) -> list[Trial]:
     """The part of a front (the safest first) that training may decide about: what keeps the allowance untrained needs none, but for the most daring of these."""
     hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
-    return hopeful[max((i for i, t in enumerate(hopeful) if _drop(job, found, t) <= allowed), default=0) :]
+    return hopeful[max((i for i, t in enumerate(hopeful) if untrained_drop(job, found, t) <= allowed), default=0) :]
 
 
 def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:

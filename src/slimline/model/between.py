@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
@@ -19,25 +19,44 @@ from slimline.numerics.affine import Histogram, value_range
 decomposed = torch.ops.quantized_decomposed
 
 
-def completing(program: Program, statistics: ProgramStatistics, edits: Sequence[Numerics]) -> list[QuantizeValue]:
+def completing(program: Program, statistics: ProgramStatistics, edits: Sequence[Numerics], *, throughout: bool = True) -> list[QuantizeValue]:
     """Grids for what lies between integer layers and for the outputs that integer layers give.
 
     A sum, mean or concatenation gets one when everything that it reads has one. An output's grid covers its
     whole range: cutting scores off would make the largest ones equal.
+
+    ``throughout``: as runtimes want it that run a layer in integers only where its output is on a grid. Without, only what lies
+    between gets one: what is read by nothing but sums, means and concatenations that have one, too.
     """
     names = program.names
     quantized = {e.value for e in edits if isinstance(e, QuantizeValue)}
     integer = {e.parameter for e in edits if isinstance(e, Encode) and e.execute == "integer"}
-    found: list[QuantizeValue] = []
-    outputs = {use.output for use in program.weights.values() if use.final and use.parameter in integer}
+    wanted: dict[str, fx.Node] = {}
     for node, value in computed(program):
         read = {names.get(through_transparent(n).name, "") for n in node.all_input_nodes}
         if value not in quantized and read <= quantized:
             quantized.add(value)
-            found += _grid(statistics, value, final=any(u.op == "output" for u in activation_after(node)[0].users))
+            wanted[value] = activation_after(node)[0]
+    if not throughout:
+        onto = dict(computed(program))
+        for value, last in reversed(wanted.items()):
+            if not all(onto.get(reader) in quantized for reader in _readers(last)):
+                quantized.remove(value)
+        return [edit for value in wanted if value in quantized for edit in _grid(statistics, value, final=False)]
+    found = [edit for value, last in wanted.items() for edit in _grid(statistics, value, final=any(u.op == "output" for u in last.users))]
+    outputs = {use.output for use in program.weights.values() if use.final and use.parameter in integer}
     for value in sorted(outputs - quantized):
         found += _grid(statistics, value, final=True)
     return found
+
+
+def _readers(node: fx.Node) -> Iterator[fx.Node]:
+    """What reads a value, also after it was moved."""
+    for user in node.users:
+        if is_transparent(user):
+            yield from _readers(user)
+        else:
+            yield user
 
 
 def _grid(statistics: ProgramStatistics, value: str, *, final: bool) -> list[QuantizeValue]:

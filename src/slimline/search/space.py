@@ -18,6 +18,7 @@ Choice = tuple[int, ...]
 Form = tuple[
     object, ...
 ]  # all that a layer's time depends on: the weight, how it executes, its factors, the channels that it lost, the share of positions left
+Beside = tuple[bool | None, bool | None]  # whether the layers before and after it run in integers; ``None`` where there is none
 Key = tuple[
     int, int, int, int, float
 ]  # of a layer in a choice: its index, its place's option, the channels that it lost (outputs, inputs), the share of positions left
@@ -164,7 +165,7 @@ class Corrections:
 
     costs: Mapping[Quantity, float] = field(default_factory=dict)
     losses: Mapping[Kind, float] = field(default_factory=dict)
-    layers: Mapping[Form, float] = field(default_factory=dict)
+    layers: Mapping[tuple[Form, Beside], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class Space:
         if key not in self._known:
             self._known[key] = self._layer_costs(*key)
         row = self._known[key]
-        seen = corrections.layers.get(self._form(key)) if corrections.layers else None
+        seen = corrections.layers.get((self._form(key), self._beside(index, choice))) if corrections.layers else None
         return row if seen is None else row._replace(milliseconds=0.0, edge=0.0, observed=seen)
 
     def totals(self, sums: Sequence[float], most: float, choice: Choice, corrections: Corrections) -> dict[Quantity, float]:
@@ -240,32 +241,51 @@ class Space:
 
     @cached_property
     def touched(self) -> tuple[tuple[int, ...], ...]:
-        """By place: the layers whose costs its options change."""
+        """By place: the layers whose costs its options change; how one executes and whether it is there changes those of the layers beside it."""
         everywhere = {self._model, *(place for place, _ in self._resized)}
-        own = [{layer.place, *(i for i, _ in (*layer.outputs, *layer.inputs)), *layer.blocks} for layer in self.layers]
+        runs = [{layer.place, *layer.blocks} for layer in self.layers]
+        own = [
+            {*(i for i, _ in (*layer.outputs, *layer.inputs)), *(p for near in runs[max(n - 1, 0) : n + 2] for p in near)}
+            for n, layer in enumerate(self.layers)
+        ]
         return tuple(tuple(i for i, places in enumerate(own) if p in everywhere or p in places) for p in range(len(self.places)))
 
-    def observed(self, profiles: Sequence[tuple[Choice, Mapping[str, float]]]) -> dict[Form, float]:
+    def observed(self, profiles: Sequence[tuple[Choice, Mapping[str, float]]]) -> dict[tuple[Form, Beside], float]:
         """Milliseconds of layers as they ran: the median over ``(choice, milliseconds by weight)``.
 
-        A layer's time is no smooth function of its width: 12 of 16 channels take longer than all 16 where kernels work on eight or sixteen at a time.
+        A layer's time is no smooth function of its width: 12 of 16 channels take longer than all 16 where kernels work on eight or sixteen at a time. And what turns integers into
+        floats and back has no weight and is with the layer before it: an integer one seems twice as slow where a float one follows, so that counts only there.
         """
-        seen: dict[Form, list[float]] = {}
+        seen: dict[tuple[Form, Beside], list[float]] = {}
         for choice, times in profiles:
             for key in self._keys(choice):
                 parameter, count = self.layers[key[0]].use.parameter, len(self._stored(key))
                 names = [parameter] if not count else [f"{parameter.rpartition('.')[0]}.{i}.weight" for i in range(count)]
                 if all(n in times for n in names):
-                    seen.setdefault(self._form(key), []).append(sum(times[n] for n in names))
+                    seen.setdefault((self._form(key), self._beside(key[0], choice)), []).append(sum(times[n] for n in names))
         return {form: sorted(values)[len(values) // 2] for form, values in seen.items()}
+
+    def _beside(self, index: int, choice: Choice) -> Beside:
+        """Whether the layers before and after one run in integers; ``None`` where there is none."""
+        return self._in_integers(index - 1, choice), self._in_integers(index + 1, choice)
+
+    def _in_integers(self, index: int, choice: Choice) -> bool | None:
+        if not 0 <= index < len(self.layers) or self._dropped(self.layers[index], choice):
+            return None
+        place = self.layers[index].place
+        return place is not None and self.places[place].options[choice[place]].execute == "integer"
+
+    def _dropped(self, layer: Layer, choice: Choice) -> bool:
+        drops = self._drops(choice)
+        return any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks)
 
     def _keys(self, choice: Choice) -> Iterator[Key]:
         """Of every layer that the choice leaves."""
         return (key for i in range(len(self.layers)) if (key := self._key(i, choice)) is not None)
 
     def _key(self, index: int, choice: Choice) -> Key | None:
-        layer, drops = self.layers[index], self._drops(choice)
-        if any(self.places[b].options[choice[b]].dropped or self.places[b].site.id in drops for b in layer.blocks):
+        layer = self.layers[index]
+        if self._dropped(layer, choice):
             return None
         taken = choice[layer.place] if layer.place is not None else -1
         return index, taken, self._removed(layer.outputs, choice), self._removed(layer.inputs, choice), self._work(layer, choice)

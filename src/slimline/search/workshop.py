@@ -157,8 +157,9 @@ class Workshop:
             if d.site not in program.weights:
                 raise UnsupportedSite(f"{d.method.name} at {d.site}: the structure of this plan has no such weight.")
             edits += self.numeric_edits(program, d.site, d.method, statistics)
-        if statistics is not None and getattr(self.target, "integer_throughout", False):
-            edits += completing(program, statistics, edits)
+        throughout = getattr(self.target, "integer_throughout", False)
+        if statistics is not None and (throughout or getattr(self.target, "integer_between", False)):
+            edits += completing(program, statistics, edits, throughout=throughout)
         return quantize(program, edits)
 
     def numeric_edits(self, program: Program, parameter: str, method: Method, statistics: ProgramStatistics | None) -> list[Numerics]:

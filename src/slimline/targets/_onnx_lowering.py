@@ -41,6 +41,7 @@ def lower(program: Program, example: Samples, *, integer_biases: bool = True) ->
     for parameter, encode in ((p, e) for p, e in program.encoded.items() if p not in together):
         realise(graph, parameter, encode)
     keep_float(graph)
+    pool_integers(graph)
     graph.finish()
     pick_ahead(model.graph)
     name_transposed(model.graph, program)
@@ -131,6 +132,27 @@ def keep_float(graph: Rewriter) -> None:
             graph.put(least, np.array(np.finfo(np.float32).min, np.float32))
             graph.before(helper.make_node("Clip", [node.input[0], least], [f"{node.output[0]}__float"]), node)
             node.input[0] = f"{node.output[0]}__float"
+
+
+def pool_integers(graph: Rewriter) -> None:
+    """Means of whole images between integers as global pooling: ONNX Runtime has an integer kernel of that, and of the mean none."""
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in graph.graph.value_info}
+    for node in graph.nodes:
+        if node.op_type != "ReduceMean" or id(node) in graph.dropped or len(node.input) < 2 or node.input[1] not in graph.initializers:
+            continue
+        source, users = graph.producers.get(node.input[0]), graph.users(node.output[0])
+        integers = source is not None and source.op_type == "DequantizeLinear" and [u.op_type for u in users] == ["QuantizeLinear"]
+        rank = ranks.get(node.input[0], 0)
+        if not integers or rank < 3 or sorted(int(a) % rank for a in graph.array(node.input[1])) != list(range(2, rank)):
+            continue
+        kept = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        pooled = node.output[0] if kept else f"{node.output[0]}__pooled"
+        graph.before(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled]), node)
+        if not kept:  # its grid before it is flat: the kernel gives integers
+            graph.before(helper.make_node("QuantizeLinear", [pooled, *users[0].input[1:]], [f"{pooled}_values"], axis=1), node)
+            graph.before(helper.make_node("DequantizeLinear", [f"{pooled}_values", *users[0].input[1:]], [f"{pooled}_again"], axis=1), node)
+            graph.before(helper.make_node("Flatten", [f"{pooled}_again"], [node.output[0]]), node)
+        graph.drop(node)
 
 
 def realise(graph: Rewriter, parameter: str, encode: Encode) -> None:

@@ -62,6 +62,7 @@ class OnnxRuntime:
     runner: ClassVar[Path] = Path(__file__).with_name("_onnxruntime_runner.py")
     install: ClassVar[str] = "pip install onnxruntime onnx onnxscript"
     varies: ClassVar[bool] = True
+    integer_between: ClassVar[bool] = True  # the last sum and mean of a network would run in float
 
     @classmethod
     def installed(cls) -> bool:

@@ -53,7 +53,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     hopeful = _hopeful(job, found, front, allowed)
     _lengthen(job, found, hopeful)
-    entries = [Entry(t.plan, objective(job, found, t), untrained_drop(job, found, t)) for t in hopeful]
+    entries = [Entry(t.plan, objective(job, found, t), untrained_drop(job, found, t), floor=_floor(job, t)) for t in hopeful]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
     total = sum(r.entries * r.steps for r in plan)
     done = 0
@@ -73,6 +73,12 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
     raced = race(entries, plan, train, _bar(job, found, front, allowed, halfwidth), ahead)
     found.raced = {e.plan.digest: e for e in raced}
     return [t for t in hopeful if t.plan.digest in found.raced]
+
+
+def _floor(job: Job, trial: Trial) -> float:
+    """The drop to expect on the holdout where training brings back all that was seen to be lost: what differs as often usually loses something elsewhere."""
+    alike = trial.fidelity.top1 if trial.fidelity is not None else None
+    return 0.0 if alike is None else drop_on_holdout(job, 0.0, 1 - alike)
 
 
 def _reached(job: Job, found: Found, part: float) -> float:

@@ -36,26 +36,32 @@ def left(steps: int) -> float:
 
 @dataclass
 class Entry:
-    """A candidate in the race. ``objective``: what is minimised. ``untrained``: the drop before training. ``drops``: (steps so far, drop then). Drops are those to expect on the holdout."""
+    """A candidate in the race. ``objective``: what is minimised. ``untrained``: the drop before training. ``drops``: (steps so far, drop then). Drops are those to expect on the holdout;
+    ``floor``: of what loses nothing on the samples that it is judged by, where training leads."""
 
     plan: Plan
     objective: float
     untrained: float
     drops: list[tuple[int, float]] = field(default_factory=list)
+    floor: float = 0.0
 
     @property
     def steps(self) -> int:
         return self.drops[-1][0] if self.drops else 0
 
     def expected(self, steps: int, bottom: float = 0.0) -> float:
-        """The drop to expect after ``steps`` in all: what it is above -``bottom`` shrinks; a gain (negative drop) beyond that stays."""
+        """The drop to expect after ``steps`` in all: what it is above the floor less ``bottom`` shrinks; a gain beyond that stays."""
         done, drop = self.drops[-1]
-        above = drop + bottom
-        return above * (done / steps) ** GAIN - bottom if above > 0 and done and steps else drop
+        end = self.floor - bottom
+        return end + (drop - end) * (done / steps) ** GAIN if drop > end and done and steps else drop
+
+    def foreseen(self, steps: int) -> float:
+        """The same by the prior, before it was trained."""
+        return self.floor + left(steps) * (self.untrained - self.floor)
 
 
 def bottom_of(entries: Iterable[Entry]) -> float:
-    """How far below zero the drops of ``entries`` tend, by the last two of each: the middle of what they say, 0 at least.
+    """How far below their floors the drops of ``entries`` tend, by the last two of each: the middle of what they say, 0 at least.
 
     Distillation goes on where the original was left: four of five of ResNet-20's entries tended to 0.2 to 0.8 points better than it, and taken to tend to zero what had lost 0.8 points after
     1,500 steps was expected to lose 0.4 after 4,800, and lost 0.1.
@@ -70,7 +76,7 @@ def bottom_of(entries: Iterable[Entry]) -> float:
     for entry in entries:
         if len(entry.drops) > 1:
             (before, first), (after, second) = entry.drops[-2:]
-            found.append(max(0.0, (first - second) / ((after / before) ** GAIN - 1) - second))
+            found.append(max(0.0, (first - second) / ((after / before) ** GAIN - 1) - (second - entry.floor)))
     return float(np.median(found)) if found else 0.0
 
 
@@ -171,25 +177,30 @@ def _opening(entries: Sequence[Entry], count: int, steps: int, allowed: float) -
     for share in np.geomspace(*OPENING, count):
         rest = [e for e in entries if e not in chosen]
         if rest:
-            aim = share * allowed / left(steps)
-            chosen.append(min(rest, key=lambda e: abs(math.log(max(e.untrained, TINY) / max(aim, TINY)))))
+            aim = max(share * allowed, TINY)
+            chosen.append(min(rest, key=lambda e: abs(math.log(max(e.foreseen(steps), TINY) / aim))))
     return chosen
 
 
 def forecast(entries: Sequence[Entry], steps: int) -> list[float]:
-    """The drop to expect of each after ``steps`` more: of those that were trained from their own, of the others from their neighbours' (linear between them)."""
+    """The drop to expect of each after ``steps`` more: of those that were trained from their own, of the others from their neighbours' (above the floor of each, linear between them, and
+    from the mildest down to what has nothing to bring back)."""
     bottom = bottom_of(entries)
-    known = sorted((e.untrained, e.expected(steps, bottom)) for e in entries if e.drops)
+    known = sorted((e.untrained - e.floor, e.expected(steps, bottom) - e.floor) for e in entries if e.drops)
+    if known and known[0][0] > 0:
+        known.insert(0, (0.0, min(-bottom, known[0][1])))
     before, after = [drop for drop, _ in known], [drop for _, drop in known]
     found = []
     for entry in entries:
+        above = entry.untrained - entry.floor
         if entry.drops:
             found.append(entry.expected(entry.steps + steps, bottom))
-        elif not known or entry.untrained > known[-1][0]:
-            start, reached = known[-1] if known else (0.0, 0.0)
-            found.append(reached + left(steps) * (entry.untrained - start))
+        elif not known:
+            found.append(entry.foreseen(steps))
+        elif above > before[-1]:
+            found.append(entry.floor + after[-1] + left(steps) * (above - before[-1]))
         else:
-            found.append(float(np.interp(entry.untrained, before, after)))
+            found.append(entry.floor + float(np.interp(above, before, after)))
     return found
 
 

@@ -20,6 +20,7 @@ from slimline.job.finalists import _between, finished
 from slimline.job.finishing import Finalist
 from slimline.job.found import Found
 from slimline.job.prepare import prepare
+from slimline.job.recovery import recover
 from slimline.job.search import loss_samples, try_plan
 from slimline.model.recover import evaluate
 from slimline.search.space import Corrections
@@ -126,6 +127,20 @@ def test_where_nothing_is_better_than_the_original_it_is_a_candidate_and_loses_n
     assert original.measurement.size_bytes == found.baseline_measurement.size_bytes and abs(original.measured_loss or 0.0) < 1e-6
     assert (chance_of(job, found, original) or 0.0) >= SURE
     assert any("no candidate was better than the original in file size" in note for note in job.notes)
+
+
+def test_the_original_is_not_trained(rings: _PythonTask, tmp_path: Path) -> None:
+    """For PyTorch, which runs nothing in integers, ResNet-20 itself was the best candidate; 70 steps of training cost it 0.6 points, and that was delivered."""
+    job, found = tried(rings, tmp_path / "build", 1e-4)
+    larger(found, 1.5)
+    found.schedule = found.schedule.model_copy(update={"recovery_steps": 60})
+    assert job.train is not None
+    with job.journal:
+        add_original(job, found)
+        recover(job, found, 0.0)
+        assert not found.raced and not list(job.journal.events("rung"))
+        delivered = next(f for f in finished(job, found) if not f.trial.plan.decisions)
+    assert delivered.trial.measurement is not None and delivered.trial.measurement.quality == found.baseline_measurement.quality
 
 
 def test_a_candidate_better_than_the_original_keeps_it_out(rings: _PythonTask, tmp_path: Path) -> None:

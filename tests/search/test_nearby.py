@@ -135,3 +135,14 @@ def test_an_option_is_beaten_only_by_what_may_stand_wherever_it_may(space: Space
 
     assert left(codes, better, factors, worse) == ["better codes", "factors"]
     assert left(codes, groups) == ["codes", "groups"]
+
+
+def test_where_milliseconds_count_floats_stand_for_no_integers(space: Space) -> None:
+    """At equal times and bytes the float one loses less; among integer layers it would cost conversions."""
+    where = next(i for i, p in enumerate(space.places) if p.site.kind == "weight")
+    integer, decoded = Option("integer", loss=0.2, format=Affine(), execute="integer"), Option("decoded", loss=0.1, format=Affine())
+    places = tuple(replace(p, options=(p.options[0], integer, decoded)) if i == where else p for i, p in enumerate(space.places))
+    weights = {layer.use.parameter: 1.0 for layer in space.layers}
+    alike = replace(space, places=places, timing=Timing({"float": weights, "integer": weights}, {}, 0.1))
+    assert integer in pruned(alike, counted=("size", "latency")).places[where].options
+    assert integer not in pruned(alike, counted=("size",)).places[where].options

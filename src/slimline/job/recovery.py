@@ -52,6 +52,8 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
         return front
     allowed = budget.max_drop.allowed(found.baseline_measurement.quality) - halfwidth
     hopeful = _hopeful(job, found, front, allowed)
+    if not hopeful:
+        return front
     _lengthen(job, found, hopeful)
     entries = [Entry(t.plan, objective(job, found, t), untrained_drop(job, found, t), floor=_floor(job, t)) for t in hopeful]
     plan = rungs(int(usual_steps(job, found) * (1 - sum(QAT_SHARES))), min(len(entries), _lanes(usual_steps(job, found))))
@@ -171,9 +173,10 @@ def _front(job: Job, found: Found, trials: list[Trial]) -> list[Trial]:
 
 
 def _hopeful(job: Job, found: Found, front: list[Trial], allowed: float) -> list[Trial]:
-    """The part of a front (the safest first) that training may decide about: what keeps the allowance untrained needs none, but for the most daring of these."""
+    """The part of a front (the safest first) that training may decide about: what keeps the allowance untrained needs none, but for the most daring of these. Nor does the original."""
     hopeful = [t for t in front if (t.measured_loss or 0.0) <= HOPEFUL] or front[:1]
-    return hopeful[max((i for i, t in enumerate(hopeful) if untrained_drop(job, found, t) <= allowed), default=0) :]
+    hopeful = hopeful[max((i for i, t in enumerate(hopeful) if untrained_drop(job, found, t) <= allowed), default=0) :]
+    return [t for t in hopeful if t.plan.decisions]
 
 
 def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:

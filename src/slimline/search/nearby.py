@@ -74,7 +74,7 @@ def pruned(space: Space, spared: Callable[[Option], bool] = lambda _: False, cou
             corners.append((*(costs[q] for q in counted), option.loss))
         beaten = [
             any(
-                b != a and all(x <= y for x, y in zip(b, a, strict=True)) and _stands_for(other, option)
+                b != a and all(x <= y for x, y in zip(b, a, strict=True)) and _stands_for(other, option, timed="latency" in counted)
                 for other, b in zip(place.options, corners, strict=True)
             )
             for option, a in zip(place.options, corners, strict=True)
@@ -84,7 +84,12 @@ def pruned(space: Space, spared: Callable[[Option], bool] = lambda _: False, cou
     return replace(space, places=tuple(places))
 
 
-def _stands_for(other: Option, option: Option) -> bool:
+def _stands_for(other: Option, option: Option, *, timed: bool) -> bool:
     """Whether ``other`` may be chosen wherever ``option`` may. What goes only with whole shapes stands for nothing that goes with pruned channels, too, and factors stand for no weight that keeps
-    its shape: ResNet-20's last layer had factors and 8 bits to choose from, and where shapes were to be kept 37 KB of 8 bits."""
-    return (option.whole or not other.whole) and (bool(option.factors) or not other.factors)
+    its shape: ResNet-20's last layer had factors and 8 bits to choose from, and where shapes were to be kept 37 KB of 8 bits.
+
+    ``timed``: milliseconds count. Then nothing that runs in floats stands for what runs in integers, or the other way round: between integer layers a float one costs conversions, and alone
+    (LiteRT tells no time of a convolution of 1 x 1) it may seem as fast.
+    """
+    alike = not timed or (option.execute == "integer") == (other.execute == "integer")
+    return alike and (option.whole or not other.whole) and (bool(option.factors) or not other.factors)

@@ -12,7 +12,7 @@ import pytest
 from slimline.core.budget import Budget, Violation
 from slimline.core.progress import Silent
 from slimline.core.request import Request
-from slimline.job import _PythonTask
+from slimline.job import _PythonTask, finalists
 from slimline.job.cautious import SURE, add_cautious, add_original, chance_of
 from slimline.job.certificate import certifiable
 from slimline.job.context import Job, open_job
@@ -141,6 +141,19 @@ def test_the_original_is_not_trained(rings: _PythonTask, tmp_path: Path) -> None
         assert not found.raced and not list(job.journal.events("rung"))
         delivered = next(f for f in finished(job, found) if not f.trial.plan.decisions)
     assert delivered.trial.measurement is not None and delivered.trial.measurement.quality == found.baseline_measurement.quality
+
+
+def test_where_the_holdout_can_certify_nothing_what_loses_least_is_finished_first(rings: _PythonTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of EfficientNet-Lite0 for PyTorch a file that was slower than the original, and had a scatter that might have let it pass, was the only one that there was time to finish."""
+    job, found = tried(rings, tmp_path / "build", 1.0)
+    larger(found, 1.5)
+    holdout = job.source.data("holdout")
+    assert holdout is not None
+    monkeypatch.setattr(job.source, "data", lambda split: holdout[:60])
+    monkeypatch.setattr(finalists, "chance_of", lambda job, found, trial: 0.01 if trial.plan.decisions else 0.0)
+    with job.journal:
+        add_original(job, found)
+        assert not finished(job, found)[0].trial.plan.decisions
 
 
 def test_a_candidate_better_than_the_original_keeps_it_out(rings: _PythonTask, tmp_path: Path) -> None:

@@ -175,8 +175,8 @@ def _rank(job: Job, found: Found, trial: Trial) -> tuple[float, float]:
 
 
 def _sure(job: Job, found: Found, trial: Trial) -> float:
-    """Chance to pass as it is, as far as it tells candidates apart."""
-    return min(chance_of(job, found, trial) or 0.0, SURE)
+    """Chance to pass as it is, as far as it tells candidates apart: not where the holdout can certify nothing. There it is what is left of a daring one's scatter, and the original has none."""
+    return min(chance_of(job, found, trial) or 0.0, SURE) if certifiable(job, found) else 0.0
 
 
 def _between(job: Job, found: Found, raced: Sequence[Trial], won: set[str]) -> list[Trial]:

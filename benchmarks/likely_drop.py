@@ -19,13 +19,13 @@ from torch.nn import functional
 from slimline.core.registry import find
 from slimline.core.trial import Trial
 from slimline.errors import SlimlineError
+from slimline.job.context import STATE
 from slimline.measure.certify import expected_drop
 from slimline.model.recover import evaluate
 from slimline.model.sites import find_sites
 from slimline.search.workshop import Workshop
 from slimline.sources.dispatch import open_source
-
-STATE = Path(".slimline", "journal.jsonl")
+from slimline.store.journal import FILE
 
 
 def temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
@@ -53,7 +53,7 @@ def main() -> None:
     probabilities = functional.softmax(before / temperature(before, labels), 1)
     rows = []
     for build in given.builds:
-        events = [json.loads(line[9:]) for line in (build / STATE).read_text().splitlines()]
+        events = [json.loads(line[9:]) for line in (build / STATE / FILE).read_text().splitlines()]
         for trial in (Trial.model_validate(e["data"]) for e in events if e["kind"] == "trial"):
             try:
                 artifact = workshop.lower(workshop.build(trial.plan))

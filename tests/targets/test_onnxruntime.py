@@ -273,7 +273,6 @@ def test_the_last_sum_and_the_pooling_run_in_integers(make: Callable[[], nn.Modu
     assert not {"Add", "Relu", "ReduceMean", "GlobalAveragePool"} & set(found)
     assert built.stored is not None
     agree(artifact, built.stored, samples, 0.05)
-    assert TARGET.memory_parts(artifact, samples)[1] > 0
 
 
 def test_a_mean_over_words_between_integers_is_no_pooling() -> None:

@@ -2,8 +2,8 @@
 
     python benchmarks/likely_drop.py path/to/resnet20_cifar10.py build/resnet20 [another build]
 
-Every candidate of the runs is built again, untrained. ``seen``: its drop on the search samples. ``decision 88``: with the share of scores that differ. ``likely``: by the original's own probabilities,
-calibrated by one temperature on the search samples: of each sample what they give to the original's answer less what they give to the candidate's. No label says whether that answer was right.
+Every candidate of the runs is built again, untrained, and what the race made of it in float is loaded from the run's cache. ``seen``: the drop on the search samples. ``by count``: with what models usually
+lose that differ as often (``measure.certify.LOST``). ``likely``: by the original's own calibrated probabilities (``numerics.changes.likely_drop``). ``expected``: of these and what was seen, as the search expects it.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
+from torch import nn
 
 from slimline.core.registry import find
 from slimline.core.trial import Trial
 from slimline.errors import SlimlineError
 from slimline.job.context import STATE
-from slimline.measure.certify import expected_drop
+from slimline.measure.certify import expected_drop, usual_drop
 from slimline.model.recover import evaluate
 from slimline.model.sites import find_sites
+from slimline.numerics.changes import likely_drop, temperature
 from slimline.search.workshop import Workshop
 from slimline.sources.dispatch import open_source
+from slimline.store.cache import Cache, key
 from slimline.store.journal import FILE
 
-
-def temperature(scores: torch.Tensor, labels: torch.Tensor) -> float:
-    """By which ``scores`` are divided so that the labels are likeliest (Guo et al., ICML 2017)."""
-    tried = np.geomspace(0.5, 4.0, 200)
-    return float(tried[int(np.argmin([float(functional.cross_entropy(scores / t, labels)) for t in tried]))])
+ESTIMATES = "seen", "by count", "likely", "expected"
 
 
 def right(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -50,31 +48,48 @@ def main() -> None:
     model = source.model().eval()
     workshop = Workshop(model, calibration[:2], calibration, tuple(find_sites(model, source.example())[0]), target)
     (before, labels), (before_there, labels_there) = ((evaluate(model, s.without_targets()).detach(), s.targets) for s in (search, holdout))
-    probabilities = functional.softmax(before / temperature(before, labels), 1)
-    rows = []
+    warmth = temperature(before, labels)
+    rows: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}
+
+    def tell(name: str, after: torch.Tensor, after_there: torch.Tensor, *, trained: bool) -> None:
+        change = right(before, labels) - right(after, labels)
+        seen, differ, likely = float(change.mean()), float(change.abs().mean()), likely_drop(after, before, warmth)
+        usual = usual_drop(differ, len(search), likely, trained=trained)
+        found = (seen, expected_drop(seen, differ, len(search))[0], likely, expected_drop(seen, differ, len(search), usual=usual)[0])
+        lost = float((right(before_there, labels_there) - right(after_there, labels_there)).mean())
+        rows[trained].append((*found, lost))
+        print(
+            f"{name:24}",
+            ", ".join(f"{estimate} {value:.4f}" for estimate, value in zip(ESTIMATES, found, strict=True)),
+            f"| on the holdout {lost:.4f}",
+            flush=True,
+        )
+
     for build in given.builds:
         events = [json.loads(line[9:]) for line in (build / STATE / FILE).read_text().splitlines()]
+        cache = Cache(build / STATE / "cache", own=False)
+        planned = next((e["data"]["steps"] for e in reversed(events) if e["kind"] == "recovery"), 0)
         for trial in (Trial.model_validate(e["data"]) for e in events if e["kind"] == "trial"):
+            name = trial.plan.digest[:8]
             try:
                 artifact = workshop.lower(workshop.build(trial.plan))
             except SlimlineError as error:
-                print(f"{trial.plan.digest[:8]}: {error.message}")
+                print(f"{name}: {error.message}")
                 continue
-            after, after_there = (target.run(artifact, s.without_targets(), threads=2)[0] for s in (search, holdout))
-            change = right(before, labels) - right(after, labels)
-            rest = probabilities.gather(1, torch.stack([before.argmax(1), after.argmax(1)], 1))
-            row = (
-                float(change.mean()),
-                expected_drop(float(change.mean()), float(change.abs().mean()), len(search))[0],
-                float((rest[:, 0] - rest[:, 1]).mean()),
-                float((right(before_there, labels_there) - right(after_there, labels_there)).mean()),
+            tell(f"{name}, untrained", *(target.run(artifact, s.without_targets(), threads=2)[0] for s in (search, holdout)), trained=False)
+            for rung in (e["data"] for e in events if e["kind"] == "rung" and e["data"]["plan"] == trial.plan.digest and not e["data"]["with_quantizers"]):
+                stored = cache.get(key("recovered", trial.plan.digest, rung["steps"], planned, False))
+                if stored is not None:
+                    module: nn.Module = workshop.structure(trial.plan)
+                    module.load_state_dict(stored[0])
+                    tell(f"{name}, {rung['steps']} steps", *(evaluate(module.eval(), s.without_targets()).detach() for s in (search, holdout)), trained=True)
+    for trained, some in rows.items():
+        found = np.array(some or np.zeros((0, len(ESTIMATES) + 1)))
+        for place, estimate in enumerate(ESTIMATES if some else ()):
+            off = found[:, place] - found[:, -1]
+            print(
+                f"{'trained' if trained else 'untrained'}, {estimate:9} root of the mean squared error {np.sqrt(np.mean(off**2)):.4f}, mean error {off.mean():+.4f}"
             )
-            rows.append(row)
-            print(f"{trial.plan.digest[:8]}: seen {row[0]:.4f}, decision 88 {row[1]:.4f}, likely {row[2]:.4f}; on the holdout {row[3]:.4f}", flush=True)
-    found = np.array(rows)
-    for place, name in enumerate(("seen", "decision 88", "likely")):
-        off = found[:, place] - found[:, 3]
-        print(f"{name:12} root of the mean squared error {np.sqrt(np.mean(off**2)):.4f}, mean error {off.mean():+.4f}")
 
 
 if __name__ == "__main__":

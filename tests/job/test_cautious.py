@@ -18,8 +18,8 @@ from slimline.job.certificate import certifiable
 from slimline.job.context import Job, open_job
 from slimline.job.finalists import _between, finished
 from slimline.job.finishing import Finalist
-from slimline.job.found import Found
-from slimline.job.prepare import prepare
+from slimline.job.found import Found, of_trial, untrained_drop
+from slimline.job.prepare import _temperature, prepare
 from slimline.job.recovery import recover
 from slimline.job.search import loss_samples, try_plan
 from slimline.model.recover import evaluate
@@ -103,6 +103,28 @@ def test_where_the_holdout_can_certify_nothing_no_cautious_candidate_is_tried_an
         )
         found.trials = [same, unlucky]
         assert (_between(job, found, [], set()) == [unlucky]) == chosen, (changed, errors)
+
+
+def test_what_a_candidate_is_expected_to_lose_is_what_the_original_believes_where_quality_is_the_share_of_right_answers(
+    rings: _PythonTask, tmp_path: Path
+) -> None:
+    job, found = tried(rings, tmp_path / "build", 1.0)
+    (daring,) = found.trials
+    assert found.temperature is not None and daring.fidelity is not None and daring.fidelity.likely_drop is not None
+    mild, harmful, unknown = (
+        daring.model_copy(update={"fidelity": daring.fidelity.model_copy(update={"likely_drop": times and times * daring.fidelity.likely_drop})})
+        for times in (0.5, 1.5, None)
+    )
+    expected = [of_trial(job, found, t) for t in (mild, daring, harmful, unknown)]
+    drops = [e.drop for e in expected if e is not None]
+    assert drops[0] < drops[1] < drops[2] and drops[3] not in drops[:3]
+    assert untrained_drop(job, found, daring) == drops[1]
+    with_recovery = daring.model_copy(update={"plan": daring.plan.model_copy(update={"recovery": daring.plan.recovery.model_copy(update={"penalty": 1.0})})})
+    trained = of_trial(job, found, with_recovery)
+    assert trained is not None and trained.drop < drops[1]
+    assert found.baseline_scores is not None
+    assert _temperature(job, found.original, found.baseline_scores) == found.temperature
+    assert _temperature(job, found.original, found.baseline_scores / 2) is None and _temperature(job, found.original, None) is None
 
 
 def test_where_one_is_sure_already_nothing_is_added(rings: _PythonTask, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def finalist(digest: str, size: float, drop: float) -> Any:
     scores = torch.ones(5_000)
     scores[:250] = 0
     measured = SimpleNamespace(quality=0.9 - drop, cost=lambda quantity: size)
-    return SimpleNamespace(trial=SimpleNamespace(plan=SimpleNamespace(digest=digest), measurement=measured, violations=()), scores=scores)
+    return SimpleNamespace(trial=SimpleNamespace(plan=SimpleNamespace(digest=digest), measurement=measured, fidelity=None, violations=()), scores=scores)
 
 
 def opened_with(*digests: str) -> tuple[Any, Any]:
@@ -27,7 +27,7 @@ def opened_with(*digests: str) -> tuple[Any, Any]:
     request = SimpleNamespace(budget=Budget(max_drop="1%", minimize="size"))
     job = SimpleNamespace(journal=journal, source=data, request=request, evaluation=range(5_000), classes=True)
     base = SimpleNamespace(quality=0.9, cost=lambda quantity: 1e6)
-    return job, SimpleNamespace(baseline_measurement=base, baseline_scores=torch.ones(5_000), recovered={}, small_drops={}, trials=[])
+    return job, SimpleNamespace(baseline_measurement=base, baseline_scores=torch.ones(5_000), recovered={}, small_drops={}, training={}, trials=[])
 
 
 @pytest.mark.parametrize("digests", [(), ("sure", "gone")])

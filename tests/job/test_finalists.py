@@ -14,6 +14,7 @@ from slimline.core.result import Schedule
 from slimline.job import finalists, finishing
 from slimline.job.finalists import BETWEEN, _forgiven, _most_promising, finished
 from slimline.job.finishing import LONGER, _tuning_steps, planned_tuning
+from slimline.job.found import Judged
 from slimline.search.race import Entry
 
 MODEL = Fingerprint(architecture="a", weights="w")
@@ -53,7 +54,7 @@ def raced(*entries: tuple[float, int, float], holdout: int = HOLDOUT, differ: fl
         baseline_scores=scores,
         schedule=Schedule(seconds=600, samples_loss=256, candidates=20, recovery_steps=5000, finalists=3),
         raced={p.digest: Entry(p, size / 1e6, 0.03, [(steps, drop)]) for p, (size, steps, drop) in zip(plans, entries, strict=True)},
-        raced_scores={p.digest: other for p in plans},
+        judged={p.digest: Judged(0.9, other, None) for p in plans},
         trials=[],
         tuned=0,
     )

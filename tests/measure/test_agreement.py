@@ -28,6 +28,15 @@ def test_top1_is_for_class_scores_only() -> None:
     assert agreement([A.reshape(5, 4, 5)], [A.reshape(5, 4, 5)]).top1 is None
 
 
+def test_the_likely_drop_is_told_where_scores_can_be_made_probabilities() -> None:
+    b = A.clone()
+    b[:5] = -b[:5]
+    assert agreement([b], [A]).likely_drop is None
+    cold, warm = (agreement([b], [A], temperature=t).likely_drop for t in (0.1, 10.0))
+    assert cold is not None and warm is not None and 0.2 < cold < 0.25 and 0 < warm < 0.1
+    assert agreement([A[:, :1]], [A[:, :1]], temperature=1.0).likely_drop is None
+
+
 def test_largest_difference_is_over_all_outputs_and_integers_do_not_count() -> None:
     ids = torch.arange(20)
     found = agreement([A, A + 1, ids], [A, A - 1, ids])

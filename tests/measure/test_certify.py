@@ -13,6 +13,7 @@ from slimline.errors import DataError
 from slimline.measure.certify import (
     KNOWN,
     LOST,
+    Usual,
     best_sequence,
     bootstrap_interval,
     chance,
@@ -23,6 +24,7 @@ from slimline.measure.certify import (
     fixed_sequence,
     likely_half_width,
     shrunk,
+    usual_drop,
 )
 from slimline.measure.quality import f1
 
@@ -276,6 +278,17 @@ def test_a_large_drop_on_many_samples_is_what_is_expected() -> None:
     assert expected_drop(0.2, 0.3, 5000)[0] == pytest.approx(0.2, rel=0.1)
     assert expected_drop(0.0, 0.0, 1000) == pytest.approx((LOST / 1000, 161_000), rel=0.02)
     assert expected_drop(0.004, 0.05, 5000, 8)[0] > expected_drop(0.004, 0.05, 5000)[0]
+
+
+def test_what_the_original_makes_likely_is_believed_unless_luck_cannot_explain_what_was_seen() -> None:
+    discordance, seen = 0.05, 5000
+    usual = usual_drop(discordance, seen, 0.016, trained=True)
+    unlucky, known = expected_drop(0.001, discordance, seen, usual=usual)
+    assert abs(unlucky - usual.drop) < abs(unlucky - 0.001) and known > 2 * seen
+    harmed, _ = expected_drop(0.03, discordance, seen, usual=usual_drop(discordance, seen, 0.002))
+    assert harmed > 0.025, "whatever the original believes"
+    assert usual_drop(discordance, seen, 0.016).drop == pytest.approx(2 * usual.drop)
+    assert usual_drop(0.0, seen, 0.0) == Usual(0.0, 1 / seen)
 
 
 def test_a_step_in_the_middle_is_kept_where_the_daring_one_may_fail() -> None:

@@ -50,13 +50,15 @@ class Measurement(Data):
 class Agreement(Data):
     """Outputs against reference outputs: share of equal top-1 (``None`` unless they are class scores), mean cosine, largest difference.
 
-    ``likely_top1``: the share that is expected on other samples (``numerics.changes.expected_changes``).
+    ``likely_top1``: the share that is expected on other samples (``numerics.changes.expected_changes``). ``likely_drop``: of quality, if the original's calibrated
+    probabilities are right (``numerics.changes.likely_drop``); ``None`` where quality is not the share of right answers.
     """
 
     top1: float | None
     cosine: float
     max_abs: float
     likely_top1: float | None = None
+    likely_drop: float | None = None
 
 
 class Trial(Data):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimline.core.trial import Trial
 from slimline.job.certificate import certifiable, chance_to_pass
 from slimline.job.context import Job
-from slimline.job.found import Found, timed, untrained_drop
+from slimline.job.found import Expected, Found, of_trial, timed
 from slimline.job.recovery import objective
 from slimline.job.search import CAUTIOUS, ORIGINAL, loss_samples, original_answers, try_plan
 from slimline.measure.certify import Z
@@ -19,13 +19,14 @@ LATEST = 0.85  # of the time
 
 def chance_of(job: Job, found: Found, trial: Trial) -> float | None:
     """Chance that an untrained candidate passes on the holdout, taking every changed answer for a changed score; of values from the width of their interval. ``None`` where there is neither."""
-    base, m, f, width = found.baseline_measurement.quality, trial.measurement, trial.fidelity, trial.half_width
+    base, m, width = found.baseline_measurement.quality, trial.measurement, trial.half_width
     holdout = job.source.data("holdout")
     if base is None or holdout is None or job.evaluation is None or m is None or m.quality is None:
         return None
-    if f is not None and f.top1 is not None:
-        return chance_to_pass(job, found, untrained_drop(job, found, trial), 1 - f.top1)
-    return None if width is None else chance_to_pass(job, found, base - m.quality, (width / Z) ** 2 * len(holdout), width)
+    expected = of_trial(job, found, trial)
+    if expected is not None:
+        return chance_to_pass(job, found, expected)
+    return None if width is None else chance_to_pass(job, found, Expected(base - m.quality, (width / Z) ** 2 * len(holdout), len(job.evaluation)), width)
 
 
 def add_cautious(job: Job, found: Found) -> None:

@@ -20,10 +20,10 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
 from slimline.job.finishing import Finalist
-from slimline.job.found import UNKNOWN, Found, discordance_of, drop_on_holdout, half_width_of, timed
+from slimline.job.found import UNKNOWN, Expected, Found, Judged, discordance_of, half_width_of, of_judged, timed
 from slimline.job.recovery import objective
 from slimline.measure.agreement import agreement
-from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_drop, expected_half_width, fixed_sequence
+from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence
 from slimline.measure.fresh import run_fresh
 from slimline.model.recover import evaluate
 from slimline.search.drops import usual_loss
@@ -102,7 +102,7 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
 
     def margin(f: Finalist) -> float:
         """Drop to expect on the holdout, plus the half-width there."""
-        return _to_expect(job, found, f, len(finalists))[0] + half_width(job, found, [f.scores])
+        return _to_expect(job, found, f, len(finalists)).drop + half_width(job, found, [f.scores])
 
     least = min(half_width(job, found, [f.scores]) for f in kept)
     if not certifiable(job, found) or (least > UNCERTIFIABLE * allowed and min(map(margin, kept)) > allowed):
@@ -115,29 +115,27 @@ def order(job: Job, found: Found, finalists: Sequence[Finalist]) -> list[Finalis
 
 def passes(job: Job, found: Found, finalist: Finalist, rivals: int) -> float:
     """The chance that a finalist passes on the holdout, where it is one of ``rivals``."""
-    drop, discordance = _to_expect(job, found, finalist, rivals)
-    small = finalist.trial.plan.digest in found.small_drops
-    return chance_to_pass(job, found, drop, discordance, None if job.classes else half_width_of(job, found, finalist.scores), as_seen=small)
+    expected = _to_expect(job, found, finalist, rivals)
+    return chance_to_pass(job, found, expected, None if job.classes else half_width_of(job, found, finalist.scores))
 
 
-def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> tuple[float, float]:
-    """A finalist's drop on the holdout, and the share of samples on which it differs from the original (where outputs are values: the variance of the difference)."""
-    base, m = found.baseline_measurement.quality, finalist.trial.measurement
-    assert base is not None and m is not None and m.quality is not None
-    discordance, digest = discordance_of(job, found, finalist.scores), finalist.trial.plan.digest
+def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> Expected:
+    """What to expect of a finalist."""
+    trial, digest = finalist.trial, finalist.trial.plan.digest
+    assert trial.measurement is not None
     if digest in found.small_drops:
-        return found.small_drops[digest], discordance
-    trained = digest in found.recovered  # the race was decided by these very samples
-    return drop_on_holdout(job, base - m.quality, discordance, rivals if trained else 1), discordance
+        return Expected(found.small_drops[digest], discordance_of(job, found, finalist.scores), len(job.evaluation) if job.evaluation is not None else 0)
+    raced = digest in found.recovered  # the race was decided by these very samples
+    judged = Judged(trial.measurement.quality, finalist.scores, trial.fidelity)
+    return of_judged(job, found, judged, rivals=rivals if raced else 1, trained=bool(found.training.get(digest)))
 
 
-def chance_to_pass(job: Job, found: Found, drop: float, discordance: float, width: float | None = None, *, as_seen: bool = False) -> float:
-    """On the holdout, if ``drop`` is expected there; ``width``: of graded scores, what the interval adds. ``as_seen``: it is known from the evaluation samples alone."""
+def chance_to_pass(job: Job, found: Found, expected: Expected, width: float | None = None) -> float:
+    """On the holdout; ``width``: of graded scores, what the interval adds."""
     base, holdout = found.baseline_measurement.quality, job.source.data("holdout")
     assert base is not None
-    count = len(job.evaluation) if job.evaluation is not None else 0
-    known = count if as_seen or not job.classes else expected_drop(drop, discordance, count)[1]
-    return chance(drop, discordance, known, len(holdout) if holdout is not None else count, job.request.budget.max_drop.allowed(base), width)
+    tested = len(holdout) if holdout is not None else len(job.evaluation) if job.evaluation is not None else 0
+    return chance(*expected, tested, job.request.budget.max_drop.allowed(base), width)
 
 
 def faithful(job: Job, found: Found, trial: Trial, base: float, allowed: float) -> bool:

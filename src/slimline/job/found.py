@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from slimline.errors import SlimlineError
 from slimline.job.context import Job, as_outputs, flat
 from slimline.job.texts import lengths_left_open
 from slimline.measure.agreement import agreement
-from slimline.measure.certify import expected_drop, likely_half_width, shrunk
+from slimline.measure.certify import expected_drop, likely_half_width, shrunk, usual_drop
 from slimline.model.augment import Augmentation
 from slimline.model.recover import Answers, Distillation
 from slimline.model.sites import find_sites
@@ -35,6 +35,24 @@ from slimline.search.workshop import Built, Workshop
 
 TRIAL_SECONDS = 0.4
 UNKNOWN = 0.05  # of the answers, that a compressed model gives differently, as long as nothing was tried
+
+
+class Judged(NamedTuple):
+    """An artefact on the evaluation samples: quality, per-sample scores, fidelity; ``None`` without data."""
+
+    quality: float | None
+    scores: torch.Tensor | None
+    fidelity: Agreement | None
+
+
+class Expected(NamedTuple):
+    """On the holdout: the drop, the share of samples whose scores differ (of values the variance of the difference), and how many samples say so."""
+
+    drop: float
+    discordance: float
+    known: float
+
+
 Training = tuple[Distillation, bool]  # how, and whether with quantizers in the loop
 
 
@@ -53,12 +71,15 @@ class Found:
     bf16: bool
     batch: int
     augmentation: Augmentation
+    temperature: float | None = (
+        None  # by which the original's class scores become calibrated probabilities; ``None`` where quality is not the share of right answers
+    )
     trials: list[Trial] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
     recovered: dict[str, float] = field(default_factory=dict)  # the drop after training, by plan, as it is expected on the holdout; with what rounding will add
     raced: dict[str, Entry] = field(default_factory=dict)  # what was trained in the race, by plan
-    raced_scores: dict[str, torch.Tensor | None] = field(default_factory=dict)  # per sample, after its last rung
+    judged: dict[str, Judged] = field(default_factory=dict)  # these, after their last rung
     answers: Answers = field(default_factory=Answers)  # the original's, on the batches of the training under way
     small: list[Trial] = field(default_factory=list)  # trained for a small archive, what the certificate's sequence gains the most by; the smallest first
     small_drops: dict[str, float] = field(default_factory=dict)  # what each of these lost, as far as it is believed, by plan
@@ -140,17 +161,17 @@ def measure(
     )
 
 
-def scored(job: Job, found: Found, artifact: Artifact) -> tuple[float | None, torch.Tensor | None, Agreement | None]:
-    """Quality, per-sample scores and fidelity on the evaluation samples, from the artefact's own outputs; ``None`` without data."""
-    return (None, None, None) if job.evaluation is None else judged(job, found, job.target.run(artifact, job.evaluation, threads=2))
+def scored(job: Job, found: Found, artifact: Artifact) -> Judged:
+    """By the artefact's own outputs."""
+    return Judged(None, None, None) if job.evaluation is None else judged(job, found, job.target.run(artifact, job.evaluation, threads=2))
 
 
-def judged(job: Job, found: Found, answers: tuple[torch.Tensor, ...]) -> tuple[float | None, torch.Tensor | None, Agreement | None]:
-    """The same of ``answers`` that the artefact gave to them."""
+def judged(job: Job, found: Found, answers: tuple[torch.Tensor, ...]) -> Judged:
+    """The same of ``answers`` that were given to the evaluation samples."""
     if job.evaluation is None:
-        return None, None, None
+        return Judged(None, None, None)
     quality, scores = job.score(as_outputs(answers, found.original), job.evaluation, found.original)
-    return quality, scores, agreement(answers, flat(found.original), classes=job.classes)
+    return Judged(quality, scores, agreement(answers, flat(found.original), classes=job.classes, temperature=found.temperature))
 
 
 def half_width_of(job: Job, found: Found, scores: torch.Tensor | None) -> float | None:
@@ -169,19 +190,38 @@ def discordance_of(job: Job, found: Found, scores: torch.Tensor | None) -> float
     return float(differences.abs().mean() if job.classes else differences.var(correction=0))
 
 
-def drop_on_holdout(job: Job, drop: float, discordance: float, rivals: int = 1) -> float:
-    """The drop to expect on the holdout, of what was the best of ``rivals`` on the evaluation samples with ``drop``."""
+def on_holdout(job: Job, drop: float, discordance: float, likely: float | None = None, *, rivals: int = 1, trained: bool = False) -> Expected:
+    """What to expect of what was the best of ``rivals`` on the evaluation samples with ``drop``. ``likely``: what it loses by the original's probabilities."""
     count = len(job.evaluation) if job.evaluation is not None else 0
-    return expected_drop(drop, discordance, count, rivals)[0] if job.classes else shrunk(drop, discordance, count, rivals)
+    if not job.classes:
+        return Expected(shrunk(drop, discordance, count, rivals), discordance, count)
+    expected, known = expected_drop(drop, discordance, count, rivals, usual_drop(discordance, count, likely, trained=trained))
+    return Expected(expected, discordance, known)
+
+
+def of_judged(job: Job, found: Found, judged: Judged, *, rivals: int = 1, trained: bool = True) -> Expected:
+    """What to expect of what was judged so."""
+    base = found.baseline_measurement.quality
+    assert base is not None and judged.quality is not None
+    likely = judged.fidelity.likely_drop if judged.fidelity is not None else None
+    return on_holdout(job, base - judged.quality, discordance_of(job, found, judged.scores), likely, rivals=rivals, trained=trained)
+
+
+def of_trial(job: Job, found: Found, trial: Trial) -> Expected | None:
+    """What to expect of a candidate as it was tried, changed answers taken for changed scores; ``None`` where answers are none, or there is no data."""
+    base, m, f = found.baseline_measurement.quality, trial.measurement, trial.fidelity
+    if base is None or m is None or m.quality is None or f is None or f.top1 is None:
+        return None
+    return on_holdout(job, base - m.quality, 1 - f.top1, f.likely_drop, trained=bool(trial.plan.recovery.penalty))
 
 
 def untrained_drop(job: Job, found: Found, trial: Trial) -> float:
-    """The drop to expect on the holdout of a candidate that nothing was trained for; changed answers are taken for changed scores."""
+    """The drop to expect on the holdout of a candidate that nothing was trained for; of values as it was seen."""
     base, quality = found.baseline_measurement.quality, trial.measurement.quality if trial.measurement is not None else None
     if base is None or quality is None:
         return 0.0
-    alike = trial.fidelity.top1 if trial.fidelity is not None else None
-    return base - quality if alike is None else drop_on_holdout(job, base - quality, 1 - alike)
+    expected = of_trial(job, found, trial)
+    return base - quality if expected is None else expected.drop
 
 
 def believed_drop(job: Job, found: Found) -> Drop:

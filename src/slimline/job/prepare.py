@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from slimline.core.budget import QUANTITIES
 from slimline.core.contracts import Artifact, saturates
 from slimline.core.plan import Recovery
@@ -12,7 +14,7 @@ from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
 from slimline.core.trial import Latency, Measurement
 from slimline.errors import BudgetNotMet
-from slimline.job.context import Job
+from slimline.job.context import Job, flat
 from slimline.job.found import Found, look, measure, timed
 from slimline.job.offers import affordable, blocks_repaired, fewer, offers
 from slimline.job.option_database import in_integers, option_database
@@ -20,6 +22,7 @@ from slimline.job.probing import limit_evaluation, scheduled, speed_of
 from slimline.job.recovery import COARSENESS
 from slimline.model.augment import Augmentation, find_augmentation
 from slimline.model.recover import evaluate
+from slimline.numerics.changes import temperature
 from slimline.report.sentence import MINIMISED, bytes_text, count_text, latency_text, number_of
 from slimline.search.nearby import pruned
 from slimline.search.schedule import LEAST_CANDIDATES, LEAST_SAMPLES, MOST_CANDIDATES
@@ -101,7 +104,17 @@ def prepare(job: Job) -> Found:
             )
             if job.train is None:
                 augmentation = replace(augmentation, mix=True)
-    return Found(workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation)
+    return Found(
+        workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation, _temperature(job, original, scores)
+    )
+
+
+def _temperature(job: Job, original: Any, scores: torch.Tensor | None) -> float | None:
+    """By which the original's class scores become calibrated probabilities, where a sample's score says whether its answer is right."""
+    labels, answers = job.evaluation.targets if job.evaluation is not None else None, flat(original)[0]
+    if not job.classes or scores is None or not isinstance(labels, torch.Tensor) or answers.ndim != 2 or labels.shape != answers.shape[:1]:
+        return None
+    return temperature(answers, labels) if torch.equal(scores.double(), (answers.argmax(1) == labels).double()) else None
 
 
 def _say_found(job: Job, sites: tuple[Site, ...], refused: tuple[Refusal, ...], measured: Measurement) -> None:

@@ -15,13 +15,13 @@ from torch import nn
 from slimline.core.plan import Plan
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
-from slimline.job.context import Job
-from slimline.job.found import Found, discordance_of, drop_on_holdout, scored, show_best, timed, untrained_drop
+from slimline.job.context import Job, flat
+from slimline.job.found import Found, Judged, judged, of_judged, on_holdout, scored, show_best, timed, untrained_drop
 from slimline.job.workers import Bench, share
 from slimline.measure.certify import Z, expected_drop
 from slimline.model.gradual import GradualMasks
 from slimline.model.program import Program
-from slimline.model.recover import Answers, Distillation, distil, learning_rate, seconds_per_step, to_training
+from slimline.model.recover import Answers, Distillation, distil, evaluate, learning_rate, seconds_per_step, to_training
 from slimline.search.race import TINY, Bar, Entry, Rung, race, rungs
 from slimline.search.schedule import EPOCHS, longer_recovery
 from slimline.store.cache import key
@@ -80,7 +80,7 @@ def recover(job: Job, found: Found, halfwidth: float) -> list[Trial]:
 def _floor(job: Job, trial: Trial) -> float:
     """The drop to expect on the holdout where training brings back all that was seen to be lost: what differs as often usually loses something elsewhere."""
     alike = trial.fidelity.top1 if trial.fidelity is not None else None
-    return 0.0 if alike is None else drop_on_holdout(job, 0.0, 1 - alike)
+    return 0.0 if alike is None else on_holdout(job, 0.0, 1 - alike).drop
 
 
 def _reached(job: Job, found: Found, part: float) -> float:
@@ -203,10 +203,9 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     if not trained(job, found.answers, module, how, job.train, stage.name, RACE_UNTIL, dense):
         return None
     found.training.setdefault(digest, []).append((how, with_quantizers))
-    quality, scores = _quality_now(job, found, entry, module, with_quantizers)
-    found.raced_scores[digest] = scores
-    seen = found.baseline_measurement.quality - quality
-    drop = seen if scores is None else drop_on_holdout(job, seen, discordance_of(job, found, scores))
+    now = found.judged[digest] = _judged_now(job, found, entry, module, with_quantizers)
+    assert now.quality is not None
+    drop = found.baseline_measurement.quality - now.quality if now.scores is None else of_judged(job, found, now).drop
     if not with_quantizers:
         drop += _rounding_drop(found, entry.plan)
     job.journal.append("rung", {"plan": digest, "steps": entry.steps + rung.steps, "drop": drop, "with_quantizers": with_quantizers}, job.clock.elapsed)
@@ -214,7 +213,7 @@ def _train(job: Job, found: Found, entry: Entry, rung: Rung) -> float | None:
     trial = next(t for t in found.trials if t.plan.digest == digest)
     measured_as_stored = with_quantizers or not entry.plan.stage("numerics")  # a float drop beside a quantized file's bytes would promise too much
     if measured_as_stored and trial.measurement is not None:
-        show_best(job, found, trial.model_copy(update={"measurement": trial.measurement.model_copy(update={"quality": quality})}))
+        show_best(job, found, trial.model_copy(update={"measurement": trial.measurement.model_copy(update={"quality": now.quality})}))
     return drop
 
 
@@ -382,11 +381,9 @@ def _rounding_drop(found: Found, plan: Plan) -> float:
     return max(base - m.quality, 0.0) * min(1.0, _numerics_loss(found, plan) / trial.measured_loss)
 
 
-def _quality_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> tuple[float, torch.Tensor | None]:
-    """Quality and scores on the evaluation samples: of the artefact once the quantizers are trained with, of the float structure before."""
+def _judged_now(job: Job, found: Found, entry: Entry, module: nn.Module, with_quantizers: bool) -> Judged:
+    """On the evaluation samples: the artefact once the quantizers are trained with, the float structure before."""
     assert job.evaluation is not None
     if with_quantizers:
-        quality, scores, _ = scored(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))
-        assert quality is not None
-        return quality, scores
-    return job.model_quality(module, job.evaluation, found.original, bf16=found.bf16)
+        return scored(job, found, found.workshop.lower(found.quantized[entry.plan.digest]))
+    return judged(job, found, flat(evaluate(module, job.evaluation, bf16=found.bf16)))

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from slimline.core.trial import Agreement
-from slimline.numerics.changes import expected_changes
+from slimline.numerics.changes import expected_changes, likely_drop
 
 
-def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], *, classes: bool = True) -> Agreement:
+def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], *, classes: bool = True, temperature: float | None = None) -> Agreement:
     """Over flat outputs ``[N, ...]``; ``top1`` from the first one if they are class scores (``classes``) ``[N, C]``: the largest element of an embedding says nothing.
+    ``temperature``: of the reference's class scores, by which they become calibrated probabilities.
 
     Example:
         >>> a = torch.eye(3)
@@ -29,6 +30,7 @@ def agreement(outputs: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
         cosine=float(sum(similar) / len(similar)) if similar else 1.0,
         max_abs=max(float((a - b).abs().max()) for a, b in pairs),
         likely_top1=1 - expected_changes(first, second) if scores else None,
+        likely_drop=likely_drop(first, second, temperature) if scores and temperature is not None else None,
     )
 
 

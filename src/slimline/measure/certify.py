@@ -30,6 +30,9 @@ AS_LIKELY, CHEAPER = 0.02, 0.995  # chances that are as good as equal; of a pric
 EXACT_SAMPLES = 50_000  # beyond this many, exact and asymptotic counts of samples agree within a percent
 GROWTH = 1.05  # steps in which the number of samples that is needed is sought
 LEAST_GAP = 1e-9  # a drop this close to the allowance is at it: no number of samples decides
+TRAINED = 0.5  # of the likely drop, that what was trained loses: 0.36 to 0.68 of nine stages of ResNet-20 (benchmarks/likely_drop.py)
+DOUBT = 0.15  # of the likely drop: the scatter of what is lost, trained or not
+BEYOND = 3.0  # standard errors of what was seen from what is usual, that luck explains
 LOST = 0.18  # of the scores that differ, how many more are lost than won: the mean of 19 finalists on the holdouts of ResNet-20 and LeNet-5 (benchmarks/lost_elsewhere.py)
 KNOWN = 160  # scores that differ, which say as much as that: the scatter of those 19, beyond what their samples explain, was 0.079
 
@@ -365,11 +368,35 @@ def shrunk(drop: float, discordance: float, samples: int, candidates: int) -> fl
     return drop + error * float(stats.norm.ppf((candidates - 0.375) / (candidates + 0.25)))
 
 
-def expected_drop(drop: float, discordance: float, samples: int, candidates: int = 1) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Usual:
+    """What models lose that differ as much from the original, before anything was seen of them: the ``drop``, and its standard ``error``."""
+
+    drop: float
+    error: float
+
+
+def usual_drop(discordance: float, samples: int, likely: float | None = None, *, trained: bool = False) -> Usual:
+    """Of scores of 0 and 1, of which the share ``discordance`` differs: from the drop that is ``likely`` by the original's probabilities on so many ``samples``, of which what was
+    ``trained`` loses about half; where they are not known from that share.
+
+    Example:
+        >>> [(round(u.drop, 4), round(u.error, 4)) for u in (usual_drop(0.05, 5000), usual_drop(0.05, 5000, 0.016), usual_drop(0.05, 5000, 0.016, trained=True))]
+        [(0.009, 0.004), (0.016, 0.0024), (0.008, 0.0024)]
+    """
+    least = 1 / max(samples, 1)
+    if likely is None:
+        differ = max(discordance, least)
+        return Usual(LOST * differ, differ / math.sqrt(KNOWN))
+    return Usual((TRAINED if trained else 1.0) * likely, max(DOUBT * likely, least))
+
+
+def expected_drop(drop: float, discordance: float, samples: int, candidates: int = 1, usual: Usual | None = None) -> tuple[float, float]:
     """The drop to expect on other samples of the best of ``candidates``, which was seen on these, and the number of samples that say as much; scores of 0 and 1.
 
-    Where the original was unlucky on these samples, all that answers differently seems better than it is. So what was seen counts as often as scores differ, and what models that
-    differ as often usually lose ``KNOWN`` times: a normal likelihood, and a normal prior with the mean ``LOST * discordance``. Few samples decide little, many nearly all.
+    Where the original was unlucky on these samples, all that answers differently seems better than it is. So what was seen is one thing that is known, what is
+    ``usual`` of such models (by default of those that differ as often) another: a normal likelihood, and a normal prior. Few samples decide little, many nearly all;
+    what luck does not explain (``BEYOND`` standard errors) is no luck, and the less is what is usual believed.
 
     References:
         Efron and Morris, "Data Analysis Using Stein's Estimator and its Generalizations", 1975.
@@ -378,6 +405,8 @@ def expected_drop(drop: float, discordance: float, samples: int, candidates: int
         >>> [tuple(round(v, 4) for v in expected_drop(0.0, 0.05, n)) for n in (200, 5000, 500_000)]
         [(0.0085, 3400.0), (0.0035, 8200.0), (0.0001, 503200.0)]
     """
+    seen, usual = shrunk(drop, discordance, samples, candidates), usual or usual_drop(discordance, samples)
     differ = max(discordance, 1 / max(samples, 1))
-    seen, usual = shrunk(drop, discordance, samples, candidates), KNOWN / differ
-    return (samples * seen + usual * LOST * differ) / (samples + usual), samples + usual
+    luck = math.sqrt(differ / max(samples, 1))
+    known = differ / max(usual.error, abs(seen - usual.drop) - BEYOND * luck) ** 2
+    return (samples * seen + known * usual.drop) / (samples + known), samples + known

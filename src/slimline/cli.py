@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import pkgutil
 import shlex
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from types import FrameType
 
 import click
 
 from slimline import __version__, commands
 from slimline.commands._invocation import INTERRUPTED, Invocation
+from slimline.core.interrupts import interruptible
 from slimline.core.whole import DISK_FULL, UNUSABLE
 from slimline.errors import BudgetNotMet, SlimlineError
 
@@ -65,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     invocation = Invocation(time.monotonic(), shlex.join(["slimline", *arguments]))
     try:
-        with _terminable():
+        with interruptible():
             return int(command_line.main(args=arguments, prog_name="slimline", standalone_mode=False, obj=invocation) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -106,20 +102,3 @@ def _defect(error: BaseException) -> int:
         click.echo(text, err=True)
         return _say(summary, DEFECT)
     return _say(f"{summary} The traceback is in {file.name}; please report it with the command.", DEFECT)
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """A polite kill is an interrupt: what is best so far gets written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -18,6 +18,7 @@ from slimline.core.budget import Budget, parse_seconds
 from slimline.core.contracts import Task
 from slimline.core.data import checked
 from slimline.core.heap import kept_heap
+from slimline.core.interrupts import settled
 from slimline.core.progress import Progress, Silent
 from slimline.core.request import Request
 from slimline.core.result import Report
@@ -161,6 +162,7 @@ def _carried_out(job: Job) -> Report:
             certified = certify(job, found, order(job, found, finalists)), finalists
             return _deliver(job, found, *certified, interrupted=False)
         except KeyboardInterrupt:
+            settled()
             if found is not None and certified is not None:
                 job.progress.note("interrupted: the result is certified and is written, without the references")
                 job.note("what the result is held against: the run was interrupted before that was measured")
@@ -194,6 +196,7 @@ def _with_full_references(job: Job, found: Found, outcome: Outcome, compared: li
     try:
         recovered = recover_references(job, found, outcome, compared, report.references)
     except KeyboardInterrupt:
+        settled()
         job.note("--references full: interrupted; the references that are shown were not trained")
         recovered = report.references
     schedule = report.schedule.model_copy(update={"spent": dict(job.spent)})

@@ -15,6 +15,7 @@ from torch import nn
 from slimline.archive.container import download
 from slimline.core.contracts import Artifact, Operation
 from slimline.core.heap import give_back
+from slimline.core.interrupts import check
 from slimline.core.progress import Best
 from slimline.core.result import Schedule
 from slimline.core.site import Refusal, Site
@@ -71,9 +72,7 @@ class Found:
     bf16: bool
     batch: int
     augmentation: Augmentation
-    temperature: float | None = (
-        None  # by which the original's class scores become calibrated probabilities; ``None`` where quality is not the share of right answers
-    )
+    temperature: float | None = None  # of the original's class scores (``_temperature``); known where quality is the share of right answers
     trials: list[Trial] = field(default_factory=list)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     quantized: dict[str, Built] = field(default_factory=dict)
@@ -101,6 +100,7 @@ def look(job: Job) -> tuple[tuple[Site, ...], tuple[Refusal, ...], Workshop]:
 @contextlib.contextmanager
 def timed(job: Job, name: str, fraction: float) -> Iterator[None]:
     """A stage: announced, and its seconds counted."""
+    check()
     job.progress.stage(name, fraction, max(0.0, job.clock.left))
     give_back()
     start = time.monotonic()

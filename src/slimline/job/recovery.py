@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from slimline.core.interrupts import check
 from slimline.core.plan import Plan
 from slimline.core.samples import Samples
 from slimline.core.trial import Trial
@@ -330,6 +331,11 @@ def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, sa
     before = {parameter: value.detach().clone() for parameter, value in module.state_dict().items()}
     if not is_graph:
         to_training(module)
+
+    def over() -> bool:
+        check()
+        return job.clock.over(latest + 0.02)
+
     try:
         done = distil(
             module,
@@ -340,7 +346,7 @@ def trained(job: Job, answers: Answers, module: nn.Module, how: Distillation, sa
             loss=job.loss if job.train is not None else None,
             answers=answers,
             gradual=GradualMasks(module, dense.parameters(), how.steps) if how.gradual and dense is not None else None,
-            stop=lambda: job.clock.over(latest + 0.02),
+            stop=over,
         )
     except KeyboardInterrupt:  # half a training is worse than none: what was good before is what is kept
         module.load_state_dict(before)

@@ -32,6 +32,7 @@ HIGHEST, HALVINGS = 10.0, 6  # loss up to which the least that keeps the limits 
 LEAST_POINTS = 0.3  # that the allowance counts as, however small: what loses nothing measurable is left out of no ladder
 ABOVE = 4.0  # times the least loss that keeps the limits, where the ladder ends if that is above all else
 SAME = 0.05  # of a loss: what differs less says nothing new
+SMALL_AFTER, SMALL_OF = 0.75, 8  # the share of the candidates after which one minimises bytes though milliseconds are asked for, and of how many at least
 TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes back whatever it is
 
 
@@ -45,7 +46,8 @@ class Allocate:
     they are made linear around the last solution, solved exactly, and made linear again until
     the solution stays. Half of the ``levels`` candidates are that ladder, of four its ends. The rest are solved
     where it decides, with the estimates corrected from all that was measured: between the most daring
-    candidate that is expected to keep the allowance after recovery and the next one.
+    candidate that is expected to keep the allowance after recovery and the next one. One of eight or more minimises
+    bytes where milliseconds are asked for: a front that was looked for along one axis alone says little of the other.
     """
 
     name: ClassVar[str] = "allocate"
@@ -68,6 +70,9 @@ class Allocate:
             return alone
         floor = least_level(space, budget, corrections)
         beside = {_decided(space.plan(eight)), *(_decided(t.plan) for t in mine[2:3] if alone is not None and _decided(t.plan) == _decided(alone))}
+        small = self._small(space, budget, mine, corrections, floor)
+        if small is not None and _decided(small) not in tried:
+            return small
         climbed = sum(_decided(t.plan) not in beside for t in mine)
         for level in self._levels(space, budget, mine, corrections, floor, climbed):
             choice = solve(space, budget, max(level, floor), corrections)
@@ -81,15 +86,25 @@ class Allocate:
             return None
         places = [replace(p, options=tuple(o for o in p.options if not o.factors) if p.site.kind == "weight" else p.options[:1]) for p in space.places]
         whole = replace(space, places=tuple(places))
-        top = min(self.most, within_reach(budget, space.steps, classes=space.classes))
-        choice = solve(whole, budget, top, counted(whole, corrections_from(whole, mine[:2])))
+        choice = solve(whole, budget, self._top(space, budget), counted(whole, corrections_from(whole, mine[:2])))
         return whole.plan(choice) if choice is not None and any(choice) else None
+
+    def _small(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Plan | None:
+        """The fewest bytes at the loss at which the edge ends, where milliseconds are asked for and it is its turn."""
+        if budget.minimize != "latency" or self.levels < SMALL_OF or len(mine) != int(SMALL_AFTER * self.levels):
+            return None
+        level = max(floor, min(_edge(space, budget, mine, corrections)[0][1], self._top(space, budget)))
+        choice = solve(space, budget.model_copy(update={"minimize": "size"}), level, corrections)
+        return None if choice is None else space.plan(choice)
+
+    def _top(self, space: Space, budget: Budget) -> float:
+        """The loss beyond which nothing is worth measuring."""
+        return min(self.most, within_reach(budget, space.steps, classes=space.classes) if space.steps else UNTRAINED)
 
     def _worthwhile(self, space: Space, budget: Budget, choice: Choice, corrections: Corrections) -> bool:
         """Whether it does anything, keeps the limits, and loses no more than the ladder's last rung."""
-        top = min(self.most, within_reach(budget, space.steps, classes=space.classes) if space.steps else UNTRAINED)
         costs = space.costs(choice, corrections)
-        return any(choice) and space.loss(choice, corrections) <= top and all(costs[q] <= limit for q, limit in budget.limits().items())
+        return any(choice) and space.loss(choice, corrections) <= self._top(space, budget) and all(costs[q] <= limit for q, limit in budget.limits().items())
 
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float, climbed: int) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept; ``climbed``: of the ladder's rungs."""

@@ -26,6 +26,7 @@ from slimline.search.strategies.allocate import (
     LEAST,
     PER_POINT,
     PER_POINT_OF_VALUES,
+    UNTRAINED,
     Allocate,
     _edge,
     corrections_from,
@@ -161,8 +162,7 @@ def test_one_of_eight_or_more_candidates_minimises_bytes_where_milliseconds_are_
     budget = Budget(minimize="latency", max_drop="10%")
     trials = run(opposed, 12, budget)
     bytes_of = [t.measurement.size_bytes for t in trials if t.measurement is not None]
-    fast = [t for i, t in enumerate(trials) if i != 9]
-    assert bytes_of[9] < min(bytes_of[:9] + bytes_of[10:]) and (trials[9].measured_loss or 0.0) < 1.1 * max(t.measured_loss or 0.0 for t in fast)
+    assert bytes_of[9] < min(bytes_of[:9] + bytes_of[10:]) and (trials[9].measured_loss or 0.0) <= UNTRAINED
     assert trials[9].plan.digest not in {t.plan.digest for t in run(opposed, 7, budget)}
 
 

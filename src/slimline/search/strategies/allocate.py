@@ -90,10 +90,11 @@ class Allocate:
         return whole.plan(choice) if choice is not None and any(choice) else None
 
     def _small(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Plan | None:
-        """The fewest bytes at the loss at which the edge ends, where milliseconds are asked for and it is its turn."""
+        """The fewest bytes at a loss between the edge and the ladder's end, where milliseconds are asked for and it is its turn: up to the edge bytes and milliseconds mostly go together."""
         if budget.minimize != "latency" or self.levels < SMALL_OF or len(mine) != int(SMALL_AFTER * self.levels):
             return None
-        level = max(floor, min(_edge(space, budget, mine, corrections)[0][1], self._top(space, budget)))
+        top = self._top(space, budget)
+        level = max(floor, math.sqrt(top * min(_edge(space, budget, mine, corrections)[0][1], top)))
         choice = solve(space, budget.model_copy(update={"minimize": "size"}), level, corrections)
         return None if choice is None else space.plan(choice)
 

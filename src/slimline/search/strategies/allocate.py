@@ -32,6 +32,7 @@ HIGHEST, HALVINGS = 10.0, 6  # loss up to which the least that keeps the limits 
 LEAST_POINTS = 0.3  # that the allowance counts as, however small: what loses nothing measurable is left out of no ladder
 ABOVE = 4.0  # times the least loss that keeps the limits, where the ladder ends if that is above all else
 SAME = 0.05  # of a loss: what differs less says nothing new
+SMALL_LOSS = 2.0  # up to the edge bytes and milliseconds mostly go together
 SMALL_AFTER, SMALL_OF = 0.75, 8  # the share of the candidates after which one minimises bytes though milliseconds are asked for, and of how many at least
 TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes back whatever it is
 
@@ -90,12 +91,13 @@ class Allocate:
         return whole.plan(choice) if choice is not None and any(choice) else None
 
     def _small(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Plan | None:
-        """The fewest bytes at a loss between the edge and the ladder's end, where milliseconds are asked for and it is its turn: up to the edge bytes and milliseconds mostly go together."""
+        """The fewest bytes at ``SMALL_LOSS`` times the loss at which the edge ends, as fast as eight bits everywhere, where milliseconds are asked for and it is its turn."""
         if budget.minimize != "latency" or self.levels < SMALL_OF or len(mine) != int(SMALL_AFTER * self.levels):
             return None
-        top = self._top(space, budget)
-        level = max(floor, math.sqrt(top * min(_edge(space, budget, mine, corrections)[0][1], top)))
-        choice = solve(space, budget.model_copy(update={"minimize": "size"}), level, corrections)
+        level = max(floor, min(SMALL_LOSS * _edge(space, budget, mine, corrections)[0][1], self._top(space, budget)))
+        fast = space.costs(eight_bits(space), corrections)["latency"] / MARGIN
+        smallest = budget.model_copy(update={"minimize": "size", "latency_ms": min(fast, budget.latency_ms or math.inf)})
+        choice = solve(space, smallest, level, corrections)
         return None if choice is None else space.plan(choice)
 
     def _top(self, space: Space, budget: Budget) -> float:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from slimline.core.interrupts import check, interruptible, settled
+
+
+@pytest.fixture(autouse=True)
+def told() -> Iterator[None]:
+    """Ctrl-C is not ignored, as it is in what a shell began in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Finalised:
@@ -44,6 +53,13 @@ def test_what_was_caught_is_not_raised_again_and_handlers_are_put_back() -> None
             os.kill(os.getpid(), signal.SIGINT)
     check()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_what_was_ignored_stays_so() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+        check()
 
 
 def test_another_thread_changes_no_handler() -> None:

@@ -26,7 +26,6 @@ from slimline.search.strategies.allocate import (
     LEAST,
     PER_POINT,
     PER_POINT_OF_VALUES,
-    SMALL_LOSS,
     Allocate,
     _edge,
     corrections_from,
@@ -149,29 +148,6 @@ def test_where_integers_of_eight_bits_were_left_out_what_beats_them_takes_their_
     without = replace(first, options=(first.options[0], float8, *first.options[2:]))
     eight = eight_bits(replace(space, places=(without, *space.places[1:])))
     assert eight == (1,) * len(space.places)
-
-
-def test_one_of_eight_or_more_candidates_minimises_bytes_where_milliseconds_are_asked_for(space: Space) -> None:
-    """EfficientNet-Lite0's front, looked for along its latency, had no plan between 4.56 MB and 3.65 MB, where the bytes that its fidelity could have bought lay."""
-
-    def scaled(option: Option) -> Option:
-        """Eight bits lose next to nothing; two are slow."""
-        return replace(option, loss=0.01 * option.loss) if option.format.bits == 8 else replace(option, execute="float") if option.format.bits == 2 else option
-
-    usual = replace(space, places=tuple(replace(p, options=tuple(map(scaled, p.options))) for p in space.places))
-    budget = Budget(minimize="latency", max_drop="2%")
-    found = run(usual, 8, budget)
-    trials = (found + found)[:6]  # there are not more
-    edge = _edge(usual, budget, trials, Corrections())[0][1]
-    proposed = Allocate(8).propose(usual, budget, trials)
-    small = usual.choice(proposed) if proposed is not None else None
-    assert small is not None and edge < usual.loss(small) <= 1.001 * SMALL_LOSS * edge
-    assert usual.costs(small)["latency"] <= usual.costs(eight_bits(usual))["latency"] and all(
-        p.options[j].execute == "integer" for p, j in zip(usual.places, small, strict=True)
-    )
-    assert usual.costs(small)["size"] < min(t.measurement.size_bytes for t in trials if t.measurement is not None and (t.measured_loss or 0.0) <= edge)
-    assert Allocate(7)._small(usual, budget, trials[:5], Corrections(), LEAST) is None
-    assert Allocate(8)._small(usual, Budget(minimize="size", max_drop="2%"), trials, Corrections(), LEAST) is None
 
 
 def test_it_is_a_pure_function_of_the_trials(space: Space) -> None:

@@ -32,8 +32,6 @@ HIGHEST, HALVINGS = 10.0, 6  # loss up to which the least that keeps the limits 
 LEAST_POINTS = 0.3  # that the allowance counts as, however small: what loses nothing measurable is left out of no ladder
 ABOVE = 4.0  # times the least loss that keeps the limits, where the ladder ends if that is above all else
 SAME = 0.05  # of a loss: what differs less says nothing new
-SMALL_LOSS = 2.0  # up to the edge bytes and milliseconds mostly go together
-SMALL_AFTER, SMALL_OF = 0.75, 8  # the share of the candidates after which one minimises bytes though milliseconds are asked for, and of how many at least
 TRAINED = 5e-3  # its second rung where recovery follows: what loses less comes back whatever it is
 
 
@@ -47,8 +45,7 @@ class Allocate:
     they are made linear around the last solution, solved exactly, and made linear again until
     the solution stays. Half of the ``levels`` candidates are that ladder, of four its ends. The rest are solved
     where it decides, with the estimates corrected from all that was measured: between the most daring
-    candidate that is expected to keep the allowance after recovery and the next one. One of eight or more minimises
-    bytes where milliseconds are asked for: a front that was looked for along one axis alone says little of the other.
+    candidate that is expected to keep the allowance after recovery and the next one.
     """
 
     name: ClassVar[str] = "allocate"
@@ -71,9 +68,6 @@ class Allocate:
             return alone
         floor = least_level(space, budget, corrections)
         beside = {_decided(space.plan(eight)), *(_decided(t.plan) for t in mine[2:3] if alone is not None and _decided(t.plan) == _decided(alone))}
-        small = self._small(space, budget, mine, corrections, floor)
-        if small is not None and _decided(small) not in tried:
-            return small
         climbed = sum(_decided(t.plan) not in beside for t in mine)
         for level in self._levels(space, budget, mine, corrections, floor, climbed):
             choice = solve(space, budget, max(level, floor), corrections)
@@ -89,16 +83,6 @@ class Allocate:
         whole = replace(space, places=tuple(places))
         choice = solve(whole, budget, self._top(space, budget), counted(whole, corrections_from(whole, mine[:2])))
         return whole.plan(choice) if choice is not None and any(choice) else None
-
-    def _small(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float) -> Plan | None:
-        """The fewest bytes at ``SMALL_LOSS`` times the loss at which the edge ends, as fast as eight bits everywhere, where milliseconds are asked for and it is its turn."""
-        if budget.minimize != "latency" or self.levels < SMALL_OF or len(mine) != int(SMALL_AFTER * self.levels):
-            return None
-        level = max(floor, min(SMALL_LOSS * _edge(space, budget, mine, corrections)[0][1], self._top(space, budget)))
-        fast = space.costs(eight_bits(space), corrections)["latency"] / MARGIN
-        smallest = budget.model_copy(update={"minimize": "size", "latency_ms": min(fast, budget.latency_ms or math.inf)})
-        choice = solve(space, smallest, level, corrections)
-        return None if choice is None else space.plan(choice)
 
     def _top(self, space: Space, budget: Budget) -> float:
         """The loss beyond which nothing is worth measuring."""

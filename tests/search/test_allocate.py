@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from slimline.core.plan import Decision, Fingerprint, Recovery
 from slimline.core.samples import Samples
 from slimline.core.site import Site
 from slimline.core.trial import Agreement, Latency, Measurement, Trial
+from slimline.methods.block_drop import BlockDrop
 from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.methods.weight_only import WeightOnly
@@ -26,10 +28,12 @@ from slimline.search.strategies.allocate import (
     LEAST,
     PER_POINT,
     PER_POINT_OF_VALUES,
+    UNRECOVERED,
     Allocate,
     _edge,
     corrections_from,
     counted,
+    counted_loss,
     eight_bits,
     least_level,
     solve,
@@ -117,6 +121,50 @@ def test_the_third_candidate_keeps_every_shape_and_loses_what_training_may_bring
     assert Allocate(4)._shapes_kept(replace(factored, raced=False), budget, trials) is None, "without training what is lost stays lost"
 
 
+@pytest.fixture(scope="module")
+def blocks() -> Space:
+    """Ten blocks of two layers, which may go; losses drawn at random."""
+    draw = np.random.default_rng(1)
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)) for _ in range(10)))
+    program = Program.export(net, Samples.of(torch.zeros(2, 16)))
+    places = []
+    for name, use in program.weights.items():
+        site, scale = Site(id=name, kind="weight", op=use.op, shape=use.shape), float(10 ** draw.uniform(-0.7, 0.7))
+        options = [
+            Option(f"{bits} bits", (Decision(site=name, method=StaticInt8(bits=bits)),), scale * loss, format=Affine(bits=bits, axis=0), execute="integer")
+            for bits, loss in ((8, 1e-4), (4, 2e-3), (2, 0.02))
+        ]
+        places.append(Place(site, (Option("keep"), *options)))
+    for i in range(10):
+        site, lost = Site(id=f"{i}#block", kind="block", op="block", shape=(1,)), float(10 ** draw.uniform(-1.5, -0.3))
+        places.append(Place(site, (Option("keep"), Option("drop", (Decision(site=site.id, method=BlockDrop()),), lost, dropped=True))))
+    full = {e: dict.fromkeys(program.weights, ms) for e, ms in (("float", 1.0), ("integer", 0.5))}
+    return Space(Fingerprint(architecture="a", weights="w"), tuple(places), layers_of(program.weights, places), Timing(full, {}, 0.0), 0, 0, Recovery(steps=0))
+
+
+def test_what_is_solved_is_no_worse_than_what_keeps_every_shape(blocks: Space) -> None:
+    """Made linear around floats, a dropped block seems to save floats: of ResNet-20's choices for a loss of 0.1 the best that was found had 1.09 to 1.43 times the bytes of one that drops nothing."""
+    budget, sizes = Budget(minimize="size"), []
+    for level in (0.02, 0.06, 0.1, 0.2):
+        found, kept = solve(blocks, budget, level, Corrections()), solve(blocks.shapes_kept, budget, level, Corrections())
+        assert found is not None and kept is not None and blocks.loss(found) <= level * 1.001
+        sizes.append((blocks.costs(found)["size"], blocks.shapes_kept.costs(kept)["size"]))
+    assert all(size <= whole for size, whole in sizes) and sizes[-1][0] < sizes[-1][1]
+
+
+def test_numerics_alone_count_once_where_training_follows(blocks: Space) -> None:
+    """They are trained with their quantizers from the first step on: of ResNet-20 94 KB of codes that had lost 0.118 nats were back within the allowance after 337 steps, dropped blocks with 0.115 nats were not after 600."""
+    trained, budget = replace(blocks, recovery=Recovery(steps=300)), Budget(minimize="size", max_drop="2%")
+    eights = (1,) * 20 + (0,) * 10
+    dropped = (*eights[:20], 1, *(0,) * 9)
+    inside = sum(p.options[1].loss for p in blocks.places[2:20])
+    assert counted_loss(trained, eights, Corrections()) == pytest.approx(blocks.loss(eights))
+    assert counted_loss(trained, dropped, Corrections()) == pytest.approx(blocks.loss(dropped) + (UNRECOVERED - 1) * inside)
+    trials = run(trained, 12, budget)
+    kept = [t.measured_loss or 0.0 for t in trials if (c := trained.choice(t.plan)) is not None and trained.keeps_shapes(c)]
+    assert len(kept) > 2 and max(kept) > 1.5 * within_reach(budget, 300) / UNRECOVERED
+
+
 def test_a_gap_that_is_not_filled_is_left_for_another(space: Space) -> None:
     """Estimates that err by different factors put every plan for the middle of a gap at its upper end."""
     budget = Budget(minimize="size", max_drop="0.1")
@@ -182,7 +230,7 @@ def test_the_ladder_ends_where_training_does_not_reach(space: Space) -> None:
     def most(steps: int, max_drop: str) -> float:
         given = replace(space, recovery=Recovery(steps=steps))
         trials = run(given, 4, Budget(minimize="size", max_drop=max_drop))
-        return max(given.loss(c, counted(given, Corrections())) for t in trials if (c := given.choice(t.plan)) is not None)
+        return max(counted_loss(given, c, Corrections()) for t in trials if (c := given.choice(t.plan)) is not None)
 
     assert most(80, "1%") <= 0.07 < 0.1 < most(1500, "1%") <= 0.16 < 0.2 < most(6000, "1%") <= 0.31
     assert most(80, "5%") > 2 * most(80, "1%") and most(6000, "30%") <= 1.5
@@ -194,11 +242,10 @@ def test_under_a_limit_the_ladder_begins_at_the_least_loss_that_keeps_it(space: 
         given = replace(space, recovery=Recovery(steps=steps))
         eight = given.costs((1,) * len(given.places))["size"]
         budget = Budget(minimize="latency", max_drop="2%", size_bytes=int(0.8 * eight))
-        known = counted(given, Corrections())
-        floor = least_level(given, budget, known)
-        assert solve(given, budget, 0.8 * floor, known) is None and floor > LEAST
+        floor = min(least_level(given, budget, counted(given, Corrections())), least_level(given.shapes_kept, budget, Corrections()))
+        assert solve(given, budget, 0.8 * floor, Corrections()) is None and floor > LEAST
         trials = run(given, 8, budget)
-        losses = [given.loss(c, known) for t in trials if (c := given.choice(t.plan)) is not None]
+        losses = [counted_loss(given, c, Corrections()) for t in trials if (c := given.choice(t.plan)) is not None]
         assert len(losses) >= 4 and losses[0] == min(losses) <= floor
         assert all(t.measurement is not None and t.measurement.size_bytes <= 0.8 * eight for t in trials)
 

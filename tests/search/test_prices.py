@@ -15,6 +15,7 @@ from slimline.core.formats import Affine
 from slimline.core.plan import Decision, Fingerprint, Recovery
 from slimline.core.samples import Samples
 from slimline.core.site import Site
+from slimline.methods.low_rank import LowRank
 from slimline.methods.static_int8 import StaticInt8
 from slimline.model.program import Program
 from slimline.search.allocator import multipliers
@@ -139,8 +140,11 @@ def test_no_time_no_price(space: Space) -> None:
     assert prices(space, Budget(), space.nothing, (), over=lambda: True) == ()
 
 
-def test_where_training_follows_rounding_counts_more(space: Space) -> None:
-    trained = replace(space, recovery=Recovery(steps=100))
-    choice = (2, 2, 2, 2, 2)
-    plain, counted = (alternatives(s, Budget(minimize="size"), choice, ())[0][0].changes["loss"] for s in (space, trained))
-    assert counted == pytest.approx(UNRECOVERED * plain)
+def test_where_training_follows_rounding_counts_more_beside_what_changes_shapes(space: Space) -> None:
+    last = space.places[-1]
+    factors = Option("low rank", (Decision(site=last.site.id, method=LowRank(rank=1)),), 0.001, factors=((1, 8), (4, 1)))
+    factored = replace(space, places=(*space.places[:-1], replace(last, options=(*last.options, factors))))
+    trained = replace(factored, recovery=Recovery(steps=100))
+    for choice, more in (((2, 2, 2, 2, 4), UNRECOVERED), ((2, 2, 2, 2, 2), 1.0)):
+        plain, counted = (alternatives(s, Budget(minimize="size"), choice, ())[0][0].changes["loss"] for s in (factored, trained))
+        assert counted == pytest.approx(more * plain)

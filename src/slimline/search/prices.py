@@ -22,7 +22,7 @@ from slimline.core.result import Alternative, Price
 from slimline.core.trial import Trial
 from slimline.search.allocator import allocate, multipliers
 from slimline.search.space import Choice, Corrections, Space
-from slimline.search.strategies.allocate import MARGIN, corrections_from, counted, exclusions, linearised, solve
+from slimline.search.strategies.allocate import MARGIN, corrections_from, counted_for, exclusions, linearised, solve
 
 ROUNDS = 4  # of linearising the costs around the last solution
 SHARE = 0.1  # of a budget, that a step is
@@ -74,7 +74,7 @@ def prices(
     Example:
         ``prices(space, budget, space.choice(plan), trials)[0].buys["latency"]``: milliseconds that the first limit's step would save.
     """
-    plan = _Plan(space, budget, choice, counted(space, corrections_from(space, trials)))
+    plan = _Plan(space, budget, choice, counted_for(space, choice, corrections_from(space, trials)))
     here = rates(space, budget, choice, plan.corrections)
     slope = drop / plan.loss if drop is not None and drop > 0 and plan.loss > 0 else None
     found: list[Price] = []
@@ -173,7 +173,7 @@ def least_loss(space: Space, limits: Mapping[Quantity, float], corrections: Corr
 
 def alternatives(space: Space, budget: Budget, choice: Choice, trials: Sequence[Trial]) -> tuple[tuple[Alternative, ...], ...]:
     """Of each place the closest contenders, one that loses less and one that loses more than what was taken: what they would change, and why they were not taken."""
-    plan = _Plan(space, budget, choice, counted(space, corrections_from(space, trials)))
+    plan = _Plan(space, budget, choice, counted_for(space, choice, corrections_from(space, trials)))
     here = rates(space, budget, choice, plan.corrections)
     gone = space.gone(choice)
     return tuple(() if i in gone else _at(plan, i, here) for i in range(len(space.places)))

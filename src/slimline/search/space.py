@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -193,6 +193,16 @@ class Space:
     def nothing(self) -> Choice:
         """The choice that leaves everything as it is."""
         return (0,) * len(self.places)
+
+    @cached_property
+    def shapes_kept(self) -> Space:
+        """The same space with numerics alone: no channel, block or input goes, and no weight is replaced by factors. It is this one where that is all there is."""
+        places = tuple(replace(p, options=tuple(o for o in p.options if not o.factors) if p.site.kind == "weight" else p.options[:1]) for p in self.places)
+        return self if places == self.places else replace(self, places=places)
+
+    def keeps_shapes(self, choice: Choice) -> bool:
+        """Whether nothing but numerics is chosen."""
+        return not any(c and (p.site.kind != "weight" or p.options[c].factors) for p, c in zip(self.places, choice, strict=True))
 
     @property
     def steps(self) -> int:

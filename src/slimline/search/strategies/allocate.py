@@ -58,7 +58,7 @@ class Allocate:
         """The next plan that was not tried, or ``None`` when the ladder is done. A pure function of the trials."""
         mine = [t for t in trials if t.origin.startswith(self.name)]
         tried = {_decided(t.plan) for t in mine}
-        corrections = counted(space, corrections_from(space, trials))
+        corrections = corrections_from(space, trials)
         if len(mine) >= self.levels:
             return None
         eight, alone = eight_bits(space), self._shapes_kept(space, budget, mine)
@@ -66,11 +66,11 @@ class Allocate:
             return space.plan(eight)
         if len(mine) == 2 and alone is not None and _decided(alone) not in tried:
             return alone
-        floor = least_level(space, budget, corrections)
+        floor = min(least_level(part, budget, known) for part, known in _counted_parts(space, corrections))
         beside = {_decided(space.plan(eight)), *(_decided(t.plan) for t in mine[2:3] if alone is not None and _decided(t.plan) == _decided(alone))}
         climbed = sum(_decided(t.plan) not in beside for t in mine)
         for level in self._levels(space, budget, mine, corrections, floor, climbed):
-            choice = solve(space, budget, max(level, floor), corrections)
+            choice = _cheapest(space, budget, max(level, floor), corrections)
             if choice is not None and _decided(space.plan(choice)) not in tried:
                 return space.plan(choice)
         return None
@@ -79,8 +79,7 @@ class Allocate:
         """The best plan of numerics alone that training may bring back, by what the first two trials say; ``None`` before them, without training, or where nothing keeps the limits."""
         if len(mine) < 2 or not space.steps:
             return None
-        places = [replace(p, options=tuple(o for o in p.options if not o.factors) if p.site.kind == "weight" else p.options[:1]) for p in space.places]
-        whole = replace(space, places=tuple(places))
+        whole = space.shapes_kept
         choice = solve(whole, budget, self._top(space, budget), counted(whole, corrections_from(whole, mine[:2])))
         return whole.plan(choice) if choice is not None and any(choice) else None
 
@@ -91,7 +90,11 @@ class Allocate:
     def _worthwhile(self, space: Space, budget: Budget, choice: Choice, corrections: Corrections) -> bool:
         """Whether it does anything, keeps the limits, and loses no more than the ladder's last rung."""
         costs = space.costs(choice, corrections)
-        return any(choice) and space.loss(choice, corrections) <= self._top(space, budget) and all(costs[q] <= limit for q, limit in budget.limits().items())
+        return (
+            any(choice)
+            and counted_loss(space, choice, corrections) <= self._top(space, budget)
+            and all(costs[q] <= limit for q, limit in budget.limits().items())
+        )
 
     def _levels(self, space: Space, budget: Budget, mine: Sequence[Trial], corrections: Corrections, floor: float, climbed: int) -> Iterator[float]:
         """Loss levels to try next: the ladder coarse to fine, so that an interrupted one covers the whole range; then the edge. ``floor``: below it limits cannot be kept; ``climbed``: of the ladder's rungs."""
@@ -196,11 +199,11 @@ def _edge(space: Space, budget: Budget, trials: Sequence[Trial], corrections: Co
 
     last = max((i for i, (_, _, _, trial, _) in enumerate(front) if keeps(trial)), default=None)
     if last is None:
-        mildest = space.loss(front[0][4], corrections)
+        mildest = counted_loss(space, front[0][4], corrections)
         return [(mildest / 100, mildest)]
     beyond = max([last, *(i for i in range(last, len(front)) if reaches(front[i][3]))])
     members, before = (
-        [(max(LEAST, loss), max(LEAST, space.loss(choice, corrections))) for loss, _, _, _, choice in part]
+        [(max(LEAST, loss), max(LEAST, counted_loss(space, choice, corrections))) for loss, _, _, _, choice in part]
         for part in (front[last : beyond + 2], front[max(last - 1, 0) : last + 1])
     )
     if len(members) == 1:
@@ -245,17 +248,70 @@ def corrections_from(space: Space, trials: Sequence[Trial]) -> Corrections:
 
 
 def counted(space: Space, corrections: Corrections) -> Corrections:
-    """With losses as the search counts them: those of numerics more, where training follows."""
+    """With losses as the search counts them where shapes change: those of numerics more, where training follows. What is trained in float first, and with its quantizers at the end, gets little of
+    them back."""
     if not space.steps:
         return corrections
     return replace(corrections, losses={**corrections.losses, "weight": UNRECOVERED * corrections.losses.get("weight", 1.0)})
 
 
+def counted_for(space: Space, choice: Choice, corrections: Corrections) -> Corrections:
+    """With losses as the search counts those of ``choice``: of what keeps every shape, and is trained with its quantizers from the first step on, numerics come back, too."""
+    return corrections if space.keeps_shapes(choice) else counted(space, corrections)
+
+
+def counted_loss(space: Space, choice: Choice, corrections: Corrections) -> float:
+    """Of a choice, as the search counts it."""
+    return space.loss(choice, counted_for(space, choice, corrections))
+
+
+def _counted_parts(space: Space, corrections: Corrections) -> list[tuple[Space, Corrections]]:
+    """All choices, with losses as they count where shapes change; and, where that makes a difference, those that keep every shape, as theirs count."""
+    every = (space, counted(space, corrections))
+    return [every, (space.shapes_kept, corrections)] if space.steps else [every]
+
+
+def _cheapest(space: Space, budget: Budget, level: float, corrections: Corrections) -> Choice | None:
+    """The best choice whose loss, as it counts, is at most ``level``; ``None`` if there is none."""
+    weights = budget.weights(space.costs(space.nothing, corrections))
+    solved = [_within(space, part, solve(part, budget, level, known)) for part, known in _counted_parts(space, corrections)]
+
+    def price(choice: Choice) -> float:
+        costs = space.costs(choice, corrections)
+        return sum(w * costs[q] for q, w in weights.items())
+
+    return min((choice for choice in solved if choice is not None), key=price, default=None)
+
+
+def _within(space: Space, part: Space, choice: Choice | None) -> Choice | None:
+    """A choice of ``part``, which has fewer options, in ``space``."""
+    return choice if choice is None or part is space else space.choice(part.plan(choice))
+
+
 def solve(space: Space, budget: Budget, level: float, corrections: Corrections) -> Choice | None:
-    """The best choice whose estimated loss is at most ``level`` and whose estimated costs keep the budget; ``None`` if there is none."""
+    """The best choice whose estimated loss is at most ``level`` and whose estimated costs keep the budget; ``None`` if there is none.
+
+    It is looked for from two sides: from the original, and from the best choice that keeps every shape. Made linear around the original, a block that is dropped and a channel that is pruned seem to save
+    floats, which would be stored in integers anyway.
+    """
+    starts = [space.nothing]
+    whole = space.shapes_kept
+    if whole is not space and (start := _within(space, whole, solve(whole, budget, level, corrections))) is not None:
+        starts.append(start)
     base = space.costs(space.nothing, corrections)
-    choice, excluded = space.nothing, exclusions(space)
-    best: tuple[float, Choice] | None = None
+    polished = [
+        _polish(space, c, budget, base, level, corrections) for start in starts if (c := _climb(space, start, budget, base, level, corrections)) is not None
+    ]
+    fits = [c for c in polished if _feasible(space, c, budget, level, corrections)]
+    return min(fits, key=lambda c: _score(space, c, budget, base, level, corrections), default=None)
+
+
+def _climb(space: Space, choice: Choice, budget: Budget, base: dict[Quantity, float], level: float, corrections: Corrections) -> Choice | None:
+    """The best of what is found by making costs linear around ``choice``, solving, and again around what was found."""
+    excluded = exclusions(space)
+    found: list[tuple[float, Choice]] = []
+    if choice != space.nothing:
+        found.append((_score(space, choice, budget, base, level, corrections), choice))
     for _ in range(ROUNDS):
         tables = linearised(space, choice, corrections)
         here = space.costs(choice, corrections)
@@ -264,20 +320,15 @@ def solve(space: Space, budget: Budget, level: float, corrections: Corrections) 
         limits: list[Limit] = [([t["loss"] for t in tables], level)]
         for q, limit in budget.limits().items():
             limits.append(([t[q] for t in tables], limit * MARGIN - here[q]))
-        found = allocate(objective, [*limits, *excluded])
-        if found is None:
+        solved = allocate(objective, [*limits, *excluded])
+        if solved is None:
             break
-        new = found[: len(space.places)]
-        score = _score(space, new, budget, base, level, corrections)
-        if best is None or score < best[0]:
-            best = (score, new)
+        new = solved[: len(space.places)]
+        found.append((_score(space, new, budget, base, level, corrections), new))
         if new == choice:
             break
         choice = new
-    if best is None:
-        return None
-    polished = _polish(space, best[1], budget, base, level, corrections)
-    return polished if _feasible(space, polished, budget, level, corrections) else None
+    return min(found)[1] if found else None
 
 
 def exclusions(space: Space) -> list[Limit]:

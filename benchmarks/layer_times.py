@@ -43,7 +43,7 @@ def main() -> None:
     places = [sensitivity.place(s, offered[s.kind], keep_option)[0] for s in sites]
     plan = Plan(model=Fingerprint(architecture="", weights=""))
     baseline = workshop.lower(workshop.build(plan))
-    timing, _ = measure_timing(workshop, baseline, places, ("channel_prune",), plan, batch=1, threads=1, note=print, most=MODELS)
+    timing, _ = measure_timing(workshop, baseline, places, plan, batch=1, threads=1, note=print, most=MODELS)
     print(f"{'layer':32} {'shape':>16} {'float ms':>9} {'int8 ms':>9}  with fewer outputs | with fewer inputs")
     for name, use in workshop.program.weights.items():
         sides = timing.narrow.get("integer", {}).get(name, ((), ()))

@@ -29,7 +29,7 @@ def test_no_more_models_are_lowered_than_there_is_time_for() -> None:
     for most in (4, 1):
         notes: list[str] = []
         plan = Plan(model=Fingerprint(architecture="", weights=""))
-        timing, artifacts = measure_timing(workshop, workshop.lower(workshop.build(plan)), places, (), plan, batch=1, threads=1, note=notes.append, most=most)
+        timing, artifacts = measure_timing(workshop, workshop.lower(workshop.build(plan)), places, plan, batch=1, threads=1, note=notes.append, most=most)
         made[most] = set(artifacts)
         assert len(notes) == (0 if most == 4 else 2)
         assert timing.of("0.weight", "dynamic") > 0, "what was not lowered is taken to run as the float layer does"
@@ -48,10 +48,10 @@ def test_each_side_of_a_layer_is_timed_alone() -> None:
     offered = {s.id: [StaticInt8(reduce_range=True)] if s.kind == "weight" else [ChannelPrune(keep=k) for k in (0.75, 0.5, 0.25)] for s in sites}
     places = [sensitivity.place(s, offered[s.id], keep_option)[0] for s in sites]
     plan = Plan(model=Fingerprint(architecture="", weights=""))
-    timing, artifacts = measure_timing(
-        workshop, workshop.lower(workshop.build(plan)), places, ("channel_prune",), plan, batch=1, threads=1, note=lambda _: None, most=9
-    )
+    timing, artifacts = measure_timing(workshop, workshop.lower(workshop.build(plan)), places, plan, batch=1, threads=1, note=lambda _: None, most=9)
     assert len(artifacts) == 9
+    few = measure_timing(workshop, artifacts["float"], places, plan, batch=1, threads=1, note=lambda _: None, most=9, widths=False)
+    assert set(few[1]) == {"float", "integer", "alternate/mixed"} and not few[0].narrow, "where nobody asks for milliseconds"
     ladders = timing.narrow["integer"]
     shares = {name: tuple([share for share, _ in side] for side in sides) for name, sides in ladders.items()}
     assert shares == {"0.weight": ([0.75, 0.5, 0.25], []), "2.weight": ([0.75, 0.5, 0.25],) * 2, "4.weight": ([], [0.75, 0.5, 0.25])}

@@ -168,12 +168,12 @@ def _timing(job: Job, workshop: Workshop, baseline: Artifact, places: list[Place
         workshop,
         baseline,
         places,
-        tuple(job.methods),
         job.base_plan,
         batch=job.request.budget.batch,
         threads=job.request.budget.threads,
         note=job.note,
         most=max(2, int(TIMING_SHARE * job.clock.seconds / max(candidate, 1e-9))),
+        widths="latency" in job.request.budget.asked,
     )
     job.journal.append("timing", {"full": timing.full, "narrow": timing.narrow, "rest": timing.rest, "edge": timing.edge}, job.clock.elapsed)
     return timing

@@ -36,15 +36,15 @@ def measure_timing(
     workshop: Workshop,
     baseline: Artifact,
     places: Sequence[Place],
-    methods: Sequence[str],
     fingerprint: Plan,
     *,
     batch: int,
     threads: int,
     note: Callable[[str], None],
     most: int = 4,
+    widths: bool = True,
 ) -> tuple[Timing, dict[str, Artifact]]:
-    """Timing from whole models: float, integer, mixed, and narrower ones. At most ``most`` are lowered beside the float one.
+    """Timing from whole models: float, integer, mixed, and, where ``widths`` count, narrower ones. At most ``most`` are lowered beside the float one.
 
     Returns the artefacts too, by name. One that cannot be made is left out, the prior takes its place, and ``note`` is told.
     """
@@ -69,7 +69,7 @@ def measure_timing(
     layers = layers_of(workshop.program.weights, places)
     narrower: dict[str, Mapping[int, int]] = {}
     execute = "integer" if "integer" in artifacts else "float"
-    groups = _groups(places, layers) if "channel_prune" in methods else ()
+    groups = _groups(places, layers) if widths else ()
     if groups:
         room = most + 1 - len(artifacts)
         groups = groups if room >= len(groups) else (tuple(sorted(i for g in groups for i in g)),)

@@ -20,7 +20,7 @@ from slimline.core.samples import Samples
 from slimline.core.trial import Agreement, Trial
 from slimline.job.context import STATE, Job, as_outputs, flat
 from slimline.job.finishing import Finalist
-from slimline.job.found import UNKNOWN, Expected, Found, Judged, discordance_of, half_width_of, of_judged, timed
+from slimline.job.found import UNKNOWN, Expected, Found, Judged, discordance_of, half_width_of, judged_on, of_judged, timed
 from slimline.job.recovery import objective
 from slimline.measure.agreement import agreement
 from slimline.measure.certify import best_sequence, bootstrap_interval, chance, decide, drop_interval, expected_half_width, fixed_sequence
@@ -124,7 +124,7 @@ def _to_expect(job: Job, found: Found, finalist: Finalist, rivals: int) -> Expec
     trial, digest = finalist.trial, finalist.trial.plan.digest
     assert trial.measurement is not None
     if digest in found.small_drops:
-        return Expected(found.small_drops[digest], discordance_of(job, found, finalist.scores), len(job.evaluation) if job.evaluation is not None else 0)
+        return Expected(found.small_drops[digest], discordance_of(job, found, finalist.scores), judged_on(job))
     raced = digest in found.recovered  # the race was decided by these very samples
     judged = Judged(trial.measurement.quality, finalist.scores, trial.fidelity)
     return of_judged(job, found, judged, rivals=rivals if raced else 1, trained=bool(found.training.get(digest)))
@@ -134,7 +134,7 @@ def chance_to_pass(job: Job, found: Found, expected: Expected, width: float | No
     """On the holdout; ``width``: of graded scores, what the interval adds."""
     base, holdout = found.baseline_measurement.quality, job.source.data("holdout")
     assert base is not None
-    tested = len(holdout) if holdout is not None else len(job.evaluation) if job.evaluation is not None else 0
+    tested = len(holdout) if holdout is not None else judged_on(job)
     return chance(*expected, tested, job.request.budget.max_drop.allowed(base), width)
 
 

@@ -11,7 +11,7 @@ from slimline.job.cautious import SURE, chance_of
 from slimline.job.certificate import certifiable, chance_to_pass, faithful, half_width, passes
 from slimline.job.context import Job
 from slimline.job.finishing import Finalist, finish, planned_tuning, tune_ahead
-from slimline.job.found import TRIAL_SECONDS, Expected, Found, half_width_of, of_judged, paired_latencies, timed
+from slimline.job.found import TRIAL_SECONDS, Expected, Found, half_width_of, judged_on, of_judged, paired_latencies, timed
 from slimline.job.recovery import for_archive, objective, recover
 from slimline.job.small_archive import train_for_archive
 from slimline.measure.certify import shrunk
@@ -129,7 +129,7 @@ def _prospect(job: Job, found: Found, trial: Trial, rivals: int, steps: int) -> 
         return objective(job, found, trial), chance_of(job, found, trial) or 0.0
     judged = found.judged[trial.plan.digest]
     _, discordance, known = of_judged(job, found, judged)
-    drop = shrunk(_drop_then(found, trial, steps), discordance, len(job.evaluation) if job.evaluation is not None else 0, rivals)
+    drop = shrunk(_drop_then(found, trial, steps), discordance, judged_on(job), rivals)
     width = None if job.classes else half_width_of(job, found, judged.scores)
     return objective(job, found, trial), chance_to_pass(job, found, Expected(drop, discordance, known), width)
 

@@ -190,9 +190,14 @@ def discordance_of(job: Job, found: Found, scores: torch.Tensor | None) -> float
     return float(differences.abs().mean() if job.classes else differences.var(correction=0))
 
 
+def judged_on(job: Job) -> int:
+    """How many samples candidates are judged by."""
+    return 0 if job.evaluation is None else len(job.evaluation)
+
+
 def on_holdout(job: Job, drop: float, discordance: float, likely: float | None = None, *, rivals: int = 1, trained: bool = False) -> Expected:
     """What to expect of what was the best of ``rivals`` on the evaluation samples with ``drop``. ``likely``: what it loses by the original's probabilities."""
-    count = len(job.evaluation) if job.evaluation is not None else 0
+    count = judged_on(job)
     if not job.classes:
         return Expected(shrunk(drop, discordance, count, rivals), discordance, count)
     expected, known = expected_drop(drop, discordance, count, rivals, usual_drop(discordance, count, likely, trained=trained))

@@ -88,25 +88,37 @@ def prepare(job: Job) -> Found:
     if job.request.plan is None:
         asked = {*budget.weights(space.costs(space.nothing)), *budget.limits()}
         space = pruned(space, lambda o: budget.minimize == "download" and o.coarseness == COARSENESS, [q for q in QUANTITIES if q in asked])
-    augmentation = Augmentation()
-    if schedule.recovery_steps and job.evaluation is not None:
-        with timed(job, "looking for safe augmentations", 0.2):
-            augmentation = (
-                find_augmentation(
-                    lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0],
-                    job.evaluation[:2_000],
-                    few=2_000,
-                    seed=job.request.seed,
-                    warp=budget.minimize == "download",
-                )
-                if job.evaluation.targets is not None
-                else Augmentation()
-            )
-            if job.train is None:
-                augmentation = replace(augmentation, mix=True)
     return Found(
-        workshop, space, [*refused, *more], schedule, baseline, measured, original, scores, bf16, batch, augmentation, _temperature(job, original, scores)
+        workshop,
+        space,
+        [*refused, *more],
+        schedule,
+        baseline,
+        measured,
+        original,
+        scores,
+        bf16,
+        batch,
+        _augmentation(job, schedule, original, bf16=bf16),
+        _temperature(job, original, scores),
     )
+
+
+def _augmentation(job: Job, schedule: Schedule, original: Any, *, bf16: bool) -> Augmentation:
+    """How training samples may be varied: what costs the original no answers; none where nothing is trained."""
+    if not schedule.recovery_steps or job.evaluation is None:
+        return Augmentation()
+    with timed(job, "looking for safe augmentations", 0.2):
+        found = Augmentation()
+        if job.evaluation.targets is not None:
+            found = find_augmentation(
+                lambda s: job.model_quality(job.model, s, original, bf16=bf16)[0],
+                job.evaluation[:2_000],
+                few=2_000,
+                seed=job.request.seed,
+                warp=job.request.budget.minimize == "download",
+            )
+        return replace(found, mix=True) if job.train is None else found
 
 
 def _temperature(job: Job, original: Any, scores: torch.Tensor | None) -> float | None:

@@ -119,7 +119,7 @@ class Price(Data):
     """What a ``step`` more of one budget would buy, by the estimates, corrected from the measured trials.
 
     ``quantity``: a budgeted one, or ``loss``: what the allowed drop limits. Losses are in the report's ``losses_in``, before recovery, as the search counts them (where
-    training follows, rounding several times: see ``search.strategies.allocate``). ``limit``: ``None`` where none was set: then the step is from the
+    training follows and shapes change, rounding several times: see ``search.strategies.allocate``). ``limit``: ``None`` where none was set: then the step is from the
     plan's own value, ``used``. ``worth``: loss that one unit is worth, from the linear relaxation's multipliers. ``buys``: changes of the costs at the
     same loss, solved again. ``loss_change``: at the same value of what is minimised, solved again; ``drop_change``: that share of the drop of what
     was delivered. ``binds``: whether the limit is in the way of anything.

@@ -11,7 +11,7 @@ STRETCHED = 10.0  # times: beyond, what an option changes says nothing of a whol
 UNITS = {"size": 1e4, "download": 1e4, "memory": 1e4, "latency": 0.1, "macs": 1e6}  # of the margin: 10 KB, 0.1 ms, a million multiply-adds
 NOTE = (
     "By the estimates, corrected from the measured trials. Loss is the divergence of the outputs before recovery, as the search counts it:"
-    " where training follows, rounding several times, since training brings back little of it."
+    " where training follows and shapes change, rounding several times, since training brings back little of it then."
 )
 
 STAGES_NOTE = (

@@ -153,7 +153,7 @@ def test_what_is_solved_is_no_worse_than_what_keeps_every_shape(blocks: Space) -
 
 
 def test_numerics_alone_count_once_where_training_follows(blocks: Space) -> None:
-    """They are trained with their quantizers from the first step on: of ResNet-20 94 KB of codes that had lost 0.118 nats were back within the allowance after 337 steps, dropped blocks with 0.115 nats were not after 600."""
+    """They are trained with their quantizers from the first step on: of ResNet-20 94 KB of codes that had lost 0.118 nats came from 3.7 points to 0.62 in 337 steps, dropped blocks with 0.115 nats from 3.4 to 1.79 in 180."""
     trained, budget = replace(blocks, recovery=Recovery(steps=300)), Budget(minimize="size", max_drop="2%")
     eights = (1,) * 20 + (0,) * 10
     dropped = (*eights[:20], 1, *(0,) * 9)

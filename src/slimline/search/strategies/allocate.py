@@ -266,9 +266,10 @@ def counted_loss(space: Space, choice: Choice, corrections: Corrections) -> floa
 
 
 def _counted_parts(space: Space, corrections: Corrections) -> list[tuple[Space, Corrections]]:
-    """All choices, with losses as they count where shapes change; and, where that makes a difference, those that keep every shape, as theirs count."""
-    every = (space, counted(space, corrections))
-    return [every, (space.shapes_kept, corrections)] if space.steps else [every]
+    """The choices that keep every shape, with losses as theirs count; and, where others count otherwise, all choices as those do."""
+    if not space.steps or space.shapes_kept is space:
+        return [(space, corrections)]
+    return [(space, counted(space, corrections)), (space.shapes_kept, corrections)]
 
 
 def _cheapest(space: Space, budget: Budget, level: float, corrections: Corrections) -> Choice | None:
